@@ -1,0 +1,41 @@
+"""jea: External Attention (Guo et al., arXiv 2105.02358) in Jittor.
+
+Importing jea points Jittor at its libraries and compiles nothing. Everything below is resolved on first use.
+"""
+from __future__ import annotations
+
+import importlib
+
+from jea import runtime
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "create_model": "jea.models",
+    "list_models": "jea.models",
+    "ExternalAttention": "jea.nn",
+    "MultiHeadExternalAttention": "jea.nn",
+    "double_norm": "jea.ops",
+    "load_weights": "jea.checkpoint",
+    "save_weights": "jea.checkpoint",
+}
+_MODULES = ("checkpoint", "config", "data", "engine", "metrics", "models", "nn", "ops", "tasks")
+
+__all__ = ["__version__", "runtime", *_PUBLIC, *_MODULES]
+
+runtime.prepare()
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"jea.{name}")
+    else:
+        raise AttributeError(f"module 'jea' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

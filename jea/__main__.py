@@ -1,0 +1,5 @@
+"""`python -m jea` is the console script `jea`."""
+from jea.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

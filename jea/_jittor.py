@@ -1,0 +1,31 @@
+"""The one place that imports Jittor, with what has to be said before and mended after.
+
+    from jea._jittor import jt, nn
+"""
+import ssl
+import sys
+
+from jea import runtime
+
+_already_there = "jittor" in sys.modules
+_found = runtime.prepare()
+if not _already_there:
+    runtime.check_toolchain()
+    if _found.cuda_broken:
+        print(f"jea: running on the CPU: {_found.device_reason}", file=sys.stderr)
+    if not _found.onednn:
+        print(f"jea: oneDNN {_found.onednn_reason}", file=sys.stderr)
+_recursion_limit = sys.getrecursionlimit()
+_https_context = ssl._create_default_https_context
+
+with runtime.CoreCompileNotice():
+    import jittor as jt
+    from jittor import nn
+
+if not _already_there:
+    # Jittor lifts the recursion limit to a million, so that deep recursion crashes the process instead of raising,
+    # and turns certificate checks off for the whole process.
+    sys.setrecursionlimit(max(_recursion_limit, 10_000))
+    ssl._create_default_https_context = _https_context
+
+__all__ = ["jt", "nn"]

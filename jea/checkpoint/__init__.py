@@ -1,0 +1,16 @@
+"""Checkpoints: read any safely, load them strictly, write them atomically.
+
+>>> checkpoint = jea.checkpoint.read("eanet.pth")           # numpy arrays; neither PyTorch nor Jittor is needed
+>>> print(jea.checkpoint.load_weights(model, "eanet.pth"))  # into a Jittor model, by name, all or nothing
+>>> jea.checkpoint.save_weights(model, "eanet.npz")         # or .pkl, .pth, .safetensors
+
+Importing this package imports numpy alone.
+"""
+from .errors import CheckpointError
+from .keymap import KeyMap
+from .loading import LoadReport, load_weights, save_weights
+from .reader import Checkpoint, read
+from .store import load_npz, save_npz
+
+__all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "load_npz", "load_weights", "read", "save_npz",
+           "save_weights"]

@@ -1,0 +1,68 @@
+"""The one error of this package, and what turns everything else into it."""
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, written or loaded.
+
+    ``str(error)`` starts with the file's path and goes on with what is wrong and what to do about it.
+    """
+
+    def __init__(self, path, problem):
+        super().__init__(os.fspath(path), problem)
+
+    @property
+    def path(self):
+        return self.args[0]
+
+    @property
+    def problem(self):
+        return self.args[1]
+
+    def __str__(self):
+        return f"{self.path}: {self.problem}"
+
+
+class Malformed(Exception):
+    """Raised where the content is wrong but the path is not at hand; never leaves this package."""
+
+
+def shown(text, limit=80):
+    """``text`` from a file made safe to print: no control or exotic characters, at most ``limit`` long."""
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        text = bytes(text[: limit + 1]).decode("latin-1")
+    elif not isinstance(text, str):
+        text = type(text).__name__
+    text = text[: limit + 1].encode("unicode_escape").decode("ascii")
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def listed(names, limit=20):
+    """``names``, one per line and indented; at most ``limit`` of them, then a count."""
+    names = list(names)
+    lines = [f"    {shown(name, 160)}" for name in names[:limit]]
+    if len(names) > limit:
+        lines.append(f"    ... and {len(names) - limit} more")
+    return "\n".join(lines)
+
+
+@contextmanager
+def reading(path):
+    """Turns whatever goes wrong while ``path`` is read into a :class:`CheckpointError` that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Malformed as error:
+        raise CheckpointError(path, str(error)) from error
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}; check the path and its "
+                                    f"permissions") from error
+    except MemoryError as error:
+        raise CheckpointError(path, "does not fit into memory") from error
+    except Exception as error:  # a reader of hostile files must not leak any other exception
+        raise CheckpointError(path, f"is damaged or not a checkpoint ({type(error).__name__}: "
+                                    f"{shown(str(error), 120)}); fetch it again") from error

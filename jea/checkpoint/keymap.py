@@ -1,0 +1,81 @@
+"""Tables that translate the names of other projects' checkpoints into a model's own, and back."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import Malformed, shown
+
+#: BatchNorm's counter of training steps in PyTorch: without a use here, known everywhere and dropped.
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How the names in one kind of file map to a model's names.
+
+    name     what kind of file this is, for reports: "EANet, PyTorch (MenghaoGuo/EANet)"
+    marker   a prefix of their keys whose presence selects this map
+    rules    pairs (their prefix, our prefix), longest prefix first; the first that fits is used, and a key that
+             none fits keeps its name
+    drop     their prefixes that have no counterpart here
+    partial  our prefixes that this kind of file does not hold: they stay as initialised
+
+    Names are only ever matched by these rules, never by order or suffix.
+    """
+
+    name: str
+    marker: str
+    rules: tuple = ()
+    drop: tuple = ()
+    partial: tuple = ()
+
+    def to_ours(self, key):
+        """Our name for their ``key``."""
+        return _first_fit(key, self.rules)
+
+    def to_theirs(self, key):
+        """Their name for our ``key``; ``to_ours`` undoes it."""
+        backwards = sorted(((ours, theirs) for theirs, ours in self.rules), key=lambda rule: -len(rule[0]))
+        return _first_fit(key, backwards)
+
+    def drops(self, key):
+        return key.startswith(self.drop) if self.drop else False
+
+
+def _first_fit(key, rules):
+    for prefix, replacement in rules:
+        if key.startswith(prefix):
+            return replacement + key[len(prefix):]
+    return key
+
+
+def is_counter(key):
+    return key == COUNTER or key.endswith("." + COUNTER)
+
+
+def select(key_maps, keys):
+    """The first of ``key_maps`` whose marker begins one of ``keys``, or None: then the names are our own."""
+    for key_map in key_maps:
+        if any(key.startswith(key_map.marker) for key in keys):
+            return key_map
+    return None
+
+
+def apply(key_maps, tensors):
+    """Rename ``tensors`` (name to anything).
+
+    Returns (renamed tensors, the KeyMap used or None, the dropped keys). BatchNorm's counters are dropped with and
+    without a map. Two keys that become one are an error.
+    """
+    key_map = select(key_maps, tensors)
+    mapped, origin, dropped = {}, {}, []
+    for key, tensor in tensors.items():
+        if is_counter(key) or (key_map and key_map.drops(key)):
+            dropped.append(key)
+            continue
+        ours = key_map.to_ours(key) if key_map else key
+        if ours in mapped:
+            raise Malformed(f"{shown(origin[ours])} and {shown(key)} both become {shown(ours)}; the file mixes two "
+                            f"naming schemes")
+        mapped[ours], origin[ours] = tensor, key
+    return mapped, key_map, dropped

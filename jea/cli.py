@@ -1,0 +1,244 @@
+"""The command line: `jea train | test | convert | inspect | info`. train.py and test.py call the first two."""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from jea import __version__, runtime
+
+DEFAULT_CONFIG = "segmentation_eanet_tiny_shapes"
+
+_COMMANDS = {
+    "train": "train a model from a config",
+    "test": "evaluate a model, or run it on your own pictures",
+    "convert": "convert a checkpoint between PyTorch, Jittor and jea",
+    "inspect": "show what a checkpoint holds",
+    "info": "show versions, device, oneDNN, compilers and caches",
+}
+
+
+def main(argv=None) -> int:
+    """The console script `jea` and `python -m jea`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"jea {__version__}: External Attention in Jittor\n\nusage: jea COMMAND ...   (jea COMMAND --help)\n")
+        for name, text in _COMMANDS.items():
+            print(f"  {name:9}{text}")
+        print("\nexample: jea test --input photo.jpg")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(__version__)
+        return 0
+    command, rest = argv[0], argv[1:]
+    if command == "train":
+        return train_main(rest)
+    if command == "test":
+        return test_main(rest)
+    if command == "info":
+        from jea.info import main as info_main
+        return info_main(rest)
+    if command in ("convert", "inspect"):
+        from jea.checkpoint import cli
+        return {"convert": cli.convert_main, "inspect": cli.inspect_main}[command](rest)
+    print(f"jea: unknown command {command!r}; there are {', '.join(_COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def train_main(argv=None) -> int:
+    parser = _parser("train", "Train the model of a config. Without arguments: the small demo network on synthetic "
+                     "pictures.", "example: python train.py --config configs/segmentation_eanet_resnet101_voc.yaml "
+                     "--data VOCdevkit train.batch_size=8")
+    parser.add_argument("--out", help="folder for checkpoints, log and curves (default: runs/<config>)")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/last.npz")
+    parser.add_argument("--weights", help="start from this checkpoint, whole or backbone only (train.init_weights)")
+    parser.add_argument("--stop-after", type=int, metavar="STEP", help="save and stop before this step, for time limits")
+    arguments = parser.parse_args(argv)
+    return _run("train", _train, arguments)
+
+
+def _train(arguments) -> int:
+    config, stem = _load_config(arguments)
+    if arguments.weights:
+        config["train"]["init_weights"] = arguments.weights
+    device = _start(arguments.device)
+    from jea import engine
+    from jea.checkpoint import load_weights
+    task = _create_task(config)
+    out = Path(arguments.out or Path("runs") / stem)
+    _say(f"{_describe(config, task)}; device {device}; output {out}")
+    init = config["train"].get("init_weights")
+    if arguments.dry_run:
+        _say(f"dry run: would train, starting from {init or 'random weights'}; data: {_data_state(task)}")
+        return 0
+    try:
+        if init and not arguments.resume:
+            _say(str(load_weights(task.model, init)))
+        task.dataset(config["eval"].get("split", task.Eval.split))  # fail now, not at the first evaluation
+        result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
+    finally:
+        task.close()
+    if result:
+        _print_result(result)
+        print(f"weights: {out / engine.BEST} (best), {out / engine.LAST} (to resume); curves: {out / engine.CURVES}")
+    return 0
+
+
+def test_main(argv=None) -> int:
+    parser = _parser("test", "Evaluate the model of a config, or run it on pictures (--input). Without arguments: the "
+                     "demo network.", "example: python test.py --config configs/segmentation_eanet_resnet101_voc.yaml "
+                     "--weights eanet.pth --data VOCdevkit --split val --multi-scale")
+    parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry in "
+                        "weights/index.yaml)")
+    parser.add_argument("--split", help="part of the data set (default: eval.split); test writes the VOC submission")
+    parser.add_argument("--input", metavar="PATH", help="a picture or a folder of pictures instead of the data set")
+    parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
+    parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of the split")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    arguments = parser.parse_args(argv)
+    return _run("test", _test, arguments)
+
+
+def _test(arguments) -> int:
+    config, stem = _load_config(arguments)
+    weights = arguments.weights or _bundled_weights(stem)
+    if weights is None and not arguments.dry_run:
+        from jea.config import ConfigError
+        trained = Path("runs") / stem / "best.npz"
+        hint = f"; you trained {trained}" if trained.is_file() else ""
+        raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE{hint}")
+    device = _start(arguments.device)
+    task = _create_task(config)
+    if arguments.multi_scale:
+        from jea.tasks.segmentation import MULTI_SCALE
+        task.eval.scales, task.eval.flip = MULTI_SCALE, True
+    out = Path(arguments.out or Path("results") / stem)
+    _say(f"{_describe(config, task)}; device {device}; weights {weights}; output {out}")
+    if arguments.dry_run:
+        _say(f"dry run: would test; data: {_data_state(task)}")
+        return 0
+    from jea.checkpoint import load_weights
+    _say(str(load_weights(task.model, weights)))
+    if arguments.input:
+        result = task.predict_files(arguments.input, out)
+    else:
+        result = task.evaluate(out, split=arguments.split, limit=arguments.limit)
+    if arguments.json:
+        from jea.engine import plain
+        print(json.dumps(plain(result)))
+    else:
+        _print_result(result)
+        print(f"output: {out}")
+    return 0
+
+
+# -- shared -----------------------------------------------------------------------------------------------------
+
+def _parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"jea {command}", description=description, epilog=example)
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file, or its name in configs/ (default: the demo)")
+    parser.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="check everything but the data, then stop")
+    parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: train.lr=0.01")
+    return parser
+
+
+def _run(command: str, function, arguments) -> int:
+    """Call a command; errors that a user can mend become one message, not a traceback."""
+    from jea.checkpoint.errors import CheckpointError
+    from jea.config import ConfigError
+    from jea.data.errors import DataError
+    from jea.tasks.base import TrainingError
+    try:
+        return function(arguments)
+    except (ConfigError, DataError, CheckpointError, TrainingError, runtime.SetupError) as error:
+        print(f"jea {command}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"jea {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"jea {command}: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+
+
+def _load_config(arguments) -> tuple:
+    from jea import config
+    from jea.paths import find_config
+    path = find_config(arguments.config)
+    loaded = config.load(path, [*arguments.overrides, *([f"data.root={arguments.data}"] if arguments.data else [])])
+    return loaded, path.stem
+
+
+def _create_task(config):
+    from jea.config import ConfigError
+    from jea.tasks import create_task
+    try:
+        return create_task(config)
+    except ValueError as error:  # a right type with a wrong value, such as output_stride: 7
+        raise ConfigError(str(error)) from error
+
+
+def _start(wanted: str) -> str:
+    """Choose the device and import Jittor; returns "cpu (reason)"."""
+    device = runtime.choose_device(wanted)
+    from jea._jittor import jt
+    jt.flags.use_cuda = int(device == "cuda")
+    return f"{device} ({runtime.prepare().device_reason})" if wanted == "auto" else device
+
+
+def _say(text: str) -> None:
+    print(f"jea: {text}", file=sys.stderr)
+
+
+def _describe(config: dict, task) -> str:
+    parameters = sum(var.numel() for module in task.modules.values() for name, var in module.state_dict().items()
+                     if not name.endswith(("running_mean", "running_var")))
+    return f"{config['task']}, {config['model']['name']}, {parameters:,} parameters"
+
+
+def _data_state(task) -> str:
+    from jea.data.errors import DataError
+    try:
+        dataset = task.dataset()
+        return f"{len(dataset)} pictures in {dataset.root}"
+    except DataError as error:
+        return str(error)
+
+
+def _bundled_weights(stem: str):
+    """The weights of a config in weights/index.yaml, or None."""
+    import yaml
+
+    from jea.paths import shared_folder
+    folder = shared_folder("weights")
+    try:
+        index = yaml.safe_load((folder / "index.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    entry = index.get(stem)
+    return str(folder / entry["file"]) if entry and (folder / entry["file"]).is_file() else None
+
+
+def _print_result(result: dict) -> None:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            width = max(map(len, value), default=0)
+            print(f"{name} per class:")
+            for key, number in value.items():
+                print(f"  {key:{width}}  {number:.4f}")
+        elif isinstance(value, list):
+            for entry in value:
+                classes = ", ".join(f"{name} {share:.1%}" for name, share in entry["classes"].items())
+                print(f"{entry['input']} -> {entry['prediction']}: {classes}")
+        else:
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

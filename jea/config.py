@@ -1,0 +1,191 @@
+"""YAML -> checked blocks. Every mistake is reported at once, with the nearest valid name.
+
+A config has the keys task, model, data, train and eval. The `name` of a block is looked up in one literal dict
+(MODELS, DATASETS); every other key is a keyword of that constructor. train and eval are the fields of the task's
+Train and Eval dataclasses. Nothing is inherited, interpolated or taken from the environment.
+"""
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+from pathlib import Path
+
+import yaml
+
+BLOCKS = ("model", "data", "train", "eval")
+
+
+class ConfigError(ValueError):
+    """What is wrong with a config, one line per mistake."""
+
+
+def load(path, overrides=()) -> dict:
+    """Read a config and check it.
+
+    Args:
+        path: YAML file.
+        overrides: "block.key=value" strings; the value is YAML.
+    Returns:
+        {"task": str, "model": dict, "data": dict, "train": dict, "eval": dict}, as written, overrides applied.
+    Raises:
+        ConfigError: all mistakes together.
+    """
+    path = Path(path)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        from jea.paths import shared_folder
+        there = sorted(p.stem for p in shared_folder("configs").glob("*.yaml"))
+        raise ConfigError(f"{path}: no such config{_nearest(path.stem, there)}; there are: {', '.join(there)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: holds {type(config).__name__}; expected a mapping with task, {', '.join(BLOCKS)}")
+    problems = _apply(config, overrides)
+    problems += check(config)
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+    for block in ("train", "eval"):
+        config.setdefault(block, {})
+    return config
+
+
+def _apply(config: dict, overrides) -> list:
+    problems = []
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        parts = key.split(".")
+        if not separator or not all(parts) or len(parts) > 2:
+            problems.append(f"override {override!r}: expected block.key=value, such as train.lr=0.01")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"override {override!r}: {text!r} is not a YAML value")
+            continue
+        target = config
+        if len(parts) == 2:
+            target = config.setdefault(parts[0], {})
+            if not isinstance(target, dict):
+                problems.append(f"override {override!r}: {parts[0]} is not a block")
+                continue
+        target[parts[-1]] = value
+        # "epochs" and "steps" exclude each other: the one given on the command line replaces the config's.
+        if parts[0] == "train" and parts[-1] in ("epochs", "steps"):
+            target.pop({"epochs": "steps", "steps": "epochs"}[parts[-1]], None)
+    return problems
+
+
+def check(config: dict) -> list:
+    """The mistakes of a config, as strings; [] when there are none."""
+    from jea.data import DATASETS
+    from jea.tasks import TASKS
+
+    known = ("task", *BLOCKS)
+    problems = [f"{key}: unknown; a config has {', '.join(known)}{_nearest(key, known)}"
+                for key in config if key not in known]
+    task_name = config.get("task")
+    if task_name not in TASKS:
+        said = "missing" if task_name is None else f"unknown task {task_name!r}"
+        return problems + [f"task: {said}; there are {', '.join(TASKS)}{_nearest(task_name, TASKS)}"]
+    from jea.tasks import task_class
+    task = task_class(task_name)
+    blocks = {}
+    for block in BLOCKS:
+        blocks[block] = config.get(block, {} if block in ("train", "eval") else None)
+        if not isinstance(blocks[block], dict):
+            said = "missing" if blocks[block] is None else f"is {blocks[block]!r}"
+            problems.append(f"{block}: {said}; expected a block of key: value lines")
+            blocks[block] = None
+    if blocks["model"] is not None:
+        problems += _check_named("model", blocks["model"], _model_names(), _model_arguments)
+    if blocks["data"] is not None:
+        problems += _check_named("data", blocks["data"], list(DATASETS), _dataset_arguments)
+    for block, schema in (("train", task.Train), ("eval", task.Eval)):
+        if blocks[block] is not None:
+            fields = {f.name: _field_default(f) for f in dataclasses.fields(schema)}
+            problems += _check_values(block, blocks[block], fields, f"{task_name} {block}")
+    train = blocks["train"]
+    if train and train.get("steps") is not None and train.get("epochs") is not None:
+        problems.append("train: both steps and epochs are given; expected exactly one")
+    if train and train.get("steps") is None and train.get("epochs") is None:
+        problems.append("train: neither steps nor epochs is given; expected exactly one")
+    return problems
+
+
+def _model_names():
+    from jea.models import list_models
+    return list_models()
+
+
+def _model_arguments(name: str) -> dict:
+    from jea.models import model_arguments
+    return {key: p.default for key, p in model_arguments(name).items()}
+
+
+def _dataset_arguments(name: str) -> dict:
+    from jea.data import DATASETS
+    return {key: p.default for key, p in inspect.signature(DATASETS[name]).parameters.items()}
+
+
+def _check_named(block: str, values: dict, names, arguments_of) -> list:
+    name = values.get("name")
+    if name not in names:
+        said = "missing" if name is None else f"unknown {name!r}"
+        return [f"{block}.name: {said}; there are {', '.join(names)}{_nearest(name, names)}"]
+    allowed = arguments_of(name)
+    problems = _check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
+    for key, default in allowed.items():
+        if default is inspect.Parameter.empty and key not in values:
+            problems.append(f"{block}.{key}: missing; {name} needs it")
+    return problems
+
+
+def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
+    problems = []
+    for key, value in values.items():
+        if key not in allowed:
+            problems.append(f"{block}.{key}: unknown; {owner} takes {', '.join(allowed)}{_nearest(key, allowed)}")
+            continue
+        problem = _type_problem(value, allowed[key])
+        if problem:
+            problems.append(f"{block}.{key}: {problem}")
+    return problems
+
+
+def _type_problem(value, default):
+    """What is wrong with a value, judged by the default's type; a default of None or none at all tells nothing."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        mantissa, exponent = re.split("[eE]", value)
+        fixed = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+        return f"{value!r} is read by YAML as text, not as a number: write {fixed}"
+    if default is None or default is inspect.Parameter.empty or value is None:
+        return None
+    for kind, accepted, said in ((bool, bool, "true or false"), (int, int, "an integer"),
+                                 (float, (int, float), "a number"), (str, str, "text"),
+                                 ((list, tuple), (list, tuple), "a list")):
+        if isinstance(default, kind):
+            right = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+            return None if right else f"is {value!r}; expected {said}, such as {_as_yaml(default)}"
+    return None
+
+
+def _as_yaml(value) -> str:
+    return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
+
+
+def _field_default(field):
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def _nearest(word, words) -> str:
+    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

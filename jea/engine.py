@@ -1,0 +1,294 @@
+"""train(): the only training loop. A task brings its modules, batches, phases and evaluation; see jea/tasks/base.py.
+
+Everything random in a step is a pure function of (seed, step): the order of the data, each sample's augmentation and
+the random numbers on the device. So a checkpoint needs no generator states, and a resumed run equals an unbroken one.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from jea._jittor import jt
+from jea.checkpoint import store
+from jea.checkpoint.errors import CheckpointError
+from jea.data.pictures import curve_png
+from jea.tasks.base import TrainingError
+
+LAST, BEST, LOG, CURVES = "last.npz", "best.npz", "log.jsonl", "curves.png"
+
+
+def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = None, progress: bool = True) -> dict:
+    """Train a task; returns the last evaluation's result.
+
+    Args:
+        task: has `modules` (name -> Module, saved), `options` (TrainOptions), `phases(total_steps)`,
+            `batches(epoch, start_batch)`, `batches_per_epoch`, `begin_training()`, `evaluate(out_dir, ...) -> dict` whose
+            first value judges "best", `description` (stored in checkpoints) and `close()`.
+        out_dir: folder for last.npz (everything to go on), best.npz (weights only), log.jsonl and curves.png.
+        resume: go on from out_dir/last.npz.
+        stop_after: end (and save) before this step, as a time-limited job would; the schedule keeps its length.
+        progress: show a progress bar on stderr.
+    Raises:
+        TrainingError: non-finite loss; last.npz stays that of the last save.
+        CheckpointError: nothing to resume from, or it belongs to another run.
+    """
+    options, out_dir = task.options, Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    total = options.steps if options.steps is not None else options.epochs * task.batches_per_epoch
+    phases = task.phases(total)
+    log = _Log(out_dir)
+    step, best, result = 0, None, {}
+    if resume:
+        step, best = _restore(task, phases, out_dir / LAST)
+    elif (out_dir / LAST).exists():
+        raise TrainingError(f"{out_dir / LAST} is there already: add --resume to go on from it, or choose another --out")
+    log.keep_before(step)
+    task.begin_training()
+    end = total if stop_after is None else min(stop_after, total)
+    bar = _bar(total, step, progress)
+    with _Interrupt() as interrupt:
+        saved = step
+        while step < end and not interrupt.asked:
+            epoch, start = divmod(step, task.batches_per_epoch)
+            for batch in task.batches(epoch, start):
+                started = time.perf_counter()
+                jt.set_seed(_step_seed(options.seed, step))
+                values = _step(phases, batch, step)
+                seconds = time.perf_counter() - started
+                step += 1
+                images = len(next(iter(batch.values())))
+                bar.set_postfix_str(f"loss {values['loss']:.4f}, lr {values['lr']:.2e}, {images / seconds:.1f} images/s")
+                bar.update()
+                if step % options.log_every == 0 or step == total:
+                    log.write(step=step, images_per_second=round(images / seconds, 3), **values)
+                if (options.eval_every and step % options.eval_every == 0) or step == total:
+                    result = task.evaluate(out_dir / "val", progress=progress)
+                    score = next(iter(result.values()))
+                    log.write(step=step, evaluation=plain(result))
+                    bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
+                              file=sys.stderr)
+                    if best is None or not score <= best:
+                        best = score
+                        store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
+                                                                           metrics=plain(result)))
+                    log.draw()
+                if step % options.save_every == 0 or step == total:
+                    _save(task, phases, out_dir / LAST, step, best)
+                    saved = step
+                if step >= end or interrupt.asked:
+                    break
+        if saved != step:
+            _save(task, phases, out_dir / LAST, step, best)
+    bar.close()
+    log.close()
+    if interrupt.asked:
+        raise KeyboardInterrupt(f"stopped at step {step}; {out_dir / LAST} is saved, --resume goes on from it")
+    return result
+
+
+def _step(phases, batch, step: int) -> dict:
+    """Run the due phases on one batch; returns numbers for the log."""
+    logged = {}
+    for phase in phases:
+        if step % phase.every:
+            continue
+        rate = phase.set_rates(step)
+        losses = phase.losses(batch)
+        values = {name: float(value.item()) for name, value in losses.items()}
+        for name, value in values.items():
+            # Before the optimizer's step: the weights stay those of the last good step.
+            if not math.isfinite(value):
+                raise TrainingError(f"step {step}, phase {phase.name}: {name} is {value}. The weights of the last save "
+                                    "are untouched; a lower learning rate or gradient clipping often helps.")
+        phase.optimizer.step(losses["loss"])
+        prefix = "" if len(phases) == 1 else f"{phase.name}/"
+        logged.update({prefix + name: value for name, value in values.items()}, **{prefix + "lr": rate})
+        jt.sync_all()
+    logged.setdefault("loss", next(iter(logged.values())))
+    logged.setdefault("lr", next(value for name, value in logged.items() if name.endswith("lr")))
+    return logged
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+def _weights(task) -> dict:
+    """All modules' state; with one module the keys are the model's own, so that load_weights reads the file."""
+    many = len(task.modules) > 1
+    return {(f"{name}/{key}" if many else key): var.numpy() for name, module in task.modules.items()
+            for key, var in module.state_dict().items()}
+
+
+def _optimizer_state(phases) -> dict:
+    """name -> Var of all optimizer state that is a list beside `params`, such as SGD's momentum buffers."""
+    found = {}
+    for phase in phases:
+        for number, group in enumerate(phase.optimizer.param_groups):
+            for kind, values in group.items():
+                if kind in ("params", "grads") or not isinstance(values, list):
+                    continue
+                for index, var in enumerate(values):
+                    found[f"optimizer/{phase.name}/{number}/{kind}/{index}"] = var
+    return found
+
+
+def _save(task, phases, path: Path, step: int, best) -> None:
+    tensors = {f"model/{key}": value for key, value in _weights(task).items()}
+    tensors.update({key: var.numpy() for key, var in _optimizer_state(phases).items()})
+    counts = {phase.name: int(phase.optimizer.n_step) for phase in phases}
+    store.save_npz(path, tensors, dict(task.description, kind="training", step=step, best=best, seed=task.options.seed,
+                                       optimizer_steps=counts))
+
+
+def _restore(task, phases, path: Path) -> tuple:
+    """Put a saved training state back; returns (step, best score)."""
+    if not path.is_file():
+        raise CheckpointError(path, "not there, so there is nothing to resume; leave --resume out to start anew")
+    tensors, meta = store.load_npz(path)
+    if meta.get("kind") != "training":
+        raise CheckpointError(path, "not a training checkpoint of jea; weights alone are read with train.init_weights")
+    if meta["seed"] != task.options.seed:
+        raise CheckpointError(path, f"was trained with seed {meta['seed']}, the config says {task.options.seed}")
+    many = len(task.modules) > 1
+    wanted = {f"model/{name}/{key}" if many else f"model/{key}": var for name, module in task.modules.items()
+              for key, var in module.state_dict().items()}
+    wanted.update(_optimizer_state(phases))
+    different = sorted(key for key in wanted.keys() | tensors.keys()
+                       if key not in wanted or key not in tensors or tuple(wanted[key].shape) != tensors[key].shape)
+    if different:
+        raise CheckpointError(path, f"belongs to another model or optimizer; {len(different)} tensors differ, "
+                              f"first {', '.join(different[:3])}")
+    for key, var in wanted.items():
+        var.assign(tensors[key])
+    for phase in phases:
+        phase.optimizer.n_step = meta["optimizer_steps"][phase.name]
+    return meta["step"], meta["best"]
+
+
+# -- log ------------------------------------------------------------------------------------------------------------
+
+class _Log:
+    """log.jsonl, a line per entry; curves.png from it; TensorBoard events when it is installed."""
+
+    def __init__(self, out_dir: Path):
+        self.path, self.curves = out_dir / LOG, out_dir / CURVES
+        self.entries: list = []
+        self.events = _event_writer(out_dir)
+
+    def keep_before(self, step: int) -> None:
+        """Forget entries of steps that a resumed run does again (0: all)."""
+        if step and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a killed run
+                if entry.get("step", 0) <= step:
+                    self.entries.append(entry)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), encoding="utf-8")
+        os.replace(temporary, self.path)
+        self.file = open(self.path, "a", encoding="utf-8")
+
+    def write(self, **entry) -> None:
+        self.entries.append(entry)
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+        if self.events:
+            flat = {**_scalars(entry), **{f"val/{k}": v for k, v in _scalars(entry.get("evaluation", {})).items()}}
+            self.events(entry["step"], {k: v for k, v in flat.items() if k != "step"})
+
+    def draw(self) -> None:
+        """Draw loss and score over the steps."""
+        losses = [(e["step"], e["loss"]) for e in self.entries if "loss" in e]
+        panels = {"loss": {"training": _columns(losses)}}
+        evaluations = [(e["step"], e["evaluation"]) for e in self.entries if "evaluation" in e]
+        if evaluations:
+            name = next(iter(evaluations[0][1]))
+            panels[name] = {"held out": _columns([(step, result[name]) for step, result in evaluations])}
+        curve_png(self.curves, panels, title=self.curves.parent.name, xlabel="step")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _columns(points) -> tuple:
+    """[(x, y), ...] -> (xs, ys); None (a score without anything to judge) becomes NaN."""
+    return tuple(np.array([math.nan if p[axis] is None else p[axis] for p in points], float) for axis in (0, 1))
+
+
+def _event_writer(out_dir: Path):
+    """A function (step, {name: value}) that writes TensorBoard events, or None where it is not installed."""
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        return None
+    writer = EventFileWriter(str(out_dir))
+
+    def write(step: int, values: dict) -> None:
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        writer.flush()
+    return write
+
+
+def _scalars(values: dict) -> dict:
+    return {k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def plain(value):
+    """JSON-ready: numpy numbers and arrays become Python's; NaN becomes null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _bar(total: int, done: int, shown: bool):
+    from tqdm import tqdm
+    return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=not shown, file=sys.stderr,
+                mininterval=0.1 if sys.stderr.isatty() else 10)
+
+
+class _Interrupt:
+    """The first Ctrl-C (or SIGTERM) asks the loop to save and stop; the second stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:
+                pass  # not the main thread: the caller has its own way to stop
+        return self
+
+    def _handle(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\njea: stopping after this step and saving (once more to stop at once)", file=sys.stderr)
+
+    def __exit__(self, *error):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

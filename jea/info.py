@@ -1,0 +1,120 @@
+"""`jea info`: what jea found on this machine. Compiles nothing and does not import Jittor."""
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+from jea import __version__, runtime
+
+
+def collect() -> dict:
+    """Everything that `jea info` shows, as plain values."""
+    found = runtime.prepare()
+    cache = runtime.jittor_cache_path()
+    try:
+        runtime.check_toolchain()
+        toolchain = "complete"
+    except runtime.SetupError as error:
+        toolchain = str(error)
+    info = {
+        "jea": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "jittor": _version("jittor"),
+        "numpy": _version("numpy"),
+        "pillow": _version("pillow"),
+        "platform": platform.platform(),
+        "cpu": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else _cpu_name(),
+        "device": f"{found.device}: {found.device_reason}",
+        "oneDNN": f"{found.onednn or 'missing'}: {found.onednn_reason}",
+        "compiler": _compiler(),
+        "toolchain": toolchain,
+        "nvcc": _nvcc(found),
+        "jittor cache": str(cache or "jittor is not installed"),
+        "jittor core": "compiled" if cache and runtime.core_is_compiled(cache) else "compiled at the first use",
+        "operators": operators(),
+    }
+    if found.notes:
+        info["notes"] = found.notes
+    return info
+
+
+def operators() -> dict:
+    """What each operator would run on the chosen device, and why."""
+    from jea.ops.table import OPERATORS
+    found = runtime.prepare()
+    if os.environ.get("JEA_OPS") == "ref":
+        return {name: "reference (JEA_OPS=ref)" for name in OPERATORS}
+    facts = {"device": found.device, "onednn": bool(found.onednn)}
+    return {name: describe(**facts) for name, describe in OPERATORS.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
+                        platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _compiler() -> str:
+    path = shutil.which(os.environ.get("cc_path") or "g++")
+    if not path:
+        return "g++ not found"
+    return f"{_first_line([path, '--version'])} ({path})"
+
+
+def _nvcc(found) -> str:
+    path = found.nvcc or shutil.which("nvcc")
+    if not path:
+        return "not found"
+    used = "used" if found.device == "cuda" else "not used"
+    lines = _output([path, "--version"]).splitlines()
+    return f"{next((line for line in lines if 'release' in line), 'unknown version')} ({path}, {used})"
+
+
+def _first_line(command) -> str:
+    return (_output(command).splitlines() or ["unknown version"])[0]
+
+
+def _output(command) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"does not run: {error}"
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches and "
+                                     "what each operator runs.", epilog="example: jea info --json")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    arguments = parser.parse_args(argv)
+    info = collect()
+    if arguments.json:
+        print(json.dumps(info, indent=1))
+        return 0
+    for name, value in info.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, text in value.items():
+                print(f"  {key:18}{text}")
+        else:
+            print(f"{name:14}{'; '.join(value) if isinstance(value, list) else value}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

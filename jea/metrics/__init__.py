@@ -1,0 +1,4 @@
+"""Metrics in pure numpy."""
+from .segmentation import ConfusionMatrix
+
+__all__ = ["ConfusionMatrix"]

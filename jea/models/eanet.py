@@ -1,0 +1,114 @@
+"""EANet: semantic segmentation with external attention (paper, section 3; upstream model_torch.py).
+
+Beyond Self-attention: External Attention using Two Linear Layers for Visual Tasks, arXiv 2105.02358.
+"""
+from __future__ import annotations
+
+from jea._jittor import nn
+from jea.checkpoint.keymap import KeyMap
+from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
+from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention
+from jea.ops import resize_bilinear
+
+
+class EANet(nn.Module):
+    """Dilated deep-stem ResNet, external attention, two convolutions and an aligned bilinear upsampling.
+
+        backbone (B, 3, H, W) -> (B, 2048, H/os, W/os) -> fc0 3x3 -> 512 -> EA(512) -> fc1 3x3 -> 256, Dropout2d
+        -> fc2 1x1 -> num_classes -> resize to (H, W)
+
+    Parameters at num_classes=21: eanet_resnet50 34,846,933; eanet_resnet101 53,839,061; eanet_resnet152 69,482,709.
+
+    Args:
+        num_classes: channels of the logits, background included; 21 for VOC.
+        output_stride: 8 (published results) or 16. It changes no weight.
+        layers, width: of the backbone, see DeepStemResNet.
+        head_channels: channels of the attention; the layer after it has half as many.
+        num_memories: S of the external attention.
+        dropout: probability of Dropout2d after fc1.
+
+    Shape:
+        (B, 3, H, W), normalised RGB -> logits (B, num_classes, H, W). H and W of 8n + 1 keep the grid aligned.
+    """
+
+    def __init__(self, *, num_classes: int = 21, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
+                 head_channels: int = 512, num_memories: int = 64, dropout: float = 0.1):
+        if num_classes < 1:
+            raise ValueError(f"EANet: num_classes is {num_classes}; expected at least 1")
+        self.num_classes, self.output_stride = num_classes, output_stride
+        self.backbone = DeepStemResNet(layers=layers, output_stride=output_stride, width=width)
+        self.fc0 = ConvBNReLU(self.backbone.out_channels, head_channels, kernel_size=3)
+        self.linu = ExternalAttention(head_channels, num_memories)
+        self.fc1 = nn.Sequential(ConvBNReLU(head_channels, head_channels // 2, kernel_size=3), Dropout2d(dropout))
+        self.fc2 = nn.Conv(head_channels // 2, num_classes, 1)
+
+    def execute(self, x):
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
+        return resize_bilinear(self.head(self.backbone(x)), x.shape[2:])
+
+    def head(self, feature):
+        """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
+        return self.fc2(self.fc1(self.linu(self.fc0(feature))))
+
+    def attention_map(self, x):
+        """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""
+        feature = self.fc0(self.backbone(x))
+        _, attention = self.linu(feature, return_attention=True)
+        return attention.reshape(attention.shape[:2] + feature.shape[2:])
+
+
+@fused_form_of(EANet)
+class FusedEANet(FusedModule):
+    """What jea.fuse makes of an EANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.num_classes, self.output_stride = model.num_classes, model.output_stride
+        self.backbone, self.fc0, self.linu, self.fc1 = map(fuse, (model.backbone, model.fc0, model.linu, model.fc1[0]))
+        self.fc2 = folded_conv(model.fc2)
+
+    def run(self, x):
+        return self.fc2(self.fc1.run(self.linu.run(self.fc0.run(self.backbone.run(x)))))
+
+    def execute(self, x):
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
+        return self._guarded(x, lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))), x.shape[2:]))
+
+    def attention_map(self, x):
+        """As EANet.attention_map."""
+        def function(x):
+            feature = self.fc0.run(self.backbone.run(self._from_nchw(x)))
+            h, w = feature.shape[1:3] if self.channels_last else feature.shape[2:]
+            _, attention = self.linu.run(feature, True)
+            return attention.reshape(attention.shape[0], attention.shape[1], h, w)
+        return self._guarded(x, function)
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------
+# Upstream numbers the backbone as nn.Sequential: [stem, bn1, relu, maxpool, layer1 .. layer4].
+EANet.key_maps = (
+    KeyMap(name="EANet, PyTorch (MenghaoGuo/EANet)", marker="extractor.",
+           rules=(("extractor.0.", "backbone.conv1."), ("extractor.1.", "backbone.bn1."),
+                  *((f"extractor.{3 + stage}.", f"backbone.layer{stage}.") for stage in (1, 2, 3, 4)))),
+    KeyMap(name="deep-stem ResNet backbone (PyTorch-Encoding)", marker="layer1.",
+           rules=tuple((f"{name}.", f"backbone.{name}.")
+                       for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
+           drop=("fc.",), partial=("fc0.", "linu.", "fc1.", "fc2.")),
+)
+
+
+def infer_kwargs(tensors: dict) -> dict:
+    """Constructor arguments that a checkpoint's shapes tell (keys of any layout)."""
+    head = tensors.get("fc2.weight")
+    return {} if head is None else {"num_classes": int(head.shape[0])}
+
+
+ENTRY_POINTS = {
+    "eanet_resnet50": (EANet, {"layers": (3, 4, 6, 3)}),
+    "eanet_resnet101": (EANet, {"layers": (3, 4, 23, 3)}),
+    "eanet_resnet152": (EANet, {"layers": (3, 8, 36, 3)}),
+    # Ours, for the demo and for tests: the same network, small enough to train on two CPU cores.
+    "eanet_tiny": (EANet, {"layers": (1, 2, 2, 1), "width": 12, "head_channels": 64, "num_memories": 32}),
+}

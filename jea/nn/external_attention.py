@@ -1,0 +1,157 @@
+"""External attention: the map between a feature and two small learned memories (paper, section 3).
+
+    A = Norm(F M_k^T),   F_out = A M_v,   F in R^(N x C),  M_k, M_v in R^(S x C)
+
+Norm is the double normalisation of jea.ops.double_norm. The cost is O(N S C): linear in the positions.
+"""
+from __future__ import annotations
+
+from jea._jittor import jt, nn
+from jea.checkpoint.keymap import KeyMap
+from jea.nn.blocks import init_normal_fan_out
+from jea.nn.norm import BatchNorm2d
+from jea.ops import double_norm
+
+_LAYOUTS = ("auto", "bcn", "bnc")
+
+
+class ExternalAttention(nn.Module):
+    """External attention with one head, as a drop-in block (upstream model_torch.py, External_attention).
+
+        h = conv1(x);  A = double_norm(linear_0 h);  y = relu(BN(conv2(linear_1 A)) + x)
+
+    `linear_0` is the key memory M_k, `linear_1` the value memory M_v; both are bias-free. They start with equal
+    values (M_v = M_k^T, drawn with standard deviation sqrt(2 / C)) and train independently, as upstream's do once
+    they are on a GPU. Parameter names are upstream's.
+
+    Args:
+        channels: C of the input and the output.
+        num_memories: S, rows of the memories; 64 in the paper.
+        layout: of 3-D input: "bcn" (B, C, N), "bnc" (B, N, C), or "auto": told by which axis has C entries, and a
+            ValueError if both have. (B, C, H, W) needs no telling.
+        projections: False leaves out conv1, conv2, BatchNorm, residual and ReLU: y = double_norm(x M_k^T) M_v. With
+            eps=0 that is the `ExternalAttention(d_model, S)` of xmu-xiaoma666/External-Attention-pytorch.
+        eps: added to the denominator of the L1 step of the double normalisation.
+
+    Shape:
+        Input (B, C, H, W), (B, C, N) or (B, N, C); output alike.
+    """
+
+    def __init__(self, channels: int, num_memories: int = 64, *, layout: str = "auto", projections: bool = True,
+                 eps: float = 1e-9):
+        for name, value in (("channels", channels), ("num_memories", num_memories)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"ExternalAttention: {name} is {value!r}; expected a positive integer")
+        if layout not in _LAYOUTS:
+            raise ValueError(f"ExternalAttention: layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
+        self.channels, self.num_memories, self.layout, self.eps = channels, num_memories, layout, eps
+        self.projections = projections
+        if projections:
+            self.conv1 = nn.Conv(channels, channels, 1)
+        trailing = (1,) if projections else ()  # upstream keeps the memories as Conv1d weights, the bare form as Linear
+        self.linear_0 = _Memory((num_memories, channels) + trailing)
+        self.linear_1 = _Memory((channels, num_memories) + trailing)
+        if projections:
+            self.conv2 = nn.Sequential(nn.Conv(channels, channels, 1, bias=False), BatchNorm2d(channels))
+            init_normal_fan_out(self.conv1.weight)
+            init_normal_fan_out(self.conv2[0].weight)
+        init_normal_fan_out(self.linear_1.weight)
+        # Upstream writes both through one storage, and this draw last.
+        self.linear_0.weight.assign(self.linear_1.weight.transpose(0, 1))
+        if not projections:
+            self.key_maps = (KeyMap(name="ExternalAttention, PyTorch (xmu-xiaoma666)", marker="mk.",
+                                    rules=(("mk.", "linear_0."), ("mv.", "linear_1."))),)
+
+    def execute(self, x, return_attention: bool = False):
+        """Args:
+            x: input, see the class.
+            return_attention: also return the map A, (B, S, N).
+        """
+        shape = tuple(x.shape)
+        channels_last = self._channels_last(shape)
+        if channels_last:
+            x = x.transpose(0, 2, 1)
+        feature = x.reshape(shape[0], self.channels, -1)  # B C N
+        h = feature
+        if self.projections:
+            h = self.conv1(feature.unsqueeze(-1)).squeeze(-1)
+        attention = double_norm(self.linear_0(h), layout="bsn", eps=self.eps)  # B S N
+        y = self.linear_1(attention)  # B C N
+        if self.projections:
+            y = nn.relu(self.conv2(y.unsqueeze(-1)).squeeze(-1) + feature)
+        y = y.transpose(0, 2, 1) if channels_last else y.reshape(shape)
+        return (y, attention) if return_attention else y
+
+    def _channels_last(self, shape) -> bool:
+        c = self.channels
+        if len(shape) == 4 and shape[1] == c:
+            return False
+        if len(shape) == 3:
+            layout = self.layout
+            if layout == "auto" and shape[1] == shape[2] == c:
+                raise ValueError(f"ExternalAttention({c}): shape {shape} can be (B, C, N) or (B, N, C); "
+                                 'say layout="bcn" or layout="bnc" in the constructor')
+            if layout in ("auto", "bcn") and shape[1] == c:
+                return False
+            if layout in ("auto", "bnc") and shape[2] == c:
+                return True
+        raise ValueError(f"ExternalAttention({c}): got shape {shape}; expected (B, {c}, H, W), (B, {c}, N) or "
+                         f"(B, N, {c}) with layout {self.layout!r}")
+
+
+class _Memory(nn.Module):
+    """A bias-free linear map over channels, (B, in, N) -> (B, out, N); weight (out, in) or, as of Conv1d, (out, in, 1)."""
+
+    def __init__(self, shape: tuple):
+        self.weight = jt.zeros(shape)
+
+    def execute(self, x):
+        return nn.conv2d(x.unsqueeze(-1), self.weight.reshape(self.weight.shape[:2] + [1, 1])).squeeze(-1)
+
+
+class MultiHeadExternalAttention(nn.Module):
+    """Multi-head external attention (paper, section 3.3; upstream multi_head_attention_torch.py).
+
+        h = trans_dims(x), split into H' = 4 num_heads heads of width dim / num_heads
+        A = double_norm(linear_0 h) per head, over the tokens;  y = proj(merge(linear_1 A))
+
+    The memories (64 rows) are shared by all heads and have biases. The first Linear widens to 4 dim, so that the
+    module has more parameters than self-attention: 8 dim^2 + ... (dim 384, 6 heads: 1,189,888).
+
+    Args:
+        dim: features C of a token.
+        num_heads: heads before the factor of four; dim must be divisible by it.
+        attn_drop, proj_drop: dropout of the map and of the output.
+
+    Shape:
+        (B, N, C) -> (B, N, C). Upstream's `qkv_bias` and `qk_scale` have no effect there and do not exist here.
+    """
+
+    coef = 4
+
+    def __init__(self, dim: int, num_heads: int = 8, *, attn_drop: float = 0.0, proj_drop: float = 0.0):
+        if dim < 1 or num_heads < 1 or dim % num_heads:
+            raise ValueError(f"MultiHeadExternalAttention: dim {dim} is not a positive multiple of num_heads {num_heads}")
+        self.dim, self.num_heads = dim, num_heads * self.coef
+        head_width, memories = dim // num_heads, 256 // self.coef
+        self.trans_dims = nn.Linear(dim, dim * self.coef)
+        self.linear_0 = nn.Linear(head_width, memories)
+        self.linear_1 = nn.Linear(memories, head_width)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim * self.coef, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def execute(self, x, return_attention: bool = False):
+        """Args:
+            x: (B, N, C).
+            return_attention: also return the map A, (B, H', N, S).
+        """
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise ValueError(f"MultiHeadExternalAttention({self.dim}): got shape {tuple(x.shape)}; "
+                             f"expected (B, N, {self.dim})")
+        b, n, _ = x.shape
+        h = self.trans_dims(x).reshape(b, n, self.num_heads, -1).transpose(0, 2, 1, 3)  # B H' N C/H
+        attention = double_norm(self.linear_0(h), layout="bns")  # B H' N S
+        y = self.linear_1(self.attn_drop(attention)).transpose(0, 2, 1, 3).reshape(b, n, -1)  # B N 4C
+        y = self.proj_drop(self.proj(y))
+        return (y, attention) if return_attention else y

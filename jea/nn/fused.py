@@ -1,0 +1,237 @@
+"""`fuse(model)`: the same network for inference only, BatchNorm folded into the convolutions.
+
+    w' = w g / sqrt(var + eps),  b' = beta + (b - mean) g / sqrt(var + eps)
+
+Where oneDNN is at hand the fused network runs channels-last through jea.ops.conv, with bias, residual and ReLU inside
+the convolutions; elsewhere it runs the folded convolutions with Jittor's own operators.
+"""
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from jea._jittor import jt, nn
+from jea.nn.blocks import ConvBNReLU
+from jea.nn.external_attention import ExternalAttention
+from jea.nn.resnet import Bottleneck, DeepStemResNet
+from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, double_norm, max_pool_nhwc, pack_conv
+
+_FUSED: dict = {}  # class -> fused class
+
+
+def fuse(model):
+    """An inference-only copy of a model, with every BatchNorm folded into the convolution before it.
+
+    The result is called like the model and agrees with it in evaluation mode to about 1e-6 of the largest output. It
+    holds its own weights: the model is neither changed nor kept alive. Device and operators (JEA_OPS) are decided
+    here: fuse again after turning CUDA on or off.
+
+    Raises:
+        ValueError: there is no fused form of this class.
+    """
+    if isinstance(model, FusedModule):
+        return model
+    fused = _FUSED.get(type(model))
+    if fused is None:
+        names = ", ".join(sorted(cls.__name__ for cls in _FUSED))
+        raise ValueError(f"fuse: there is no fused form of {type(model).__name__}; there is one of {names}. "
+                         "Use the model as it is.")
+    with jt.no_grad():
+        return fused(model)
+
+
+def fused_form_of(cls):
+    """Class decorator: this FusedModule is what `fuse` makes of `cls`. Its constructor takes the model."""
+    def register(fused):
+        _FUSED[cls] = fused
+        return fused
+    return register
+
+
+class FusedModule(nn.Module):
+    """Base of the fused networks: (B, C, H, W) in and out, `run` in the layout of the convolutions."""
+
+    def __init__(self, model):
+        self.is_train = False
+        self.channels_last = _channels_last()
+
+    def run(self, x):
+        raise NotImplementedError
+
+    def execute(self, x):
+        return self._guarded(x, lambda x: self._to_nchw(self.run(self._from_nchw(x))))
+
+    def train(self):
+        raise RuntimeError(f"{type(self).__name__} is for inference only: train the model that it was made of, "
+                           "then fuse that again")
+
+    def eval(self):
+        return self
+
+    def _guarded(self, x, function):
+        """function(x) without gradients; asking for one raises."""
+        if self.channels_last and jt.flags.use_cuda:
+            raise RuntimeError(f"{type(self).__name__} was fused for the CPU: fuse the model again with CUDA on")
+        with jt.no_grad():
+            y = function(x)
+        return _NoGradient.apply(x, y) if isinstance(y, jt.Var) else y
+
+    def _from_nchw(self, x):
+        return x.transpose(0, 2, 3, 1) if self.channels_last else x
+
+    def _to_nchw(self, x):
+        return x.transpose(0, 3, 1, 2) if self.channels_last else x
+
+
+class _NoGradient(jt.Function):
+    """Hands y on; its gradient is an error instead of the zeros that Jittor would give."""
+
+    def execute(self, x, y):
+        return y
+
+    def grad(self, dy):
+        raise RuntimeError("a fused model has no gradient: use the model that it was made of")
+
+
+def _channels_last() -> bool:
+    return not conv_nhwc_unavailable() and os.environ.get("JEA_OPS", "") != "ref"
+
+
+class _Conv:
+    """A convolution with bias, optional residual and ReLU, in the layout of this process."""
+
+    def __init__(self, weight, bias, *, stride=1, padding=0, dilation=1):
+        """weight, bias: float32 numpy arrays; the others as in nn.Conv, equal on both axes."""
+        weight, bias = jt.array(weight), jt.array(bias)
+        self.packed = None
+        if _channels_last():
+            self.packed = pack_conv(weight, bias, stride=stride, padding=padding, dilation=dilation)
+        else:
+            self.weight, self.bias = weight.stop_grad(), bias.stop_grad()
+            self.geometry = (stride, padding, dilation)
+
+    def __call__(self, x, *, relu=False, residual=None, reuse_residual=False):
+        if self.packed is not None:
+            return conv2d_nhwc(x, self.packed, relu=relu, residual=residual, reuse_residual=reuse_residual)
+        y = nn.conv2d(x, self.weight, self.bias, *self.geometry)
+        if residual is not None:
+            y = y + residual
+        return nn.relu(y) if relu else y
+
+
+def fold(weight, bias, bn):
+    """Weight (O, ...) and bias (O,) of a convolution with the BatchNorm after it, as float32 numpy arrays."""
+    weight = weight.numpy().astype(np.float64)
+    bias = np.zeros(len(weight)) if bias is None else bias.numpy().astype(np.float64)
+    if bn is not None:
+        mean, var = (v.numpy().astype(np.float64) for v in (bn.running_mean, bn.running_var))
+        scale = bn.weight.numpy() / np.sqrt(var + bn.eps)
+        weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+        bias = bn.bias.numpy() + (bias - mean) * scale
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def folded_conv(conv, bn=None) -> _Conv:
+    """The folded form of an nn.Conv and the BatchNorm after it."""
+    for name in ("stride", "padding", "dilation"):
+        value = getattr(conv, name)
+        if value[0] != value[1]:
+            raise ValueError(f"fuse: a convolution has {name} {tuple(value)}; expected equal values on both axes")
+    if conv.groups != 1:
+        raise ValueError(f"fuse: a convolution has {conv.groups} groups; expected 1")
+    return _Conv(*fold(conv.weight, conv.bias, bn), stride=conv.stride[0], padding=conv.padding[0],
+                 dilation=conv.dilation[0])
+
+
+@fused_form_of(ConvBNReLU)
+class FusedConvBNReLU(FusedModule):
+    def __init__(self, model):
+        super().__init__(model)
+        self.conv = folded_conv(model.conv, model.bn)
+
+    def run(self, x):
+        return self.conv(x, relu=True)
+
+
+@fused_form_of(Bottleneck)
+class FusedBottleneck(FusedModule):
+    def __init__(self, model):
+        super().__init__(model)
+        self.convs = [folded_conv(getattr(model, f"conv{i}"), getattr(model, f"bn{i}")) for i in (1, 2, 3)]
+        self.downsample = None if model.downsample is None else folded_conv(*model.downsample)
+
+    def run(self, x):
+        first, second, third = self.convs
+        y = second(first(x, relu=True), relu=True)
+        # The input may be the caller's; only what was made here can be overwritten.
+        residual = x if self.downsample is None else self.downsample(x)
+        return third(y, relu=True, residual=residual, reuse_residual=self.downsample is not None or REUSE)
+
+
+import os
+REUSE = bool(int(os.environ.get("REUSE", "0")))
+
+
+@fused_form_of(DeepStemResNet)
+class FusedDeepStemResNet(FusedModule):
+    def __init__(self, model):
+        super().__init__(model)
+        self.output_stride, self.out_channels = model.output_stride, model.out_channels
+        stem = model.conv1
+        self.stem = [folded_conv(stem[0], stem[1]), folded_conv(stem[3], stem[4]), folded_conv(stem[6], model.bn1)]
+        self.pool = model.maxpool
+        self.blocks = [FusedBottleneck(block) for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
+                       for block in stage]
+
+    def run(self, x):
+        for conv in self.stem:
+            x = conv(x, relu=True)
+        x = max_pool_nhwc(x) if self.channels_last else self.pool(x)
+        for block in self.blocks:
+            x = block.run(x)
+        return x
+
+
+@fused_form_of(ExternalAttention)
+class FusedExternalAttention(FusedModule):
+    """conv1 and linear_0 have nothing between them, nor have linear_1, conv2 and BatchNorm: each becomes one map."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.channels, self.layout = model.channels, model.layout
+        self.eps, self.projections = model.eps, model.projections
+        key, value = (layer.weight.numpy()[:, :, 0].astype(np.float64) for layer in (model.linear_0, model.linear_1))
+        key_bias, value_bias = np.zeros(len(key)), np.zeros(len(value))
+        if self.projections:
+            weight, bias = fold(model.conv1.weight, model.conv1.bias, None)
+            key, key_bias = key @ weight[:, :, 0, 0], key @ bias.astype(np.float64)
+            weight, value_bias = fold(model.conv2[0].weight, None, model.conv2[1])
+            value = weight[:, :, 0, 0] @ value
+        as_conv = (lambda weight, bias: _Conv(weight.astype(np.float32)[:, :, None, None], bias.astype(np.float32)))
+        self.key, self.value = as_conv(key, key_bias), as_conv(value, value_bias)
+
+    def run(self, x, return_attention=False):
+        logits = self.key(x)  # B H W S, or B S H W
+        shape = tuple(logits.shape)
+        if self.channels_last:
+            attention = double_norm(logits.reshape(shape[0], -1, shape[3]), layout="bns", eps=self.eps)  # B N S
+        else:
+            attention = double_norm(logits.reshape(shape[0], shape[1], -1), layout="bsn", eps=self.eps)  # B S N
+        y = self.value(attention.reshape(shape), relu=self.projections, residual=x if self.projections else None)
+        if not return_attention:
+            return y
+        return y, attention.transpose(0, 2, 1) if self.channels_last else attention
+
+    def execute(self, x, return_attention: bool = False):
+        return self._guarded(x, lambda x: self._any_layout(x, return_attention))
+
+    def _any_layout(self, x, return_attention):
+        shape = tuple(x.shape)
+        tokens_first = ExternalAttention._channels_last(self, shape)
+        if tokens_first:
+            x = x.transpose(0, 2, 1)
+        y, attention = self.run(self._from_nchw(x.reshape(shape[0], self.channels, -1, 1)), True)
+        y = self._to_nchw(y).reshape(shape[0], self.channels, -1)
+        y = y.transpose(0, 2, 1) if tokens_first else y.reshape(shape)
+        return (y, attention) if return_attention else y

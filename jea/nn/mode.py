@@ -1,0 +1,33 @@
+"""Switching whole networks between training and evaluation.
+
+Jittor's own eval() also stops the gradients of all parameters, and train() restarts them through bookkeeping by id.
+Here only the modules' `is_train` flags change, and only for a while.
+"""
+from __future__ import annotations
+
+import contextlib
+
+from jea._jittor import jt
+from jea.nn.norm import BatchNorm1d, BatchNorm2d
+
+
+@contextlib.contextmanager
+def evaluating(*networks):
+    """Evaluation mode without gradients inside the block; each module gets its own mode back afterwards."""
+    modules = [module for network in networks for module in network.modules()]
+    before = [module.is_training() for module in modules]
+    try:
+        for module in modules:
+            module.is_train = False
+        with jt.no_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, before):
+            module.is_train = mode
+
+
+def freeze_batch_norm(network) -> None:
+    """Let BatchNorm use its running statistics while training; its weights and biases still train."""
+    for module in network.modules():
+        if isinstance(module, (BatchNorm1d, BatchNorm2d)):
+            module.is_train = False

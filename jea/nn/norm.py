@@ -1,0 +1,103 @@
+"""Normalisation layers with PyTorch's semantics, which Jittor's own lack.
+
+Jittor 1.3.11 keeps the biased variance in running_var and computes E[x^2] - E[x]^2 in float32, which cancels
+for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter names are PyTorch's.
+"""
+from __future__ import annotations
+
+from jea._jittor import jt, nn
+
+
+def _moments(x, axes):
+    """Mean and biased variance over `axes`, kept as axes of length 1, stable for data far from zero."""
+    # Any element near the mean will do as pivot: sums of x - pivot do not lose their digits.
+    pivot = x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))].stop_grad()
+    shifted = x - pivot
+    mean = shifted.mean(axes, keepdims=True)
+    centred = shifted - mean
+    return mean + pivot, centred, (centred * centred).mean(axes, keepdims=True)
+
+
+class _BatchNorm(nn.Module):
+    """y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias per channel (axis 1), over all other axes.
+
+    Training uses the batch's biased variance and moves the running statistics by `momentum` towards the batch's
+    mean and *unbiased* variance; evaluation uses the running statistics.
+
+    Args:
+        num_features: channels C.
+        eps: added to the variance.
+        momentum: share of the new batch in the running statistics.
+    Raises:
+        ValueError: input of another rank or channel count; a single value per channel while training.
+    """
+
+    ranks: tuple = ()
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = jt.ones((num_features,))
+        self.bias = jt.zeros((num_features,))
+        self.running_mean = jt.zeros((num_features,)).stop_grad()
+        self.running_var = jt.ones((num_features,)).stop_grad()
+
+    def execute(self, x):
+        if x.ndim not in self.ranks or x.shape[1] != self.num_features:
+            raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}; expected rank "
+                             f"{' or '.join(map(str, self.ranks))} with {self.num_features} channels on axis 1")
+        shape = [1, self.num_features] + [1] * (x.ndim - 2)
+        if not self.is_training():
+            scale = self.weight / jt.sqrt(self.running_var + self.eps)
+            shift = self.bias - self.running_mean * scale
+            return x * scale.reshape(shape) + shift.reshape(shape)
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        count = x.numel() // self.num_features
+        if count < 2:
+            raise ValueError(f"{type(self).__name__}: one value per channel (shape {tuple(x.shape)}) has no variance; "
+                             "train with a larger batch or picture")
+        mean, centred, variance = _moments(x, axes)
+        self._track(self.running_mean, mean.reshape(-1))
+        self._track(self.running_var, variance.reshape(-1) * (count / (count - 1)))
+        scale = self.weight.reshape(shape) / jt.sqrt(variance + self.eps)
+        return centred * scale + self.bias.reshape(shape)
+
+    def _track(self, running, batch):
+        running.update(running + (batch.stop_grad() - running) * self.momentum)
+
+    def extra_repr(self):
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class BatchNorm1d(_BatchNorm):
+    """BatchNorm over (B, C) or (B, C, N)."""
+    ranks = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm):
+    """BatchNorm over (B, C, H, W)."""
+    ranks = (4,)
+
+
+class LayerNorm(nn.Module):
+    """y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias over the last axes, `normalized_shape`.
+
+    Args:
+        normalized_shape: int or tuple, the length of the last axes.
+        eps: added to the variance; 1e-5 as in PyTorch.
+        elementwise_affine: with weight and bias.
+    """
+
+    def __init__(self, normalized_shape, eps: float = 1e-5, elementwise_affine: bool = True):
+        if isinstance(normalized_shape, int):
+            normalized_shape = (normalized_shape,)
+        self.normalized_shape, self.eps = tuple(normalized_shape), eps
+        self.weight = jt.ones(self.normalized_shape) if elementwise_affine else None
+        self.bias = jt.zeros(self.normalized_shape) if elementwise_affine else None
+
+    def execute(self, x):
+        rank = len(self.normalized_shape)
+        if tuple(x.shape[-rank:]) != self.normalized_shape:
+            raise ValueError(f"LayerNorm{self.normalized_shape}: got shape {tuple(x.shape)}; its last axes differ")
+        _, centred, variance = _moments(x, list(range(x.ndim - rank, x.ndim)))
+        y = centred / jt.sqrt(variance + self.eps)
+        return y if self.weight is None else y * self.weight + self.bias

@@ -1,0 +1,44 @@
+"""Packaging of jea. `pip install -e .` brings Jittor and, on Linux x86-64, oneDNN from the package index."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "jea/__init__.py").read_text(), re.M).group(1)
+LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
+
+setup(
+    name="jea",
+    version=VERSION,
+    description="External Attention (Guo et al., 2021) in Jittor: models, training, operators, checkpoint converter",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["jea", "jea.*"]),
+    package_data={"jea": ["ops/*.h", "ops/*.cuh"]},
+    # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/paths.py).
+    data_files=[("share/jea/configs", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.yaml"))),
+                ("share/jea/weights", ["weights/index.yaml", "weights/eanet_tiny_shapes.npz"])],
+    python_requires=">=3.9,<3.13",  # Jittor wants numpy<2, and numpy 1.26 has no wheel for 3.13
+    install_requires=[
+        "jittor==1.3.11.0",  # jea mends known faults of this very version (runtime.py, nn/)
+        "numpy>=1.22,<2",
+        "pillow>=9.1",
+        "pyyaml>=6.0",
+        # Jittor 1.3 speaks the oneDNN 2 interface; 2022.2.1 (oneDNN 2.6) is the last such release on the index.
+        f"onednn-cpu-gomp==2022.2.1; {LINUX_X86}",
+        f"onednn-devel-cpu-gomp==2022.2.1; {LINUX_X86}",
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
+        "test": ["pytest>=7"],
+    },
+    entry_points={"console_scripts": ["jea = jea.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,68 @@
+"""Reference tensors of the upstream implementations (tests/fixtures) and what tests share."""
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+sys.path.insert(0, str(FIXTURES))
+import recipe  # noqa: E402  (weights and inputs as functions of their names)
+
+
+@pytest.fixture(scope="session")
+def fixtures():
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """reference("eanet50_s16") -> manifest (dict), arrays (npz), input(name) and, lazily, state(): upstream's weights."""
+    def load(name):
+        manifest = json.loads((FIXTURES / f"{name}.json").read_text())
+        arrays = np.load(FIXTURES / f"{name}.npz")
+
+        def state():
+            return recipe.fill_state(manifest["state"], manifest.get("recipe_prefix", ""))
+
+        def make_input(key):
+            return recipe.input_array(key, manifest["inputs"][key]["shape"])
+        return SimpleNamespace(manifest=manifest, arrays=arrays, state=state, input=make_input)
+    return load
+
+
+@pytest.fixture(scope="session")
+def write_pth(tmp_path_factory):
+    """write_pth("eanet50_s16", wrap="net", ...) -> path of a genuine PyTorch file, or one of jea's without torch."""
+    folder, made = tmp_path_factory.mktemp("pth"), {}
+
+    def write(name, **options):
+        key = (name, tuple(sorted(options.items())))
+        if key not in made:
+            path = folder / f"{name}-{len(made)}.pth"
+            try:
+                import write_pth as genuine
+                genuine.write_pth(str(path), str(FIXTURES / f"{name}.json"), **options)
+            except ImportError:
+                from jea.checkpoint.loading import write as write_own
+                manifest = json.loads((FIXTURES / f"{name}.json").read_text())
+                state = recipe.fill_state(manifest["state"], manifest.get("recipe_prefix", ""))
+                prefix = options.get("prefix", "")
+                write_own(path, {prefix + k: v for k, v in state.items()}, wrapper=options.get("wrap") or "")
+            made[key] = path
+        return made[key]
+    return write
+
+
+@pytest.fixture
+def close():
+    """close(got, wanted, tolerance): largest difference relative to the largest magnitude of `wanted`."""
+    def check(got, wanted, tolerance, what=""):
+        got, wanted = np.asarray(got), np.asarray(wanted)
+        assert got.shape == wanted.shape, f"{what}: shape {got.shape}, wanted {wanted.shape}"
+        error = float(np.abs(got.astype(np.float64) - wanted).max() / max(np.abs(wanted).max(), 1e-30))
+        assert error <= tolerance, f"{what}: relative error {error:.2e} > {tolerance:.0e}"
+        return error
+    return check
