@@ -13,6 +13,7 @@ DATASETS = {
 }
 
 __all__ = [
-    "DATASETS", "DataError", "Loader", "Shapes", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "list_inputs",
-    "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
+    "DATASETS", "DataError", "Loader", "Shapes", "VOCSegmentation", "VOC_CLASSES", "colour_to_index",
+    "list_inputs", "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette",
+    "write_image", "write_index_png",
 ]

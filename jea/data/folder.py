@@ -23,5 +23,5 @@ def list_inputs(path: Union[str, Path]) -> List[Path]:
     files = sorted(file for file in path.iterdir()
                    if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file())
     if not files:
-        raise DataError(f"{path}: no pictures in this folder; expected files that end in {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: no pictures in this folder; expected files ending in {', '.join(SUFFIXES)}")
     return files

@@ -100,8 +100,8 @@ def read_label(path: PathLike, num_classes: int, *, ignore: int = 255) -> np.nda
     with _opened(path, "label", ("PNG",)) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise DataError(
-                f"{path}: label is a colour picture (mode {image.mode}); expected class indices in a palette or grey "
-                "PNG. If its colours are VOC's, convert it with jea.data: write_index_png(new_path, "
+                f"{path}: label is a colour picture (mode {image.mode}); expected class indices in a palette "
+                "or grey PNG. If its colours are VOC's, convert it with jea.data: write_index_png(new_path, "
                 "colour_to_index(read_image(path), voc_palette()), voc_palette())")
         label = np.array(image)
     if label.dtype == bool:
@@ -112,8 +112,8 @@ def read_label(path: PathLike, num_classes: int, *, ignore: int = 255) -> np.nda
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise DataError(f"{path}: label value {label[row, column]} at row {row}, column {column} "
-                        f"({wrong.sum()} such pixels); expected 0 to {num_classes - 1}, or {ignore} for ignored. "
-                        "Is num_classes right?")
+                        f"({wrong.sum()} such pixels); expected 0 to {num_classes - 1}, or {ignore} for "
+                        "ignored. Is num_classes right?")
     return label.astype(np.uint8)
 
 
@@ -142,7 +142,8 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 def encode_index_png(array: np.ndarray, palette: np.ndarray) -> bytes:
     """A palette PNG of (H, W) indices in 0..255, as VOC's own label files; palette: (256, 3) uint8."""
     array = np.asarray(array)
-    if array.ndim != 2 or array.dtype.kind not in "iu" or array.size and not 0 <= array.min() <= array.max() <= 255:
+    in_range = not array.size or 0 <= array.min() <= array.max() <= 255
+    if array.ndim != 2 or array.dtype.kind not in "iu" or not in_range:
         raise ValueError(f"an index PNG takes integers (H, W) from 0 to 255, got {array.dtype} {array.shape}")
     image = Image.fromarray(np.ascontiguousarray(array, np.uint8))
     image.putpalette(np.asarray(palette, np.uint8).tobytes())

@@ -43,8 +43,8 @@ class Loader:
     Close it, or use it in a `with` block, to end the workers.
     """
 
-    def __init__(self, dataset, *, batch_size: int, seed: int = 0, num_workers: int = 0, drop_last: bool = True,
-                 prefetch: int = 2):
+    def __init__(self, dataset, *, batch_size: int, seed: int = 0, num_workers: int = 0,
+                 drop_last: bool = True, prefetch: int = 2):
         if batch_size < 1 or seed < 0 or num_workers < 0 or prefetch < 1:
             raise ValueError("expected batch_size >= 1, seed >= 0, num_workers >= 0 and prefetch >= 1, "
                              f"got {batch_size}, {seed}, {num_workers} and {prefetch}")
@@ -71,8 +71,8 @@ class Loader:
         if not 0 <= start_batch <= len(self):
             raise ValueError(f"start_batch is {start_batch}; an epoch has {len(self)} batches")
         order = _generator(self._seed, epoch).permutation(self._size)
-        batches = (order[i * self.batch_size:(i + 1) * self.batch_size] for i in range(start_batch, len(self)))
-        return self._workers.map((epoch, indices) for indices in batches)
+        starts = range(start_batch * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        return self._workers.map((epoch, order[start:start + self.batch_size]) for start in starts)
 
     def close(self) -> None:
         """End the workers; a later `epoch` starts new ones."""
@@ -113,9 +113,10 @@ class _MakeBatch:
     def __call__(self, task) -> Dict[str, np.ndarray]:
         epoch, indices = task
         # index + 1, as PCG64 pads its seed with zeros: (seed, epoch, 0) is the stream that shuffled them.
-        samples = [self.dataset.train_sample(int(i), _generator(self.seed, epoch, int(i) + 1)) for i in indices]
+        samples = [self.dataset.train_sample(i, _generator(self.seed, epoch, i + 1))
+                   for i in indices.tolist()]
         batch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
-        batch["index"] = np.asarray(indices, np.int64)
+        batch["index"] = indices.astype(np.int64)
         return batch
 
 
@@ -148,9 +149,9 @@ class _Workers:
         except BrokenProcessPool:
             self.close()
             raise DataError(
-                f"a data worker died (one of {self._num_workers}); most often the system ran out of memory and killed "
-                "it. Use fewer num_workers or a smaller batch, or num_workers=0 to prepare the data in the main "
-                "process") from None
+                f"a data worker died (one of {self._num_workers}); most often the system ran out of memory "
+                "and killed it. Use fewer num_workers or a smaller batch, or num_workers=0 to prepare the "
+                "data in the main process") from None
         finally:
             for future in pending:
                 future.cancel()
@@ -160,8 +161,9 @@ class _Workers:
             try:
                 payload = pickle.dumps(self._function, pickle.HIGHEST_PROTOCOL)
             except Exception as error:
-                raise DataError(f"cannot send the data set to worker processes ({type(error).__name__}: {error}); "
-                                "define it at the top of a module, or use num_workers=0") from error
+                raise DataError(f"cannot send the data set to worker processes ({type(error).__name__}: "
+                                f"{error}); define it at the top of a module, or use num_workers=0"
+                                ) from error
             # The script that started the training is sent along only where the data set needs it.
             context = _MainContext() if b"__main__" in payload else _Context()
             self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -206,18 +208,19 @@ def _call(item: Any) -> Any:
 def _quiet_start():
     """What a worker inherits: one thread per library, and SIGINT blocked until its handler is set."""
     saved = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    posix = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if posix else None
     try:
+        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         yield
     finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in saved.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        if posix:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ import numpy as np
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
 )
 
 
@@ -39,5 +40,6 @@ def colour_to_index(image: np.ndarray, palette: np.ndarray) -> np.ndarray:
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         colour = tuple(int(v) for v in image[row, column])
-        raise ValueError(f"colour {colour} at row {row}, column {column} is not in the palette of {len(palette)}")
+        raise ValueError(f"colour {colour} at row {row}, column {column} is not in the palette of "
+                         f"{len(palette)} colours")
     return first[place].astype(np.uint8)

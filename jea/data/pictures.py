@@ -22,7 +22,7 @@ Series = Mapping[str, Tuple[Sequence[float], Sequence[float]]]
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.55) -> np.ndarray:
     """Lay the classes' colours over a picture; class 0 (background) stays clear.
 
-    image: (H, W, 3) uint8; label: (H, W) indices; palette: (256, 3) uint8; alpha: the colour's weight, 0 to 1.
+    image: (H, W, 3) uint8; label: (H, W) indices; palette: (256, 3) uint8; alpha: the colour's weight.
     Returns (H, W, 3) uint8.
     """
     _check_size(image, label, "label")
@@ -165,7 +165,7 @@ def _finite(series: Series) -> Dict[str, Tuple[np.ndarray, np.ndarray]]:
     for name, (xs, ys) in series.items():
         xs, ys = np.asarray(xs, np.float64), np.asarray(ys, np.float64)
         if xs.shape != ys.shape or xs.ndim != 1:
-            raise ValueError(f"series {name}: {xs.shape} xs for {ys.shape} ys; expected two lists of one length")
+            raise ValueError(f"series {name}: {xs.shape} xs, {ys.shape} ys; expected two lists of one length")
         keep = np.isfinite(xs) & np.isfinite(ys)
         out[name] = xs[keep], ys[keep]
     return out

@@ -80,7 +80,7 @@ def make_shapes(root: Union[str, Path], *, num_train: int = 800, num_val: int = 
             temporary = root.with_name(f".{root.name}.{os.getpid()}-{secrets.token_hex(4)}")
             try:
                 _build(temporary, settings, progress)
-                with contextlib.suppress(OSError):  # another process was first: then its folder is checked below
+                with contextlib.suppress(OSError):  # another process was first: its folder is checked below
                     os.rename(temporary, root)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -89,7 +89,7 @@ def make_shapes(root: Union[str, Path], *, num_train: int = 800, num_val: int = 
                                 "name another folder")
     except OSError as error:
         raise DataError(f"{root}: cannot make the shapes data set: {error.strerror or error} "
-                        f"({error.filename}); name another root, or set JEA_HOME to a folder with 20 MB of space"
+                        f"({error.filename}); name another root, or set JEA_HOME to a folder with 20 MB free"
                         ) from None
     return root
 
@@ -111,7 +111,8 @@ def _is_made(root: Path, settings: dict) -> bool:
 
 
 def _build(root: Path, settings: dict, progress: Optional[Callable[[int, int], None]]) -> None:
-    pictures, labels, lists = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets" / "Segmentation"
+    pictures, labels = root / "JPEGImages", root / "SegmentationClass"
+    lists = root / "ImageSets" / "Segmentation"
     for folder in (pictures, labels, lists):
         folder.mkdir(parents=True)
     counts = {split: settings[f"num_{split}"] for split in _SPLITS}
@@ -246,7 +247,7 @@ def _ground(rng, height: int, width: int, colour: np.ndarray) -> np.ndarray:
 
 
 def _texture(rng, shape: str, height: int, width: int, colour: np.ndarray) -> np.ndarray:
-    """An object's surface (height, width, 3) float64: two strong tones around a colour, the pattern by class."""
+    """An object's surface (height, width, 3) float64: two strong tones of a colour, patterned by class."""
     tone = 45 * (1 if rng.random() < 0.5 else -1) + 30 * (rng.random(3) - 0.5)
     return colour + tone * _wave(rng, _PATTERNS[shape], height, width, 6 + 3 * rng.random())[:, :, None]
 

@@ -123,7 +123,7 @@ def train_augment(image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     """Random scale, padding, crop and mirror, in upstream's order.
 
     image: (H, W, 3) float32, normalised; label: (H, W) uint8. One of `scales`, each as likely, gives the size
-    (int(H * s), int(W * s)): bilinear for the picture, nearest for the label. Where that is below `crop_size`,
+    (int(H * s), int(W * s)): bilinear for the picture, nearest for the label. Where that is below crop_size,
     the bottom and right are padded: 0 in the picture (the mean colour), 255 in the label. Then a uniformly
     placed crop, then a mirror with probability 1/2. Only the pixels of the crop are computed.
     Returns (crop, crop, 3) float32 and (crop, crop) uint8.
@@ -131,7 +131,7 @@ def train_augment(image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     if image.shape[:2] != label.shape:
         raise ValueError(f"picture is {image.shape[:2]}, label is {label.shape}: they must have one size")
     if not len(scales) or crop_size < 1:
-        raise ValueError(f"train_augment needs at least one scale and a crop_size >= 1, got {scales}, {crop_size}")
+        raise ValueError(f"expected at least one scale and a crop_size >= 1, got {scales} and {crop_size}")
     scale = scales[int(rng.integers(len(scales)))]
     size = tuple(max(1, int(scale * n)) for n in label.shape)
     top, left = (int(rng.integers(max(n, crop_size) - crop_size + 1)) for n in size)

@@ -118,9 +118,9 @@ class VOCSegmentation:
         aug = self.split == "trainaug"
         if aug and label_dir is None and not (self.root / _LABELS_AUG).is_dir():
             raise DataError(
-                f"{self.root}: split trainaug needs the folder {_LABELS_AUG}, the labels of the Semantic Boundaries "
-                "Dataset (SBD) as one PNG per picture with class indices. Put it beside SegmentationClass, or use "
-                "split train (1,464 pictures)")
+                f"{self.root}: split trainaug needs the folder {_LABELS_AUG}, the labels of the Semantic "
+                "Boundaries Dataset (SBD) as one PNG per picture with class indices. Put it beside "
+                "SegmentationClass, or use split train (1,464 pictures)")
         folder = label_dir or (_LABELS_AUG if aug else _LABELS)
         if label_dir is not None and not (self.root / label_dir).is_dir():
             raise DataError(f"{self.root / label_dir}: label_dir is not a folder")
@@ -201,10 +201,11 @@ def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[_Sam
             id = os.path.splitext(os.path.basename(image))[0]
             sample = _Sample(id, image, label if keep_labels else f"{label_folder}/{id}.png")
         else:
-            raise DataError(f"{path}, line {number}: {line.strip()[:80]!r}; expected an id such as 2007_000032, "
-                            "or the paths of a picture and of its label")
+            raise DataError(f"{path}, line {number}: {line.strip()[:80]!r}; expected an id such as "
+                            "2007_000032, or the paths of a picture and of its label")
         if sample.id in seen:
-            raise DataError(f"{path}, line {number}: {sample.id} is listed twice (first in line {seen[sample.id]})")
+            raise DataError(f"{path}, line {number}: {sample.id} is listed twice (first in line "
+                            f"{seen[sample.id]})")
         seen[sample.id] = number
         samples.append(sample)
     return samples

@@ -29,9 +29,9 @@ class ConfusionMatrix:
         """
         prediction, label = np.asarray(prediction), np.asarray(label)
         if prediction.shape != label.shape:
-            raise ValueError(f"prediction is {prediction.shape}, label is {label.shape}: they must have one shape")
+            raise ValueError(f"prediction is {prediction.shape}, label is {label.shape}; expected one shape")
         if prediction.dtype.kind not in "iu" or label.dtype.kind not in "iu":
-            raise ValueError(f"expected integer classes, got prediction {prediction.dtype}, label {label.dtype}")
+            raise ValueError(f"prediction is {prediction.dtype}, label is {label.dtype}; expected integers")
         counted = (label >= 0) & (label < self.num_classes)
         label, prediction = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
         if prediction.size and not 0 <= prediction.min() <= prediction.max() < self.num_classes:

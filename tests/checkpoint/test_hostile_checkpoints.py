@@ -225,11 +225,9 @@ def test_pickles_that_would_exhaust_or_crash(tmp_path, container, body, reason):
     refused(CONTAINERS[container](tmp_path / "x", body), reason)
 
 
-@pytest.mark.parametrize("wrap", ["{}", "net"])
-def test_billion_laughs(tmp_path, wrap):
+def test_billion_laughs(tmp_path):
     """Doubling 60 times by reference costs 60 steps, as long as nobody expands it."""
     body = b"]q\x00" + b"".join(b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1]) for i in range(60))
-    # the lists stay on the stack: collect them in one tuple
     body = forge.mapping({"lol": b"(" + body + b"t", "w": forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))})
     checkpoint = read(forge.torch_zip(tmp_path / "x", body, {"0": b"\0\0\x80?"}))
     assert checkpoint.tensors["w"] == 1 and len(repr(checkpoint.meta)) < 1 << 20

@@ -93,7 +93,7 @@ BAD_PICTURES = [
     ("truncated.jpg", jpeg_bytes()[:900], "broken.*truncated"),
     ("truncated.png", png(50, 50, 8, 2, b"\0" * 40), "broken"),
     ("header_only.jpg", jpeg_bytes()[:20], "not a picture that can be read|broken"),
-    ("text.jpg", b"<html>404 not found</html>", "not a picture that can be read; expected JPEG, PNG, BMP, WEBP"),
+    ("text.jpg", b"<html>404 not found</html>", "not a picture that can be read; expected JPEG, PNG, BMP"),
     ("empty.jpg", b"", "empty"),
     ("bomb.png", png(100000, 100000, 8, 2, b"\0"), "over the limit of 67108864 pixels"),
     ("just_over.png", png(8193, 8192, 8, 0, b"\0"), "8193 x 8192 pixels is over the limit of 67108864"),
@@ -163,7 +163,7 @@ def test_label_of_4_bits_grey(tmp_path):
 
 def test_label_value_over_num_classes(tmp_path):
     write_index_png(tmp_path / "a.png", INDEX, voc_palette())
-    with pytest.raises(DataError, match=r"a.png: label value 3 at row 1, column 0 \(2 such pixels\); expected 0 to 2"):
+    with pytest.raises(DataError, match=r"a.png: label value 3 at row 1, column 0 \(2 such.*expected 0 to 2"):
         read_label(tmp_path / "a.png", 3)
     with pytest.raises(DataError, match="label value 255 at row 1, column 2"):
         read_label(tmp_path / "a.png", 21, ignore=254)

@@ -161,7 +161,7 @@ def test_dead_worker_is_named_and_the_loader_lives_on():
 
 def test_dataset_that_cannot_be_sent():
     with Loader(Unsendable(), batch_size=1, num_workers=1) as loader:
-        with pytest.raises(DataError, match="cannot send the data set to worker processes.*holds an open file"):
+        with pytest.raises(DataError, match="cannot send the data set to worker.*holds an open file"):
             next(iter(loader.epoch(0)))
     assert len(list(Loader(Unsendable(), batch_size=1).epoch(0))) == 11
 
@@ -244,7 +244,8 @@ OWN_CLASS = SCRIPT.format(body=textwrap.dedent("""
 
 def run(arguments, **options):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=60,
+                          **options)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")
 

@@ -50,10 +50,10 @@ def test_root_may_be_voc2012_vocdevkit_or_above(voc, up):
 
 
 def test_root_that_is_not_voc(tmp_path, voc):
-    with pytest.raises(DataError, match="nowhere: no VOC data there .not a folder|nowhere: no VOC data") as error:
+    with pytest.raises(DataError, match="nowhere: no VOC data there") as error:
         VOCSegmentation(root=tmp_path / "nowhere")
-    for folder in ("nowhere,", "nowhere/VOC2012", "nowhere/VOCdevkit/VOC2012", "JPEGImages", "it is not a folder"):
-        assert folder in str(error.value)
+    for part in ("nowhere,", "nowhere/VOC2012", "nowhere/VOCdevkit/VOC2012", "JPEGImages", "not a folder"):
+        assert part in str(error.value)
     with pytest.raises(DataError, match="no VOC data there; looked for"):
         VOCSegmentation(root=tmp_path)
 
@@ -63,12 +63,13 @@ def test_attributes(voc):
     assert data.num_classes == 21 and data.ignore_index == 255 and data.class_names[20] == "tvmonitor"
     assert data.palette[1].tolist() == [128, 0, 0]
     assert VOCSegmentation(root=voc, num_classes=3).class_names == ("class 0", "class 1", "class 2")
-    assert VOCSegmentation(root=voc, num_classes=2, class_names=["sky", "tree"]).class_names == ("sky", "tree")
+    assert VOCSegmentation(root=voc, num_classes=2, class_names=["a", "b"]).class_names == ("a", "b")
 
 
 @pytest.mark.parametrize("settings, message", [
     (dict(num_classes=256), "num_classes is 256"), (dict(num_classes=0), "num_classes is 0"),
-    (dict(crop_size=0), "crop_size is 0"), (dict(scales=[]), "scales are"), (dict(scales=[0.5, 0]), "scales are"),
+    (dict(crop_size=0), "crop_size is 0"),
+    (dict(scales=[]), "scales are"), (dict(scales=[0.5, 0]), "scales are"),
     (dict(num_classes=3, class_names=["a"]), "class_names has 1 names, num_classes is 3"),
     (dict(label_dir="Labels"), "Labels: label_dir is not a folder"),
 ])
@@ -119,7 +120,8 @@ def test_exif_orientation_is_ignored(voc):
     ("2007_b\r\n2007_a\r\n", ["2007_b", "2007_a"]),
     ("\n\n  2007_a  \n\t\n2007_b", ["2007_a", "2007_b"]),
     ("\ufeff2007_a\n", ["2007_a"]),
-    ("/JPEGImages/2007_b.jpg /SegmentationClass/2007_b.png\nJPEGImages/2007_a.jpg  SegmentationClass/2007_a.png\n",
+    ("/JPEGImages/2007_b.jpg /SegmentationClass/2007_b.png\n"
+     "JPEGImages/2007_a.jpg  SegmentationClass/2007_a.png\n",
      ["2007_b", "2007_a"]),
 ])
 def test_list_formats(voc, text, ids):
@@ -137,7 +139,7 @@ def test_list_formats(voc, text, ids):
     ("2007_a\n2007_b -1\n", "train.txt, line 2: '2007_b -1'; expected an id"),
     ("../../etc/passwd\n", "line 1: '../../etc/passwd'; expected an id"),
     ("a b c\n", "line 1"),
-    ("2007_a\n2007_x\n2007_y\n", r"JPEGImages/2007_x.jpg: picture does not exist.*2 of 3 pictures are missing"),
+    ("2007_a\n2007_x\n2007_y\n", r"JPEGImages/2007_x.jpg: picture does not exist.*2 of 3 pictures"),
     ("/JPEGImages/2007_a.jpg /Nowhere/2007_a.png\n", "Nowhere: cannot read the label folder"),
 ])
 def test_bad_lists(voc, text, message):
@@ -153,7 +155,7 @@ def test_list_that_is_not_text(voc):
 
 
 def test_unknown_split_and_missing_list(voc):
-    with pytest.raises(DataError, match=r"unknown split 'tranval' \(did you mean trainval\?\); there are train, val"):
+    with pytest.raises(DataError, match=r"unknown split 'tranval' \(did you mean trainval\?\); there are"):
         VOCSegmentation(root=voc, split="tranval")
     list_file(voc, "test").unlink()
     with pytest.raises(DataError, match="test.txt: the list of split test does not exist"):

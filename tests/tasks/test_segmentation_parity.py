@@ -1,0 +1,75 @@
+"""Upstream's training steps and its multi-scale test, through the real task and engine."""
+import json
+
+import numpy as np
+import pytest
+import recipe
+from PIL import Image
+
+import jea
+from jea import engine
+from jea.tasks.segmentation import MULTI_SCALE, Segmentation
+
+
+def make_task(**train):
+    return Segmentation(model={"name": "eanet_resnet50", "output_stride": 16, "dropout": 0.0},
+                        data={"name": "voc", "root": "unused"}, train=train)
+
+
+def test_five_sgd_steps(reference, write_pth, close, tmp_path, monkeypatch):
+    ref = reference("eanet50_s16_sgd5_frozenbn")
+    task = make_task(steps=45, batch_size=4, lr=0.009, lr_decay_every=1, freeze_batch_norm=True, log_every=1)
+    jea.load_weights(task.model, write_pth("eanet50_s16", wrap="net", prefix="module."))
+    batch = {"image": ref.input("sgd/image/4x3x65x65"),
+             "label": recipe.label_map("sgd/label/4x65x65", (4, 65, 65), n_classes=21).astype(np.int32)}
+    monkeypatch.setattr(Segmentation, "batches_per_epoch", property(lambda self: 1000))
+    monkeypatch.setattr(task, "batches", lambda epoch, start: (batch for _ in range(1000)))
+    rates = []
+    make_phases = task.phases
+    monkeypatch.setattr(task, "phases", lambda total: [_recording(p, rates) for p in make_phases(total)])
+    assert [len(g["params"]) for g in make_phases(45)[0].optimizer.param_groups] == ref.manifest["param_group_sizes"]
+
+    engine.train(task, tmp_path, stop_after=5, progress=False)
+
+    losses = [json.loads(line)["loss"] for line in (tmp_path / engine.LOG).read_text().splitlines()]
+    close(losses, ref.arrays["losses"], 1e-6, "losses")
+    close(rates, ref.arrays["lrs"], 1e-6, "learning rates")
+    start, key_map, state = ref.state(), type(task.model).key_maps[0], task.model.state_dict()
+    deltas = [key[len("delta/"):] for key in ref.arrays if key.startswith("delta/")]
+    assert len(deltas) == 11
+    for name in deltas:
+        now = state[key_map.to_ours(name)].numpy().reshape(-1)
+        index = recipe.sample_indices(name, now.size, 64)
+        close(now[index] - start[name].reshape(-1)[index], ref.arrays[f"delta/{name}"], 1e-2, name)
+
+
+def _recording(phase, rates):
+    original = phase.set_rates
+
+    def set_rates(step):
+        first = original(step)
+        rates.append([group["lr"] for group in phase.optimizer.param_groups])
+        return first
+    phase.set_rates = set_rates
+    return phase
+
+
+def test_multi_scale_and_flip(reference, write_pth, close, fixtures):
+    ref = reference("eanet50_s8_tta")
+    task = Segmentation(model={"name": "eanet_resnet50", "output_stride": 8}, data={"name": "voc", "root": "unused"})
+    jea.load_weights(task.model, write_pth("eanet50_s16", wrap="net", prefix="module."))
+    image = np.asarray(Image.open(fixtures / "tta_image.png").convert("RGB"))
+    logits = task.logits(image, scales=MULTI_SCALE, flip=True)
+    close(logits[None], ref.arrays["logits_sum"], 2e-5, "summed logits")
+    assert np.array_equal(logits.argmax(0), ref.arrays["argmax"])
+    from jea.data.transforms import normalise, pad_8n1
+    close(normalise(image).transpose(2, 0, 1)[None], ref.arrays["normalised"], 1e-7, "normalised picture")
+    for stride in (8, 16):
+        for n, wanted in ref.manifest[f"pad_inf_height_in_out_stride{stride}"]:
+            assert pad_8n1(n, stride) == wanted
+
+
+def test_poly_schedule_steps_every_ten():
+    from jea.tasks.segmentation import poly
+    assert poly(9, 100, power=0.9, every=10) == 1.0
+    assert poly(10, 100, power=0.9, every=10) == poly(19, 100, power=0.9, every=10) == pytest.approx(0.9 ** 0.9)
