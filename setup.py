@@ -24,7 +24,7 @@ setup(
     install_requires=[
         "jittor==1.3.11.0",  # jea mends known faults of this very version (runtime.py, nn/)
         "numpy>=1.22,<2",
-        "pillow>=9.1",
+        "pillow>=10.1",
         "pyyaml>=6.0",
         # Jittor 1.3 speaks the oneDNN 2 interface; 2022.2.1 (oneDNN 2.6) is the last such release on the index.
         f"onednn-cpu-gomp==2022.2.1; {LINUX_X86}",

@@ -104,15 +104,15 @@ def _inspect(arguments):
         checkpoint = choose(source, ema=not arguments.no_ema)
         for tensor in checkpoint.tensors.values():
             tensor.check()
-    rows = _rows(checkpoint.tensors)
+    rows, meta = _rows(checkpoint.tensors), _as_json(checkpoint.meta)
     summary = {
         "path": checkpoint.path, "bytes": os.path.getsize(arguments.file), "format": checkpoint.format,
         "wrapper": checkpoint.wrapper, "tensors": len(rows),
         "parameters": parameter_count({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
-        "meta": checkpoint.meta, "notes": checkpoint.notes,
+        "meta": meta, "notes": checkpoint.notes,
     }
     if arguments.json:
-        print(json.dumps({**summary, "state": rows}, default=str))
+        print(json.dumps({**summary, "state": rows}, allow_nan=False))
         return
     types = ", ".join(f"{count} {dtype}" for dtype, count in Counter(row["dtype"] for row in rows).most_common())
     wrapper = f", under {shown(summary['wrapper'])!r}" if summary["wrapper"] else ""
@@ -141,12 +141,21 @@ def _rows(tensors):
     return rows
 
 
+def _as_json(value):
+    """Plain Python values as strict JSON can hold them: keys are texts, NaN and infinity become texts."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # -- convert
 
 def _convert(arguments):
     checkpoint = read(arguments.source, ema=not arguments.no_ema)
     name, kwargs = _model_of(arguments, checkpoint)
-    meta = dict(checkpoint.meta)
+    meta = _as_json(checkpoint.meta)
     for note in checkpoint.notes:
         print(f"note: {note}")
     if name:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
-from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention
+from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
 
@@ -63,7 +63,7 @@ class FusedEANet(FusedModule):
     """What jea.fuse makes of an EANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
 
     def __init__(self, model):
-        super().__init__(model)
+        super().__init__()
         self.num_classes, self.output_stride = model.num_classes, model.output_stride
         self.backbone, self.fc0, self.linu, self.fc1 = map(fuse, (model.backbone, model.fc0, model.linu, model.fc1[0]))
         self.fc2 = folded_conv(model.fc2)

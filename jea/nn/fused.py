@@ -52,7 +52,7 @@ def fused_form_of(cls):
 class FusedModule(nn.Module):
     """Base of the fused networks: (B, C, H, W) in and out, `run` in the layout of the convolutions."""
 
-    def __init__(self, model):
+    def __init__(self):
         self.is_train = False
         self.channels_last = _channels_last()
 
@@ -101,14 +101,14 @@ def _channels_last() -> bool:
 class _Conv:
     """A convolution with bias, optional residual and ReLU, in the layout of this process."""
 
-    def __init__(self, weight, bias, *, stride=1, padding=0, dilation=1):
-        """weight, bias: float32 numpy arrays; the others as in nn.Conv, equal on both axes."""
+    def __init__(self, weight, bias, *, stride=1, padding=0, dilation=1, size=65):
+        """weight, bias: float32 numpy arrays; size: height and width to expect; the others as in nn.Conv."""
         weight, bias = jt.array(weight), jt.array(bias)
         self.packed = None
         if _channels_last():
-            self.packed = pack_conv(weight, bias, stride=stride, padding=padding, dilation=dilation)
+            self.packed = pack_conv(weight, bias, stride=stride, padding=padding, dilation=dilation, size=(size, size))
         else:
-            self.weight, self.bias = weight.stop_grad(), bias.stop_grad()
+            self.weight, self.bias = weight, bias
             self.geometry = (stride, padding, dilation)
 
     def __call__(self, x, *, relu=False, residual=None, reuse_residual=False):
@@ -132,8 +132,8 @@ def fold(weight, bias, bn):
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def folded_conv(conv, bn=None) -> _Conv:
-    """The folded form of an nn.Conv and the BatchNorm after it."""
+def folded_conv(conv, bn=None, *, size: int = 65) -> _Conv:
+    """The folded form of an nn.Conv and the BatchNorm after it; `size`: height and width of input to expect."""
     for name in ("stride", "padding", "dilation"):
         value = getattr(conv, name)
         if value[0] != value[1]:
@@ -141,13 +141,13 @@ def folded_conv(conv, bn=None) -> _Conv:
     if conv.groups != 1:
         raise ValueError(f"fuse: a convolution has {conv.groups} groups; expected 1")
     return _Conv(*fold(conv.weight, conv.bias, bn), stride=conv.stride[0], padding=conv.padding[0],
-                 dilation=conv.dilation[0])
+                 dilation=conv.dilation[0], size=size)
 
 
 @fused_form_of(ConvBNReLU)
 class FusedConvBNReLU(FusedModule):
     def __init__(self, model):
-        super().__init__(model)
+        super().__init__()
         self.conv = folded_conv(model.conv, model.bn)
 
     def run(self, x):
@@ -156,40 +156,41 @@ class FusedConvBNReLU(FusedModule):
 
 @fused_form_of(Bottleneck)
 class FusedBottleneck(FusedModule):
-    def __init__(self, model):
-        super().__init__(model)
-        self.convs = [folded_conv(getattr(model, f"conv{i}"), getattr(model, f"bn{i}")) for i in (1, 2, 3)]
-        self.downsample = None if model.downsample is None else folded_conv(*model.downsample)
+    def __init__(self, model, *, size: int = 65):
+        super().__init__()
+        self.conv1, self.conv2 = (folded_conv(getattr(model, f"conv{i}"), getattr(model, f"bn{i}"), size=size)
+                                  for i in (1, 2))
+        self.conv3 = folded_conv(model.conv3, model.bn3, size=-(-size // model.conv2.stride[0]))
+        self.downsample = None if model.downsample is None else folded_conv(*model.downsample, size=size)
 
-    def run(self, x):
-        first, second, third = self.convs
-        y = second(first(x, relu=True), relu=True)
-        # The input may be the caller's; only what was made here can be overwritten.
-        residual = x if self.downsample is None else self.downsample(x)
-        return third(y, relu=True, residual=residual, reuse_residual=self.downsample is not None or REUSE)
-
-
-import os
-REUSE = bool(int(os.environ.get("REUSE", "0")))
+    def run(self, x, *, reuse_input: bool = False):
+        """reuse_input: x may be overwritten."""
+        y = self.conv2(self.conv1(x, relu=True), relu=True)
+        if self.downsample is not None:
+            x, reuse_input = self.downsample(x), True
+        return self.conv3(y, relu=True, residual=x, reuse_residual=reuse_input)
 
 
 @fused_form_of(DeepStemResNet)
 class FusedDeepStemResNet(FusedModule):
     def __init__(self, model):
-        super().__init__(model)
+        super().__init__()
         self.output_stride, self.out_channels = model.output_stride, model.out_channels
-        stem = model.conv1
-        self.stem = [folded_conv(stem[0], stem[1]), folded_conv(stem[3], stem[4]), folded_conv(stem[6], model.bn1)]
+        stem, size = model.conv1, 513  # the size that the configurations use
+        self.stem = [folded_conv(stem[0], stem[1], size=size), folded_conv(stem[3], stem[4], size=size // 2 + 1),
+                     folded_conv(stem[6], model.bn1, size=size // 2 + 1)]
         self.pool = model.maxpool
-        self.blocks = [FusedBottleneck(block) for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
-                       for block in stage]
+        self.blocks, size = [], size // 4 + 1
+        for block in (*model.layer1, *model.layer2, *model.layer3, *model.layer4):
+            self.blocks.append(FusedBottleneck(block, size=size))
+            size = -(-size // block.conv2.stride[0])
 
     def run(self, x):
         for conv in self.stem:
             x = conv(x, relu=True)
         x = max_pool_nhwc(x) if self.channels_last else self.pool(x)
         for block in self.blocks:
-            x = block.run(x)
+            x = block.run(x, reuse_input=True)
         return x
 
 
@@ -198,7 +199,7 @@ class FusedExternalAttention(FusedModule):
     """conv1 and linear_0 have nothing between them, nor have linear_1, conv2 and BatchNorm: each becomes one map."""
 
     def __init__(self, model):
-        super().__init__(model)
+        super().__init__()
         self.channels, self.layout = model.channels, model.layout
         self.eps, self.projections = model.eps, model.projections
         key, value = (layer.weight.numpy()[:, :, 0].astype(np.float64) for layer in (model.linear_0, model.linear_1))

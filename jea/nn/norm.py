@@ -47,9 +47,10 @@ class _BatchNorm(nn.Module):
                              f"{' or '.join(map(str, self.ranks))} with {self.num_features} channels on axis 1")
         shape = [1, self.num_features] + [1] * (x.ndim - 2)
         if not self.is_training():
-            scale = self.weight / jt.sqrt(self.running_var + self.eps)
-            shift = self.bias - self.running_mean * scale
-            return x * scale.reshape(shape) + shift.reshape(shape)
+            # The root in float64: Jittor compiles float32 divisions and roots to approximations, and 50 layers add
+            # them up. The mean is subtracted first: x * scale - mean * scale would cancel for data far from zero.
+            scale = (self.weight.float64() / jt.sqrt(self.running_var.float64() + self.eps)).float32()
+            return (x - self.running_mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
         axes = [axis for axis in range(x.ndim) if axis != 1]
         count = x.numel() // self.num_features
         if count < 2:

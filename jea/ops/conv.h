@@ -80,14 +80,20 @@ inline dnnl::memory::desc packed_desc(const uint8_t* descriptor) {
     return dnnl::memory::desc(layout.weights);
 }
 
-// (O, I, H, W) -> the layout of the descriptor.
-inline void conv_pack(const ConvShape& s, const float* weight, const uint8_t* descriptor, float* packed) {
-    using dnnl::memory;
-    const memory::desc plain(weight_dims(s), memory::data_type::f32, memory::format_tag::oihw);
-    memory from(plain, conv_engine(), const_cast<float*>(weight)), to(packed_desc(descriptor), conv_engine(), packed);
+inline dnnl::memory::desc plain_weights(const ConvShape& s) {
+    return {weight_dims(s), dnnl::memory::data_type::f32, dnnl::memory::format_tag::oihw};
+}
+
+inline void reorder(dnnl::memory from, dnnl::memory to) {
     dnnl::stream stream(conv_engine());
     dnnl::reorder(from, to).execute(stream, from, to);
     stream.wait();
+}
+
+// (O, I, H, W) -> the layout of the descriptor.
+inline void conv_pack(const ConvShape& s, const float* weight, const uint8_t* descriptor, float* packed) {
+    reorder(dnnl::memory(plain_weights(s), conv_engine(), const_cast<float*>(weight)),
+            dnnl::memory(packed_desc(descriptor), conv_engine(), packed));
 }
 
 struct PreparedConv {
@@ -122,9 +128,11 @@ inline void conv_forward(const ConvShape& s, bool relu, bool residual, const flo
         return memory(desc, conv_engine(), const_cast<float*>(data));
     };
     memory weights = of(packed_desc(descriptor), packed);
-    if (conv.weights != packed_desc(descriptor)) {  // packed for another picture size
-        memory wanted(conv.weights, conv_engine());
-        dnnl::reorder(weights, wanted).execute(stream, weights, wanted);
+    if (conv.weights != weights.get_desc()) {  // packed for another picture size
+        // By way of the plain layout: between two blocked ones oneDNN has only a slow reference.
+        memory plain(plain_weights(s), conv_engine()), wanted(conv.weights, conv_engine());
+        reorder(weights, plain);
+        reorder(plain, wanted);
         weights = wanted;
     }
     conv.primitive.execute(stream, {{DNNL_ARG_SRC, of(conv.src, x)}, {DNNL_ARG_WEIGHTS, weights},

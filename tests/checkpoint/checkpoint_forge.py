@@ -49,8 +49,7 @@ def pickled(body):
 
 def torch_zip(path, body, storages=None, **records):
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled(body))
-        for name, content in {"byteorder": b"little", "version": b"3\n", **records}.items():
+        for name, content in {"data.pkl": pickled(body), "byteorder": b"little", "version": b"3\n", **records}.items():
             archive.writestr(f"archive/{name}", content)
         for key, content in (storages or {}).items():
             archive.writestr(f"archive/data/{key}", content)

@@ -21,24 +21,30 @@ TENSORS = {
 }
 
 
+BODY = forge.mapping({"net": forge.mapping({
+    "a": forge.tensor("0", "FloatStorage", 12, 0, (4, 3), (1, 4)),
+    "b": forge.tensor("0", "FloatStorage", 12, 5, (2, 2), (4, 1)),
+    "c": forge.tensor("1", "BFloat16Storage", 3, 0, (3,), (1,)),
+    "d": forge.tensor("2", "LongStorage", 1, 0, (), ())}), "step": forge.whole(30000),
+    "args": b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": forge.text("0.1"), "n": b"K\x02"}) + b"b"})
+STORAGES = {"0": np.arange(12, dtype="<f4").tobytes(), "1": b"\x80\x3f" * 3, "2": bytes(8)}
+INNER = "inner.pth"  # only the pickle is damaged, then packed with a right checksum
+
+
 def samples(folder):
-    """{name: bytes} of one good file per format and container, 500 to 3,000 bytes each."""
+    """{name: bytes} of one good file per format and container, 500 to 3,000 bytes each; of INNER, its pickle."""
     folder = Path(folder)
-    body = forge.mapping({"net": forge.mapping({
-        "a": forge.tensor("0", "FloatStorage", 12, 0, (4, 3), (1, 4)),
-        "b": forge.tensor("0", "FloatStorage", 12, 5, (2, 2), (4, 1)),
-        "c": forge.tensor("1", "BFloat16Storage", 3, 0, (3,), (1,)),
-        "d": forge.tensor("2", "LongStorage", 1, 0, (), ())}), "step": forge.whole(30000),
-        "args": b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": forge.text("0.1"), "n": b"K\x02"}) + b"b"})
-    raw = {"0": (12, np.arange(12, dtype="<f4").tobytes()), "1": (3, b"\x80\x3f" * 3), "2": (1, bytes(8))}
-    forge.torch_legacy(folder / "legacy.pth", body, raw)
-    forge.torch_zip(folder / "strided.pth", body, {key: content for key, (_, content) in raw.items()})
+    forge.torch_legacy(folder / "legacy.pth", BODY, {"0": (12, STORAGES["0"]), "1": (3, STORAGES["1"]),
+                                                     "2": (1, STORAGES["2"])})
+    forge.torch_zip(folder / "strided.pth", BODY, STORAGES)
     write(folder / "ours.pth", TENSORS, wrapper="net")
     with zipfile.ZipFile(folder / "ours.pth") as source, \
             zipfile.ZipFile(folder / "deflated.pth", "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, source.read(name))
     write(folder / "plain.pkl", TENSORS)
+    (folder / "bare.pkl").write_bytes((folder / "plain.pkl").read_bytes()[:-28])  # without its checksum
+    (folder / INNER).write_bytes(forge.pickled(BODY))
     write(folder / "x.safetensors", TENSORS, meta={"model": "toy"})
     save_npz(folder / "x.npz", {f"model/{key}": array for key, array in TENSORS.items()}, {"step": 3})
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
@@ -90,7 +96,10 @@ def try_to_read(path, data, seconds=10):
     def hang(*_):
         raise Hang(f"{path} takes over {seconds} s")
 
-    path.write_bytes(data)
+    if path.name == INNER:
+        forge.torch_zip(path, b"", STORAGES, **{"data.pkl": data})
+    else:
+        path.write_bytes(data)
     signal.signal(signal.SIGALRM, hang)
     signal.alarm(seconds)
     try:

@@ -16,13 +16,15 @@ def originals(tmp_path_factory):
 
 
 def test_the_samples_are_good(originals, tmp_path):
-    assert len(originals) == 7
+    assert len(originals) == 9
     for name, data in originals.items():
         assert mutants.try_to_read(tmp_path / name, data) == "read"
 
 
 def test_truncation_at_every_boundary_is_refused(originals, tmp_path):
     for name, data in originals.items():
+        if name == mutants.INNER:
+            continue
         path = tmp_path / name
         cuts = mutants.boundaries(data)
         for cut in cuts[::1 + len(cuts) // 150]:
@@ -49,8 +51,8 @@ def test_a_flipped_bit_in_the_numbers_is_noticed(originals, tmp_path):
 def test_random_damage(originals, tmp_path):
     generator = random.Random(20210505)
     outcomes = [mutants.try_to_read(tmp_path / name, mutants.mutant(data, generator))
-                for name, data in originals.items() for _ in range(75)]
-    assert len(outcomes) == 525 and outcomes.count("refused") > 300
+                for name, data in originals.items() for _ in range(60)]
+    assert len(outcomes) == 540 and outcomes.count("refused") > 300
 
 
 @pytest.mark.slow
@@ -58,4 +60,4 @@ def test_random_damage_20_000_times(tmp_path):
     """In a process with 256 MB of address space to spare, so that a large allocation fails the test."""
     done = subprocess.run([sys.executable, Path(mutants.__file__), tmp_path, "3000", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "total 21000" in done.stdout
+    assert "total 27000" in done.stdout
