@@ -2,8 +2,10 @@
 
     from jea._jittor import jt, nn
 """
+import signal
 import ssl
 import sys
+import threading
 
 from jea import runtime
 
@@ -27,5 +29,10 @@ if not _already_there:
     # and turns certificate checks off for the whole process.
     sys.setrecursionlimit(max(_recursion_limit, 10_000))
     ssl._create_default_https_context = _https_context
+    # Its signal handlers end the process at Ctrl-C, and as soon as any child process is killed: give both back to
+    # Python. jea's own loader reports workers that died.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 __all__ = ["jt", "nn"]

@@ -65,7 +65,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                 seconds = time.perf_counter() - started
                 step += 1
                 images = len(next(iter(batch.values())))
-                bar.set_postfix_str(f"loss {values['loss']:.4f}, lr {values['lr']:.2e}, {images / seconds:.1f} images/s")
+                shown = [f"{name} {value:.4g}" for name, value in values.items()]
+                bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]))
                 bar.update()
                 if step % options.log_every == 0 or step == total:
                     log.write(step=step, images_per_second=round(images / seconds, 3), **values)
@@ -112,8 +113,6 @@ def _step(phases, batch, step: int) -> dict:
         prefix = "" if len(phases) == 1 else f"{phase.name}/"
         logged.update({prefix + name: value for name, value in values.items()}, **{prefix + "lr": rate})
         jt.sync_all()
-    logged.setdefault("loss", next(iter(logged.values())))
-    logged.setdefault("lr", next(value for name, value in logged.items() if name.endswith("lr")))
     return logged
 
 
@@ -211,8 +210,8 @@ class _Log:
 
     def draw(self) -> None:
         """Draw loss and score over the steps."""
-        losses = [(e["step"], e["loss"]) for e in self.entries if "loss" in e]
-        panels = {"loss": {"training": _columns(losses)}}
+        names = sorted({name for e in self.entries for name in e if name.endswith("loss")})
+        panels = {"loss": {name: _columns([(e["step"], e[name]) for e in self.entries if name in e]) for name in names}}
         evaluations = [(e["step"], e["evaluation"]) for e in self.entries if "evaluation" in e]
         if evaluations:
             name = next(iter(evaluations[0][1]))

@@ -44,14 +44,23 @@ def collect() -> dict:
     return info
 
 
+# Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
+FUSED_ON_CPU = {"conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False, "resize_bilinear": False}
+
+
 def operators() -> dict:
     """What each operator would run on the chosen device, and why."""
-    from jea.ops.table import OPERATORS
     found = runtime.prepare()
-    if os.environ.get("JEA_OPS") == "ref":
-        return {name: "reference (JEA_OPS=ref)" for name in OPERATORS}
-    facts = {"device": found.device, "onednn": bool(found.onednn)}
-    return {name: describe(**facts) for name, describe in OPERATORS.items()}
+
+    def describe(needs_onednn: bool) -> str:
+        if os.environ.get("JEA_OPS") == "ref":
+            return "reference: JEA_OPS=ref"
+        if found.device == "cuda":
+            return "reference: there is no CUDA kernel"
+        if needs_onednn and not found.onednn:
+            return "reference: oneDNN is missing"
+        return "fused: CPU kernel, float32"
+    return {name: describe(needs_onednn) for name, needs_onednn in FUSED_ON_CPU.items()}
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,6 @@
 """Checkpoints: read any safely, load them strictly, write them atomically.
 
->>> checkpoint = jea.checkpoint.read("eanet.pth")           # numpy arrays; neither PyTorch nor Jittor is needed
+>>> checkpoint = jea.checkpoint.read("eanet.pth")           # numpy arrays; needs neither PyTorch nor Jittor
 >>> print(jea.checkpoint.load_weights(model, "eanet.pth"))  # into a Jittor model, by name, all or nothing
 >>> jea.checkpoint.save_weights(model, "eanet.npz")         # or .pkl, .pth, .safetensors
 
@@ -12,5 +12,5 @@ from .loading import LoadReport, load_weights, save_weights
 from .reader import Checkpoint, read
 from .store import load_npz, save_npz
 
-__all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "load_npz", "load_weights", "read", "save_npz",
-           "save_weights"]
+__all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "load_npz", "load_weights", "read",
+           "save_npz", "save_weights"]

@@ -43,9 +43,9 @@ def replacing(path):
         _remove(temporary)
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before is "
-                                        f"untouched. {'Free some space' if full else 'Check the folder'} and save "
-                                        f"again") from error
+            remedy = "Free some space" if full else "Check the folder"
+            raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before "
+                                        f"is untouched. {remedy} and save again") from error
         if isinstance(error, Malformed):
             raise CheckpointError(path, str(error)) from error
         raise

@@ -17,7 +17,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def inspect_main(argv=None):
-    """``jea inspect FILE``: what a checkpoint holds. Returns the exit code: 0, or 1 for an unreadable file."""
+    """``jea inspect FILE``: what a checkpoint holds. Returns 0, or 1 for an unreadable file."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"
@@ -44,8 +44,10 @@ def convert_main(argv=None):
                "  jea convert runs/voc/best.npz eanet.pth --wrap net")
     parser.add_argument("source", metavar="IN", help=".pth, .safetensors, .npz or Jittor's .pkl")
     parser.add_argument("target", metavar="OUT", help="the file to write; never IN")
-    parser.add_argument("--model", metavar="NAME", help="a name of jea.list_models(); an .npz of jea's knows its own")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="classes of the model, if not to be inferred")
+    parser.add_argument("--model", metavar="NAME",
+                        help="a name of jea.list_models(); an .npz of jea's knows its own")
+    parser.add_argument("--num-classes", type=int, metavar="N",
+                        help="classes of the model, if not to be inferred")
     parser.add_argument("--arg", action="append", default=[], metavar="KEY=VALUE",
                         help="another argument of the model; may be repeated")
     parser.add_argument("--no-ema", action="store_true", help="take the raw weights, not the averaged ones")
@@ -114,7 +116,8 @@ def _inspect(arguments):
     if arguments.json:
         print(json.dumps({**summary, "state": rows}, allow_nan=False))
         return
-    types = ", ".join(f"{count} {dtype}" for dtype, count in Counter(row["dtype"] for row in rows).most_common())
+    counts = Counter(row["dtype"] for row in rows).most_common()
+    types = ", ".join(f"{count} {dtype}" for dtype, count in counts)
     wrapper = f", under {shown(summary['wrapper'])!r}" if summary["wrapper"] else ""
     print(f"{arguments.file}")
     print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
@@ -126,8 +129,9 @@ def _inspect(arguments):
     width = min(60, max(len(row["key"]) for row in rows))
     print()
     for row in rows:
-        remarks = "  ".join(filter(None, ("" if row["contiguous"] else "strided",
-                                          f"shares memory with {shown(row['shared'], 60)}" if row["shared"] else "")))
+        strided = "" if row["contiguous"] else "strided"
+        shared = f"shares memory with {shown(row['shared'], 60)}" if row["shared"] else ""
+        remarks = "  ".join(filter(None, (strided, shared)))
         shape = "x".join(map(str, row["shape"])) or "scalar"
         print(f"  {shown(row['key'], 120):<{width}}  {shape:>14}  {row['dtype']:<8}  {remarks}".rstrip())
 
@@ -182,12 +186,12 @@ def _convert(arguments):
     write(arguments.target, tensors, meta=meta, wrapper=arguments.wrap)
     prove(arguments.target, tensors)
     count = parameter_count({key: array.shape for key, array in tensors.items()})
-    print(f"{arguments.target}: {len(tensors):,} tensors, {count:,} parameters: every one bit-identical after "
-          f"re-reading")
+    print(f"{arguments.target}: {len(tensors):,} tensors, {count:,} parameters: "
+          f"every one bit-identical after re-reading")
 
 
 def _model_of(arguments, checkpoint):
-    """The model's name and arguments: as given, or as an .npz of jea's remembers them when names must change."""
+    """The model's name and arguments: as given, or as an .npz of jea's remembers them."""
     if arguments.model:
         return arguments.model, arguments.kwargs
     stored = checkpoint.meta.get("model")
@@ -208,7 +212,7 @@ def _heads(keys):
 
 
 def prove(path, tensors):
-    """Read ``path`` again and raise :class:`CheckpointError` unless it holds exactly ``tensors``, bit by bit."""
+    """Read ``path`` again; :class:`CheckpointError` unless it holds exactly ``tensors``, bit by bit."""
     again = read(path).tensors
     if set(again) != set(tensors):
         raise CheckpointError(path, f"was written, but reading it back gives other names "
@@ -216,5 +220,5 @@ def prove(path, tensors):
     for key, array in tensors.items():
         if (again[key].shape, again[key].dtype) != (array.shape, array.dtype) \
                 or again[key].tobytes() != array.tobytes():
-            raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it back; do not "
-                                        f"use it")
+            raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it back; "
+                                        f"do not use it")

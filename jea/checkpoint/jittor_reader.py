@@ -1,7 +1,7 @@
 """Reads the pickles that ``jt.save`` and ``Module.save`` write, without Jittor.
 
-Format (jittor/__init__.py, safepickle): a pickle of protocol 4, its SHA-1, and ``HCAJSLHD``.  A Var is pickled as
-``jittor.jittor_core.Var(ndarray)``.  A pickle without the trailer is read as well.
+Format (jittor/__init__.py, safepickle): a pickle of protocol 4, its SHA-1, and ``HCAJSLHD``.  A Var is
+pickled as ``jittor.jittor_core.Var(ndarray)``.  A pickle without the trailer is read as well.
 """
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def _var(machine, value):
 
 
 _SYMBOLS = {**COMMON, **table(
-    Symbol("jittor", "jittor_core.Var", _var), Symbol("jittor", "Var", _var), Symbol("jittor_core", "Var", _var))}
+    Symbol("jittor", "jittor_core.Var", _var), Symbol("jittor", "Var", _var),
+    Symbol("jittor_core", "Var", _var))}
 
 
 class JittorPickle:

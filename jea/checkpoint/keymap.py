@@ -15,8 +15,8 @@ class KeyMap:
 
     name     what kind of file this is, for reports: "EANet, PyTorch (MenghaoGuo/EANet)"
     marker   a prefix of their keys whose presence selects this map
-    rules    pairs (their prefix, our prefix), longest prefix first; the first that fits is used, and a key that
-             none fits keeps its name
+    rules    pairs (their prefix, our prefix), longest prefix first; the first that fits is used, and a
+             key that none fits keeps its name
     drop     their prefixes that have no counterpart here
     partial  our prefixes that this kind of file does not hold: they stay as initialised
 
@@ -64,8 +64,8 @@ def select(key_maps, keys):
 def apply(key_maps, tensors):
     """Rename ``tensors`` (name to anything).
 
-    Returns (renamed tensors, the KeyMap used or None, the dropped keys). BatchNorm's counters are dropped with and
-    without a map. Two keys that become one are an error.
+    Returns (renamed tensors, the KeyMap used or None, the dropped keys). BatchNorm's counters are dropped
+    with and without a map. Two keys that become one are an error.
     """
     key_map = select(key_maps, tensors)
     mapped, origin, dropped = {}, {}, []
@@ -75,7 +75,7 @@ def apply(key_maps, tensors):
             continue
         ours = key_map.to_ours(key) if key_map else key
         if ours in mapped:
-            raise Malformed(f"{shown(origin[ours])} and {shown(key)} both become {shown(ours)}; the file mixes two "
-                            f"naming schemes")
+            raise Malformed(f"{shown(origin[ours])} and {shown(key)} both become {shown(ours)}; the file "
+                            f"mixes two naming schemes")
         mapped[ours], origin[ours] = tensor, key
     return mapped, key_map, dropped

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from .errors import CheckpointError, Malformed, listed, shown
 from .reader import read
 from .safetensors import write_safetensors
 from .store import save_npz
+from .tensors import ITEMSIZE
 from .torch_writer import write_jittor_pickle, write_pth
 
 SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
@@ -20,7 +22,7 @@ SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
 
 @dataclass
 class LoadReport:
-    """What :func:`load_weights` did; each list holds keys (``mismatched``: lines of text). ``str()`` reads well."""
+    """What :func:`load_weights` did, in lists of keys (``mismatched``: lines of text); ``str()`` reads well."""
 
     path: str
     format: str
@@ -45,17 +47,19 @@ class LoadReport:
             if keys:
                 lines.append(f"  {len(keys)} {title}:\n{listed(keys)}")
         if self.dropped:
-            lines.append(f"  {len(self.dropped)} without a counterpart here, dropped (such as {self.dropped[0]})")
+            lines.append(f"  {len(self.dropped)} without a counterpart here, dropped "
+                         f"(such as {shown(self.dropped[0])})")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 def load_weights(model, path, *, strict=True, ema=True):
     """Load the checkpoint at ``path`` into ``model`` (a Jittor Module) and return a :class:`LoadReport`.
 
-    The file may use the model's own names or those of a :class:`KeyMap` in ``model.key_maps``. With ``strict`` any
-    missing, unexpected or wrongly shaped tensor is one :class:`CheckpointError` that lists them all, and nothing is
-    loaded; without it, what fits is loaded and the rest is reported. Parameters stay the same objects and keep
-    ``requires_grad`` and their type, so optimizers go on working. ``ema``: prefer averaged weights (see ``read``).
+    The file may use the model's own names or those of a :class:`KeyMap` in ``model.key_maps``. With
+    ``strict`` any missing, unexpected or wrongly shaped tensor is one :class:`CheckpointError` that lists
+    them all, and nothing is loaded; without it, what fits is loaded and the rest is reported. Parameters stay
+    the same objects and keep ``requires_grad`` and their type, so optimizers go on working. ``ema``: prefer
+    averaged weights (see ``read``).
     """
     checkpoint = read(path, ema=ema)
     state = model.state_dict()
@@ -78,8 +82,9 @@ def match(key_maps, shapes, checkpoint):
         mapped, key_map, dropped = keymap.apply(key_maps, checkpoint.tensors)
     except Malformed as error:
         raise CheckpointError(checkpoint.path, str(error)) from error
-    report = LoadReport(checkpoint.path, checkpoint.format, checkpoint.wrapper, key_map.name if key_map else "",
-                        checkpoint.meta, dropped=dropped, notes=list(checkpoint.notes))
+    report = LoadReport(checkpoint.path, checkpoint.format, checkpoint.wrapper,
+                        key_map=key_map.name if key_map else "", meta=checkpoint.meta, dropped=dropped,
+                        notes=list(checkpoint.notes))
     arrays = {}
     for key, array in mapped.items():
         if key not in shapes:
@@ -100,9 +105,11 @@ def match(key_maps, shapes, checkpoint):
     if narrowed:
         report.notes.append(f"{len(narrowed)} tensors narrowed to the model's type (such as {narrowed[0]}, "
                             f"{mapped[narrowed[0]].dtype} to {arrays[narrowed[0]].dtype})")
-    broken = [key for key, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
+    broken = [key for key, array in arrays.items()
+              if array.dtype.kind == "f" and not np.isfinite(array).all()]
     if broken:
-        report.notes.append(f"{len(broken)} tensors hold NaN or infinity: {', '.join(map(shown, broken[:20]))}")
+        report.notes.append(f"{len(broken)} tensors hold NaN or infinity: "
+                            f"{', '.join(map(shown, broken[:20]))}")
     return arrays, report
 
 
@@ -127,7 +134,8 @@ def require_complete(report, shapes):
     if not (report.missing or report.unexpected or report.mismatched):
         return
     parts = [f"does not fit the model: {len(report.missing)} missing, {len(report.unexpected)} unexpected, "
-             f"{len(report.mismatched)} of another shape or type; {len(report.loaded)} fit. Nothing was loaded."]
+             f"{len(report.mismatched)} of another shape or type; {len(report.loaded)} fit. Nothing was "
+             f"loaded."]
     if report.missing:
         parts.append(f"  in the model, not in the file:\n{listed(report.missing)}")
     if report.unexpected:
@@ -135,7 +143,8 @@ def require_complete(report, shapes):
         parts.append(f"  in the file, not in the model:\n{listed(nearest)}")
     if report.mismatched:
         parts.append(f"  of another shape or type:\n{listed(report.mismatched)}")
-    parts.append("  Check the model's name and arguments (classes, depth), or load what fits with strict=False.")
+    parts.append("  Check the model's name and arguments (classes, depth), or load what fits with "
+                 "strict=False.")
     raise CheckpointError(report.path, "\n".join(parts))
 
 
@@ -150,16 +159,17 @@ def _assign(state, arrays):
              for key, array in arrays.items()}
     jt.sync(list(fresh.values()))
     for key, value in fresh.items():
-        state[key].update(value)  # unlike assign, keeps no graph; the Var stays the object that optimizers hold
+        state[key].update(value)  # keeps no graph, and the Var stays the object that optimizers hold
 
 
 def save_weights(model, path, *, meta=None, layout="auto"):
     """Save the weights of ``model`` (a Jittor Module) to ``path``, atomically; the suffix chooses the format.
 
     ``.npz`` (jea's own), ``.pkl`` (plain ``jt.load`` reads it) and ``.safetensors`` hold our names. ``.pth``
-    (``torch.load(weights_only=True)`` reads it) holds the upstream project's names if the model has a full key map,
-    and our own otherwise; ``layout="ours"`` or ``"upstream"`` insists, for any format. ``meta``: values to store
-    beside the tensors (.npz: anything JSON can hold; .safetensors: as JSON text; the others hold none).
+    (``torch.load(weights_only=True)`` reads it) holds the upstream project's names if the model has a full
+    key map, and our own otherwise; ``layout="ours"`` or ``"upstream"`` insists, for any format. ``meta``:
+    values to store beside the tensors (.npz: anything JSON can hold; .safetensors: as JSON text; the others
+    hold none).
     """
     tensors = {key: var.numpy() for key, var in model.state_dict().items()}
     write(path, rename_for(path, tensors, getattr(model, "key_maps", ()), layout), meta=meta)
@@ -176,7 +186,8 @@ def rename_for(path, tensors, key_maps, layout="auto"):
         raise CheckpointError(path, "this model has no map to upstream's names; use layout='ours'")
     renamed = {full.to_theirs(key): array for key, array in tensors.items()}
     if [full.to_ours(key) for key in renamed] != list(tensors):
-        raise CheckpointError(path, f"the map to the names of {full.name} cannot be undone; use layout='ours'")
+        raise CheckpointError(path, f"the map to the names of {full.name} cannot be undone; use "
+                                    f"layout='ours'")
     return renamed
 
 
@@ -188,7 +199,7 @@ def _suffix(path):
 
 
 def write(path, tensors, *, meta=None, wrapper=""):
-    """Write named arrays to ``path`` in the format of its suffix; ``wrapper`` (.pth only) nests them under a name."""
+    """Write named arrays to ``path`` in the format of its suffix; ``wrapper`` (.pth only) nests them."""
     suffix = _suffix(path)
     if wrapper and suffix != ".pth":
         raise CheckpointError(path, f"only a .pth file wraps its state dict (in {wrapper!r})")
@@ -196,6 +207,10 @@ def write(path, tensors, *, meta=None, wrapper=""):
         save_npz(path, tensors, meta)
         return
     tensors = {key: np.asarray(array) for key, array in tensors.items()}
+    for key, array in tensors.items():
+        if array.dtype.name not in ITEMSIZE:
+            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain "
+                                        f"numbers")
     with replacing(path) as file:
         if suffix == ".pth":
             write_pth(file, tensors, wrapper)
@@ -206,5 +221,5 @@ def write(path, tensors, *, meta=None, wrapper=""):
 
 
 def _text_meta(meta):
-    import json
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in (meta or {}).items()}
+    return {key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in (meta or {}).items()}

@@ -36,10 +36,10 @@ _NOT_CHECKPOINTS = (
 class Checkpoint:
     """What a checkpoint file holds.
 
-    ``tensors`` is the model's state dict as C-contiguous native numpy arrays (tensors that shared memory in the
-    file may share it here), found under ``wrapper`` ("" for a bare state dict). ``meta`` has the other entries as
-    plain Python values, without the tensors in them; ``notes`` says in words what was passed over or changed.
-    ``format`` is "torch-zip", "torch-legacy", "safetensors", "npz" or "jittor-pkl".
+    ``tensors`` is the model's state dict as C-contiguous native numpy arrays (tensors that shared memory in
+    the file may share it here), found under ``wrapper`` ("" for a bare state dict). ``meta`` has the other
+    entries as plain Python values, without the tensors in them; ``notes`` says in words what was passed over
+    or changed. ``format`` is "torch-zip", "torch-legacy", "safetensors", "npz" or "jittor-pkl".
     """
 
     path: str
@@ -53,10 +53,11 @@ class Checkpoint:
 def read(path, *, ema=True, wrapper=None):
     """Read the checkpoint at ``path`` and return a :class:`Checkpoint`.
 
-    Of a file that wraps its state dicts, the averaged weights (``state_dict_ema``, ``model_ema``, ``params_ema``)
-    are preferred unless ``ema`` is False, then ``net``, ``model``, ``state_dict``, ``params``, ``generator``, then
-    an only other one; ``wrapper`` names one explicitly. DataParallel's ``module.`` is stripped when every key
-    has it. float16 and bfloat16 become float32. Nothing else (an optimizer's state) is read from the disk.
+    Of a file that wraps its state dicts, the averaged weights (``state_dict_ema``, ``model_ema``,
+    ``params_ema``) are preferred unless ``ema`` is False, then ``net``, ``model``, ``state_dict``,
+    ``params``, ``generator``, then an only other one; ``wrapper`` names one explicitly. DataParallel's
+    ``module.`` is stripped when every key has it. float16 and bfloat16 become float32. Nothing else (an
+    optimizer's state) is read from the disk.
 
     Raises :class:`CheckpointError` for everything that is wrong with the file.
     """
@@ -72,7 +73,7 @@ def read(path, *, ema=True, wrapper=None):
 
 @contextmanager
 def opened(path):
-    """The open file as a source with ``path``, ``format``, ``root``, ``meta`` and ``budget``; tensors stay lazy."""
+    """The open file as a source with ``path``, ``format``, ``root`` and ``budget``; tensors stay lazy."""
     path = os.fspath(path)
     with reading(path):
         with _open_file(path) as file:
@@ -113,15 +114,16 @@ def _source(file, size, budget):
     if head[:1] == b"\x80":
         return JittorPickle(file)
     if head[257:262] == b"ustar":
-        raise Malformed("is a tar archive: unpack it, or, if it was saved by PyTorch before 0.1.10, load and save it "
+        raise Malformed("is a tar archive: unpack it, or, if PyTorch before 0.1.10 saved it, load and save it "
                         "again with a PyTorch of 2017 to 2024")
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise Malformed("is a web page, not a checkpoint: the download got an error or a login page; fetch it again")
+        raise Malformed("is a web page, not a checkpoint: the download got an error or a login page; "
+                        "fetch it again")
     if size >= 10 and head[8:9] == b"{":
         return SafeTensors(file, size)
-    raise Malformed(f"is no checkpoint that jea knows (it starts with {shown(head[:16])}); read are PyTorch .pth, "
-                    f".safetensors, jea's .npz and Jittor's .pkl")
+    raise Malformed(f"is no checkpoint that jea knows (it starts with {shown(head[:16])}); read are "
+                    f"PyTorch .pth, .safetensors, jea's .npz and Jittor's .pkl")
 
 
 def choose(source, *, ema=True, wrapper=None):
@@ -131,12 +133,14 @@ def choose(source, *, ema=True, wrapper=None):
         raise Malformed(f"holds {_outline(root)}, not a state dict; save model.state_dict() instead")
     if source.format == "npz":
         root = _grouped(root)
-    dicts = {id(value): value for value in root.values() if isinstance(value, dict)}  # each once, however often named
+    # By identity, so that a huge dict under many keys is looked at once.
+    dicts = {id(value): value for value in root.values() if isinstance(value, dict)}
     stateful = {identity for identity, value in dicts.items() if _is_state_dict(value)}
     candidates = [key for key, value in root.items() if type(key) is str and id(value) in stateful]
     chosen = _pick(root, candidates, ema, wrapper, notes)
     state = root[chosen] if chosen else root
-    tensors = {key: value for key, value in state.items() if type(key) is str and isinstance(value, LazyTensor)}
+    tensors = {key: value for key, value in state.items()
+               if type(key) is str and isinstance(value, LazyTensor)}
     if not tensors:
         raise Malformed("holds no tensors under names, so there is nothing to load")
     rest = {key: value for key, value in state.items() if key not in tensors}

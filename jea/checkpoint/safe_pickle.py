@@ -1,13 +1,13 @@
 """A pickle interpreter that cannot execute anything.
 
-Python's unpickler runs what the file names, and restricting ``find_class`` leaves a good deal of machinery that
-was not made for hostile input: ``BUILD`` calls ``__setstate__`` or writes ``__dict__``, ``LONG_BINPUT`` with a
-huge index allocates a huge memo, ``BINBYTES8`` allocates before it reads, and a dict key of nested tuples takes
-exponential time to hash.  So this module does not subclass it.  It is a loop over an allow-list of the opcodes
-that picklers write for data (protocols 2 to 5), in which
+Python's unpickler runs what the file names, and restricting ``find_class`` leaves a good deal of machinery
+that was not made for hostile input: ``BUILD`` calls ``__setstate__`` or writes ``__dict__``, ``LONG_BINPUT``
+with a huge index allocates a huge memo, ``BINBYTES8`` allocates before it reads, and a dict key of nested
+tuples takes exponential time to hash.  So this module does not subclass it.  It is a loop over an allow-list
+of the opcodes that picklers write for data (protocols 2 to 5), in which
 
-* a global is looked up in a literal table of exact (module, name) pairs and becomes a :class:`Symbol`, never the
-  real object; there is no import, no getattr and no switch that turns this off;
+* a global is looked up in a literal table of exact (module, name) pairs and becomes a :class:`Symbol`,
+  never the real object; there is no import, no getattr and no switch that turns this off;
 * ``REDUCE``, ``NEWOBJ`` and ``BUILD`` call only the functions of that table, all written in this package;
 * every length is compared with the bytes that are left before anything is made from it, the memo is a dict,
   dict keys are plain scalars, and the number of opcodes is limited.
@@ -117,8 +117,7 @@ class NumpyArray(LazyTensor):
         return np.array(array, dtype=self.loaded_dtype, order="C")
 
 
-_DTYPE_NAMES = {"b1": "bool", "i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32",
-                "u4": "uint32", "i8": "int64", "u8": "uint64", "f2": "float16", "f4": "float32", "f8": "float64"}
+_DTYPE_NAMES = {np.dtype(name).str[1:]: name for name in ITEMSIZE if name != "bfloat16"}
 
 
 def _ordered_dict(machine, items=()):
@@ -147,8 +146,8 @@ def _encode(machine, text, encoding="utf-8"):
 def _dtype(machine, code, align=False, copy=True):
     code = re.sub("^[<>=|]", "", code) if type(code) is str else code
     if type(code) is not str or code not in _DTYPE_NAMES:
-        raise Malformed(f"a numpy array or number of type {shown(code)!r}; only plain numbers are read (no objects, "
-                        f"text, complex numbers or records)")
+        raise Malformed(f"a numpy array or number of type {shown(code)!r}; only plain numbers are read (no "
+                        f"objects, text, complex numbers or records)")
     return NumpyDtype(_DTYPE_NAMES[code])
 
 
@@ -256,7 +255,7 @@ class Machine:
     def key(self, value):
         # Hashing nested tuples can take exponential time, and big integers and NaNs can be made to collide.
         if type(value) not in _KEY_TYPES or (type(value) is int and value.bit_length() > 63):
-            raise Malformed(f"a dict key of type {shown(type(value).__name__)}; only names and numbers are read")
+            raise Malformed(f"a dict key of type {type(value).__name__}; only names and numbers are read")
         return value
 
     def text(self, count):
@@ -286,9 +285,9 @@ class Machine:
     def symbol(self, module, name):
         found = self.symbols.get((module, name)) if type(module) is type(name) is str else None
         if found is None:
-            raise Malformed(f"names {shown(module)}.{shown(name)}, which is not on the list of what a checkpoint may "
-                            f"use; refused, nothing was executed. Have the file saved again with nothing but "
-                            f"tensors and plain values in it")
+            raise Malformed(f"names {shown(module)}.{shown(name)}, which is not on the list of what a "
+                            f"checkpoint may use; refused, nothing was executed. Have the file saved again with "
+                            f"nothing but tensors and plain values in it")
         return found
 
     def call(self, function, arguments, wants_class=False):
@@ -298,7 +297,7 @@ class Machine:
         try:
             return function.build(self, *arguments)
         except TypeError as error:
-            raise Malformed(f"the pickle calls {function} with wrong arguments; the file is damaged") from error
+            raise Malformed(f"the pickle calls {function} with wrong arguments") from error
 
 
 def _described(value):

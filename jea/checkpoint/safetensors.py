@@ -1,12 +1,13 @@
 """Reads and writes ``.safetensors`` files.
 
-Format: 8 bytes little-endian header length, a JSON header ``{name: {"dtype", "shape", "data_offsets"}}`` (offsets
-from the end of the header; ``__metadata__`` maps text to text), then the tensors' bytes without gaps.
-Source: the format section of the README of huggingface/safetensors.
+Format: 8 bytes little-endian header length, a JSON header ``{name: {"dtype", "shape", "data_offsets"}}``
+(offsets from the end of the header; ``__metadata__`` maps text to text), then the tensors' bytes without
+gaps. Source: the format section of the README of huggingface/safetensors.
 """
 from __future__ import annotations
 
 import json
+import re
 import struct
 
 import numpy as np
@@ -15,9 +16,11 @@ from .errors import Malformed, shown
 from .tensors import ITEMSIZE, LazyTensor, checked_shape, decode, loaded_type
 
 MAX_HEADER = 4 << 20  # about 100 bytes per tensor
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-           "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-           "BOOL": "bool"}
+_MAX_DEPTH = 100
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.S)
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+           "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16",
+           "U8": "uint8", "BOOL": "bool"}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
@@ -49,8 +52,8 @@ class SafeTensors:
         self.file = file
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(MAX_HEADER, file_size - 8):
-            raise Malformed(f"says that its header has {length:,} bytes, of {file_size:,} in the file; damaged or not a "
-                            f"safetensors file")
+            raise Malformed(f"says that its header has {length:,} bytes, of {file_size:,} in the file; damaged or "
+                            f"not a safetensors file")
         header = parse_json(file.read(length).decode("utf-8"))
         if type(header) is not dict:
             raise Malformed("the header is not a JSON object; not a safetensors file")
@@ -64,8 +67,8 @@ class SafeTensors:
                 raise Malformed("tensors overlap or leave gaps; the file is damaged")
             end = tensor.end
         if end != file_size:
-            raise Malformed(f"the tensors end at byte {end:,} of {file_size:,}; the file is incomplete or damaged, "
-                            f"fetch it again")
+            raise Malformed(f"the tensors end at byte {end:,} of {file_size:,}; the file is incomplete or "
+                            f"damaged, fetch it again")
 
     def _tensor(self, name, entry, base):
         if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -76,7 +79,8 @@ class SafeTensors:
                             f"{', '.join(_DTYPES)}. Convert it where it was made")
         shape = checked_shape(entry["shape"], ITEMSIZE[dtype])
         offsets = entry["data_offsets"]
-        if type(offsets) is not list or len(offsets) != 2 or not all(type(n) is int and n >= 0 for n in offsets):
+        if type(offsets) is not list or len(offsets) != 2 \
+                or not all(type(n) is int and n >= 0 for n in offsets):
             raise Malformed(f"tensor {shown(name)!r} has odd offsets; the file is damaged")
         tensor = SafeTensor(self, dtype, shape, base + offsets[0], base + offsets[1])
         if offsets[1] - offsets[0] != tensor.size * ITEMSIZE[dtype]:
@@ -86,7 +90,13 @@ class SafeTensors:
 
 
 def parse_json(text):
-    """JSON from a file that is not trusted: no repeated keys, no endless digits, no NaN."""
+    """JSON from a file that is not trusted: no deep nesting, repeated keys, endless digits or NaN."""
+    depth = 0  # no help from RecursionError: Jittor lifts the limit beyond what the C stack holds
+    for match in _STRING_OR_BRACKET.finditer(text):
+        depth += 1 if match[0] in "[{" else -1 if match[0] in "]}" else 0
+        if depth > _MAX_DEPTH:
+            raise Malformed("the JSON header is nested too deeply; the file is damaged")
+
     def pairs(items):
         made = dict(items)
         if len(made) != len(items):
@@ -103,7 +113,7 @@ def parse_json(text):
 
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_int=whole, parse_constant=constant)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise Malformed("the JSON header cannot be read; the file is damaged") from error
 
 

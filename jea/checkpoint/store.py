@@ -1,11 +1,12 @@
 """jea's own checkpoint format: an uncompressed ``.npz`` without pickle.
 
-A zip archive of one ``<key>.npy`` per tensor and ``__meta__.npy``, a uint8 array that holds JSON (model name and
-arguments, config, step, metrics, version).  ``numpy.load(path)`` opens it too.  Keys are any texts; training
-checkpoints group theirs by prefix: ``model/backbone.layer1.0.conv1.weight``, ``optimizer/...``.
+A zip archive of one ``<key>.npy`` per tensor and ``__meta__.npy``, a uint8 array that holds JSON (model name
+and arguments, config, step, metrics, version).  ``numpy.load(path)`` opens it too.  Keys are any texts;
+training checkpoints group theirs by prefix: ``model/backbone.layer1.0.conv1.weight``, ``optimizer/...``.
 
-Written here with zipfile and read with :mod:`.zip_reader`, because ``numpy.savez`` takes keys as keyword arguments
-(``file`` is not a valid one) and ``numpy.load`` allocates what a header claims before it looks at the file.
+Written here with zipfile and read with :mod:`.zip_reader`, because ``numpy.savez`` takes keys as keyword
+arguments (``file`` is not a valid one) and ``numpy.load`` allocates what a header claims before it looks at
+the file.
 """
 from __future__ import annotations
 
@@ -31,10 +32,11 @@ _KINDS = {np.dtype(name).str[1:]: name for name in ITEMSIZE if name != "bfloat16
 
 
 def save_npz(path, tensors, meta=None):
-    """Write ``tensors`` (any str to numpy array) and ``meta`` (anything JSON can hold) to ``path``, atomically.
+    """Write ``tensors`` (any str to numpy array) and ``meta`` (anything JSON can hold) to ``path``,
+    atomically.
 
-    The same content gives the same bytes.  Raises :class:`CheckpointError` for what the format cannot hold, and
-    when the disk is full; what was at ``path`` before is then untouched.
+    The same content gives the same bytes.  Raises :class:`CheckpointError` for what the format cannot hold,
+    and when the disk is full; what was at ``path`` before is then untouched.
     """
     arrays = {}
     for key, value in tensors.items():
@@ -42,7 +44,7 @@ def save_npz(path, tensors, meta=None):
         if type(key) is not str or not key or key == META or "\0" in key or len(_utf8(path, key)) > 60_000:
             raise CheckpointError(path, f"{shown(repr(key))} cannot be the name of a tensor in an .npz file")
         if array.dtype.name not in ITEMSIZE:
-            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; an .npz checkpoint holds plain numbers")
+            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain numbers")
         arrays[key] = array
     try:
         text = json.dumps(meta or {}, sort_keys=True, allow_nan=False).encode()
@@ -61,7 +63,7 @@ def _utf8(path, key):
     try:
         return key.encode()
     except UnicodeEncodeError as error:
-        raise CheckpointError(path, f"{shown(key)} is not valid text and cannot be the name of a tensor") from error
+        raise CheckpointError(path, f"{shown(key)} is not valid text, so it cannot name a tensor") from error
 
 
 def _write_array(stream, array):
@@ -108,18 +110,18 @@ class NpyTensor(LazyTensor):
                                    ITEMSIZE[self.dtype])
         if self.header + self.size * ITEMSIZE[self.dtype] != archive.entries[name].size:
             raise Malformed(f"{shown(name)!r} in the archive has shape {self.shape} but "
-                            f"{archive.entries[name].size - self.header:,} bytes of data; the file is damaged")
+                            f"{archive.entries[name].size - self.header:,} bytes of data; damaged")
 
     def load(self, budget):
         content = self.archive.read_array(self.entry, budget)[self.header:]
         if loaded_type(self.dtype).itemsize > ITEMSIZE[self.dtype] or self.fortran:
             budget.take(2 * content.size, f"{shown(self.entry)!r}")
         flat = decode(content, self.dtype, self.big_endian)
-        return np.ascontiguousarray(flat.reshape(self.shape, order="F" if self.fortran else "C")).reshape(self.shape)
+        return np.asarray(flat.reshape(self.shape, order="F" if self.fortran else "C"), order="C")
 
 
 class Npz:
-    """``root`` maps names to lazy tensors, ``meta`` is the JSON entry (empty in a file of ``numpy.savez``)."""
+    """``root`` maps names to lazy tensors, ``meta`` is the JSON entry ({} in a file of ``numpy.savez``)."""
 
     format = "npz"
 
@@ -127,7 +129,8 @@ class Npz:
         self.root, self.meta = {}, {}
         for name in archive.entries:
             if not name.endswith(".npy"):
-                raise Malformed(f"zip archive with {shown(name)!r} in it: neither a PyTorch checkpoint nor an .npz file")
+                raise Malformed(f"zip archive with {shown(name)!r} in it: neither a PyTorch checkpoint nor "
+                                f"an .npz file")
             tensor = NpyTensor(archive, name)
             if name == f"{META}.npy":
                 if tensor.dtype != "uint8" or tensor.size > _MAX_META:

@@ -21,8 +21,8 @@ _LARGEST = 2 ** 62
 class Budget:
     """How many bytes reading one file may allocate: a small multiple of the file's own size.
 
-    Sizes in a file are claims.  Storages are checked against the bytes that are really there; this bounds what
-    those bytes can be blown up to by stride 0, overlapping views, widening and compression.
+    Sizes in a file are claims.  Storages are checked against the bytes that are really there; this bounds
+    what those bytes can be blown up to by stride 0, overlapping views, widening and compression.
     """
 
     def __init__(self, file_size, factor=4, floor=16 << 20):
@@ -66,7 +66,7 @@ class LazyTensor:
 
 
 def checked_shape(shape, itemsize):
-    """``shape`` as a tuple of plain non-negative ints whose array could exist; :class:`Malformed` otherwise."""
+    """``shape`` as a tuple of non-negative ints whose array could exist; :class:`Malformed` otherwise."""
     if type(shape) not in (tuple, list):
         raise Malformed(f"a tensor's shape is of type {shown(type(shape).__name__)}, not a tuple")
     if len(shape) > MAX_RANK:

@@ -33,7 +33,7 @@ _UNTYPED = "untyped"
 
 
 class Storage:
-    """A storage as the pickle describes it: ``count`` elements of ``dtype``, from element ``first`` of ``key``."""
+    """What the pickle says of a storage: ``count`` elements of ``dtype``, from element ``first`` of ``key``."""
 
     __slots__ = ("key", "dtype", "total", "first", "count", "location")
 
@@ -125,10 +125,11 @@ class TorchSource:
         return self._tensor(storage, dtype, offset, size, stride, metadata)
 
     def _tensor(self, storage, dtype, offset, size, stride, metadata):
-        if not isinstance(storage, Storage) or dtype not in ITEMSIZE or storage.dtype not in (dtype, _UNTYPED):
+        if not isinstance(storage, Storage) or dtype not in ITEMSIZE \
+                or storage.dtype not in (dtype, _UNTYPED):
             raise Malformed("a tensor in the pickle has no storage of a known type")
         if metadata:
-            raise Malformed("a tensor is a conjugate or negative view; save it again after tensor.resolve_neg()")
+            raise Malformed("a tensor is a conjugate or negative view; save it again after resolve_neg()")
         return TorchTensor(self, storage, dtype, offset, size, stride)
 
     def _persistent(self, reference):
@@ -142,7 +143,7 @@ class TorchSource:
             raise Malformed("a storage in the pickle has an odd key, location or length")
         dtype = STORAGE_TYPES.get(kind.name, _UNTYPED)
         first, count = 0, total
-        if len(reference) == 6 and reference[5] is not None:  # legacy: a view (key, offset, length) of a storage
+        if len(reference) == 6 and reference[5] is not None:  # legacy: a view (key, offset, length)
             view = reference[5]
             if type(view) is not tuple or len(view) != 3 or type(view[1]) is not int \
                     or type(view[2]) is not int or min(view[1:]) < 0 or view[1] + view[2] > total:
@@ -159,8 +160,8 @@ class TorchSource:
         itemsize = ITEMSIZE.get(storage.dtype, 1)
         have = self.storage_bytes(storage.key)
         if have != storage.total * itemsize:
-            raise Malformed(f"storage {shown(storage.key)!r} should have {storage.total * itemsize:,} bytes and has "
-                            f"{have:,}; the file is damaged, fetch it again")
+            raise Malformed(f"storage {shown(storage.key)!r} should have {storage.total * itemsize:,} bytes and "
+                            f"has {have:,}; the file is damaged, fetch it again")
 
     def elements(self, storage, dtype, budget):
         """The elements of a storage as a 1-D array, read once and shared by all tensors that view it."""
@@ -200,11 +201,12 @@ class TorchZip(TorchSource):
             raise Malformed("zip archive without one <name>/data.pkl, so not a PyTorch checkpoint")
         self.prefix = pickles[0][:-len("data.pkl")]
         if self.prefix + "constants.pkl" in archive.entries:
-            raise Malformed("is a TorchScript program, not a checkpoint; save the state_dict of the model instead")
-        order = archive.read(self.prefix + "byteorder", 16, budget) if self.prefix + "byteorder" in archive.entries else b""
-        if order.strip() not in (b"", b"little", b"big"):
-            raise Malformed(f"unknown byte order {shown(order)!r}")
-        self.byte_order_big = order.strip() == b"big"
+            raise Malformed("is a TorchScript program, not a checkpoint; save the model's state_dict instead")
+        if self.prefix + "byteorder" in archive.entries:  # since torch 2.0
+            order = archive.read(self.prefix + "byteorder", 16, budget).strip()
+            if order not in (b"little", b"big"):
+                raise Malformed(f"unknown byte order {shown(order)!r}")
+            self.byte_order_big = order == b"big"
         content = archive.read(pickles[0], MAX_PICKLE, budget)
         machine = Machine(content, symbols=self.symbols, persistent=self._persistent)
         self.root = machine.run()
@@ -214,8 +216,8 @@ class TorchZip(TorchSource):
     def _entry(self, key):
         name = f"{self.prefix}data/{key}"
         if "/" in key or name not in self.archive.entries:
-            raise Malformed(f"storage {shown(key)!r} is missing from the archive; the file is incomplete, fetch it "
-                            f"again")
+            raise Malformed(f"storage {shown(key)!r} is missing from the archive; the file is incomplete, "
+                            f"fetch it again")
         return name
 
     def storage_bytes(self, key):
@@ -250,8 +252,8 @@ class TorchLegacy(TorchSource):
             raise Malformed("unknown version of PyTorch's old file format")
         system = next_pickle()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise Malformed("written on a big-endian machine in PyTorch's old file format; load it with PyTorch and "
-                            "save it again")
+            raise Malformed("written on a big-endian machine in PyTorch's old file format; load it with PyTorch "
+                            "and save it again")
         self.root = next_pickle(symbols=self.symbols, persistent=self._persistent)
         keys = next_pickle()
         if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
@@ -272,10 +274,10 @@ class TorchLegacy(TorchSource):
             self.file.seek(position)
             length = self.file.read(8)
             if position + 8 + nbytes > file_size or len(length) != 8:
-                raise Malformed(f"storage {shown(key)!r} ends beyond the end of the file; the file is incomplete, "
-                                f"fetch it again")
+                raise Malformed(f"storage {shown(key)!r} ends beyond the end of the file; the file is "
+                                f"incomplete, fetch it again")
             if struct.unpack("<q", length)[0] != storage.total:
-                raise Malformed(f"storage {shown(key)!r} has another length than its tensors say; the file is damaged")
+                raise Malformed(f"storage {shown(key)!r} has another length than its tensors say; damaged")
             self._places[key] = (position + 8, nbytes)
             position += 8 + nbytes
         if position != file_size:

@@ -1,7 +1,8 @@
 """Writes ``.pth`` files for ``torch.load(path, weights_only=True)``, and ``.pkl`` files for ``jt.load``.
 
-Neither PyTorch nor Jittor is needed.  The ``.pth`` is the zip container described in :mod:`.torch_reader`; its
-pickle is written opcode by opcode, because the standard pickler would need the real torch classes to name them.
+Neither PyTorch nor Jittor is needed.  The ``.pth`` is the zip container described in :mod:`.torch_reader`;
+its pickle is written opcode by opcode, because the standard pickler would need the real torch classes to name
+them.
 """
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ _ZIP64_FROM = (1 << 31) - 1
 def write_pth(file, tensors, wrapper="", extra=None):
     """Write ``tensors`` (name to array) to an open binary file as a PyTorch checkpoint.
 
-    The saved object is an ``OrderedDict`` of contiguous tensors, or with ``wrapper`` a dict that holds it under
-    that name beside the plain Python values of ``extra``: ``write_pth(f, sd, "net", {"step": 30000})``.
+    The saved object is an ``OrderedDict`` of contiguous tensors, or with ``wrapper`` a dict that holds it
+    under that name beside the plain Python values of ``extra``: ``write_pth(f, sd, "net", {"step": 30000})``.
     """
     storages = []
     if wrapper:
@@ -40,7 +41,7 @@ def write_pth(file, tensors, wrapper="", extra=None):
             member.file_size = len(content)
             head = 30 + len(member.filename) + (20 if len(content) * 1.05 > _ZIP64_FROM else 0)
             padding = -(file.tell() + head + 4) % _ALIGNMENT
-            member.extra = struct.pack("<2H", 0x4246, padding) + b"Z" * padding  # "FB": torch's own padding field
+            member.extra = struct.pack("<2H", 0x4246, padding) + b"Z" * padding  # "FB": torch's own field
             with archive.open(member, "w") as stream:
                 stream.write(content)
 
@@ -132,7 +133,7 @@ class _Pickler:
                 self._value(item)
             self.parts.append(b"e")
         else:
-            raise Malformed(f"a value of type {shown(type(value).__name__)} cannot be written; use plain numbers, texts, "
+            raise Malformed(f"a value of type {type(value).__name__} cannot be written; use plain numbers, texts, "
                             f"lists and dicts")
 
 

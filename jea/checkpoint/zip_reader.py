@@ -1,11 +1,12 @@
 """A strict reader of zip archives, for the two zip-based formats (torch's ``.pth`` and numpy's ``.npz``).
 
 The standard library's zipfile believes what the archive says about itself, and differs from version to
-version.  Here every claim is checked against the file before anything is allocated: the central directory must
-lie inside the file, names must be plain and unique, the entries together must not hold more bytes than the file
-(overlapping entries are how zip bombs without compression work), and compressed ones are bounded.
+version.  Here every claim is checked against the file before anything is allocated: the central directory
+must lie inside the file, names must be plain and unique, the entries together must not hold more bytes than
+the file (overlapping entries are how zip bombs without compression work), and compressed ones are bounded.
 
-Format: PKWARE APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16 (ends).
+Format: PKWARE APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14 to 4.3.16
+(ends).
 """
 from __future__ import annotations
 
@@ -62,8 +63,8 @@ class ZipArchive:
         for _ in range(count):
             if position + _CENTRAL.size > size:
                 raise Malformed(_BROKEN.format("its directory is cut off"))
-            (magic, _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length, comment_length,
-             _, _, _, offset) = _CENTRAL.unpack_from(directory, position)
+            (magic, _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra_length,
+             comment_length, _, _, _, offset) = _CENTRAL.unpack_from(directory, position)
             if magic != b"PK\x01\x02":
                 raise Malformed(_BROKEN.format("bad directory entry"))
             position += _CENTRAL.size
@@ -80,8 +81,8 @@ class ZipArchive:
             if flags & _ENCRYPTED:
                 raise Malformed(f"zip entry {shown(name)!r} is encrypted; decrypt the archive first")
             if method not in (STORED, DEFLATED):
-                raise Malformed(f"zip entry {shown(name)!r} uses compression method {method}; only stored and "
-                                f"deflated entries are read")
+                raise Malformed(f"zip entry {shown(name)!r} uses compression method {method}; only stored "
+                                f"and deflated entries are read")
             unpacked, packed, offset = _zip64_fields(extra, unpacked, packed, offset)
             if method == STORED and packed != unpacked:
                 raise Malformed(_BROKEN.format(f"entry {shown(name)!r} has two sizes"))
@@ -125,7 +126,7 @@ class ZipArchive:
         """The content of a small entry as bytes; :class:`Malformed` if it is over ``limit`` bytes."""
         entry = self.entries[name]
         if entry.size > limit:
-            raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes; over {limit:,} is refused")
+            raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes, over {limit:,}; refused")
         return self.read_array(name, budget).tobytes()
 
     def read_array(self, name, budget):
@@ -141,7 +142,7 @@ class ZipArchive:
             content = self._inflate(entry)
         # A CRC of 0 means "not computed": torch.serialization.set_crc32_options(False).
         if entry.crc and zlib.crc32(content) != entry.crc:
-            raise Malformed(f"zip entry {shown(name)!r} fails its checksum; the file is damaged, fetch it again")
+            raise Malformed(f"zip entry {shown(name)!r} fails its checksum; damaged, fetch the file again")
         return content
 
     def peek(self, name, count):

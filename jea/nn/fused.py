@@ -122,14 +122,14 @@ class _Conv:
 
 def fold(weight, bias, bn):
     """Weight (O, ...) and bias (O,) of a convolution with the BatchNorm after it, as float32 numpy arrays."""
-    weight = weight.numpy().astype(np.float64)
+    weight = weight.numpy()
     bias = np.zeros(len(weight)) if bias is None else bias.numpy().astype(np.float64)
     if bn is not None:
         mean, var = (v.numpy().astype(np.float64) for v in (bn.running_mean, bn.running_var))
         scale = bn.weight.numpy() / np.sqrt(var + bn.eps)
-        weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+        weight = weight * scale.astype(np.float32).reshape((-1,) + (1,) * (weight.ndim - 1))
         bias = bn.bias.numpy() + (bias - mean) * scale
-    return weight.astype(np.float32), bias.astype(np.float32)
+    return weight, bias.astype(np.float32)
 
 
 def folded_conv(conv, bn=None, *, size: int = 65) -> _Conv:
@@ -179,7 +179,7 @@ class FusedDeepStemResNet(FusedModule):
         stem, size = model.conv1, 513  # the size that the configurations use
         self.stem = [folded_conv(stem[0], stem[1], size=size), folded_conv(stem[3], stem[4], size=size // 2 + 1),
                      folded_conv(stem[6], model.bn1, size=size // 2 + 1)]
-        self.pool = model.maxpool
+        self.pool = nn.Pool(3, stride=2, padding=1, op="maximum")
         self.blocks, size = [], size // 4 + 1
         for block in (*model.layer1, *model.layer2, *model.layer3, *model.layer4):
             self.blocks.append(FusedBottleneck(block, size=size))
@@ -202,15 +202,16 @@ class FusedExternalAttention(FusedModule):
         super().__init__()
         self.channels, self.layout = model.channels, model.layout
         self.eps, self.projections = model.eps, model.projections
-        key, value = (layer.weight.numpy()[:, :, 0].astype(np.float64) for layer in (model.linear_0, model.linear_1))
+        key, value = (layer.weight.numpy().reshape(layer.weight.shape[:2]).astype(np.float64)
+                      for layer in (model.linear_0, model.linear_1))
         key_bias, value_bias = np.zeros(len(key)), np.zeros(len(value))
         if self.projections:
             weight, bias = fold(model.conv1.weight, model.conv1.bias, None)
-            key, key_bias = key @ weight[:, :, 0, 0], key @ bias.astype(np.float64)
+            key, key_bias = key @ weight[:, :, 0, 0], key @ bias
             weight, value_bias = fold(model.conv2[0].weight, None, model.conv2[1])
             value = weight[:, :, 0, 0] @ value
-        as_conv = (lambda weight, bias: _Conv(weight.astype(np.float32)[:, :, None, None], bias.astype(np.float32)))
-        self.key, self.value = as_conv(key, key_bias), as_conv(value, value_bias)
+        self.key, self.value = (_Conv(weight.astype(np.float32)[:, :, None, None], bias.astype(np.float32))
+                                for weight, bias in ((key, key_bias), (value, value_bias)))
 
     def run(self, x, return_attention=False):
         logits = self.key(x)  # B H W S, or B S H W

@@ -1,6 +1,14 @@
 """Checkpoints made byte by byte, so that the tests need no PyTorch and can make what PyTorch never would."""
+import os
 import struct
 import zipfile
+from pathlib import Path
+
+import jea
+
+#: The environment of subprocesses that import jea, installed or not.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(
+    [str(Path(jea.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PROTOCOL = b"\x80\x02M\xe9\x03."

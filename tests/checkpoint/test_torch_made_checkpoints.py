@@ -3,6 +3,7 @@ import importlib.util
 import subprocess
 import sys
 
+import checkpoint_forge as forge
 import numpy as np
 import pytest
 
@@ -61,7 +62,8 @@ torch.load(path, weights_only=True, mmap=True)
 
 
 def python(code, *arguments):
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
+                          env=forge.ENVIRONMENT)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,158 @@
+"""jea inspect and jea convert."""
+import json
+import types
+
+import checkpoint_forge as forge
+import numpy as np
+import pytest
+
+import jea
+from jea.checkpoint import KeyMap, load_npz, read, save_npz
+from jea.checkpoint.cli import convert_main, inspect_main
+from jea.checkpoint.loading import write
+
+TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "extractor.running_mean": np.float32([1, 2]),
+           "extractor.num_batches_tracked": np.array(0), "head.bias": np.float32([3])}
+
+
+class Var:
+    """As much of a Jittor Var as the converter needs."""
+
+    def __init__(self, shape):
+        self.shape, self.dtype = list(shape), "float32"
+
+
+class Model:
+    key_maps = (KeyMap(name="toy", marker="extractor.", rules=(("extractor.", "backbone."),)),
+                KeyMap(name="toy stem", marker="stem.", rules=(("stem.", "backbone."),), partial=("head.",)))
+
+    def __init__(self, num_classes):
+        self.num_classes = num_classes
+
+    def state_dict(self):
+        return {"backbone.weight": Var((2, 3)), "backbone.running_mean": Var((2,)), "head.bias": Var((self.num_classes,))}
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A model registry with one model, "toy"."""
+    def create_model(name, **kwargs):
+        if name != "toy":
+            raise ValueError(f"unknown model {name!r}")
+        return Model(**kwargs)
+
+    def infer_kwargs(name, tensors):
+        return {"num_classes": tensors["head.bias"].shape[0]} if "head.bias" in tensors else {"num_classes": 1}
+
+    monkeypatch.setattr(jea, "create_model", create_model, raising=False)
+    monkeypatch.setattr(jea, "models", types.SimpleNamespace(infer_kwargs=infer_kwargs), raising=False)
+
+
+def test_inspect(tmp_path, capsys):
+    namespace = b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": b"K\2", "bad": b"G\x7f\xf8\0\0\0\0\0\0"}) + b"b"
+    body = forge.mapping({"step": forge.whole(30000), "args": namespace, "net": forge.mapping({
+        "a.weight": forge.tensor("0", "FloatStorage", 12, 0, (4, 3), (1, 4)),
+        "a.running_mean": forge.tensor("0", "FloatStorage", 12, 0, (2,), (1,)),
+        "b": forge.tensor("1", "BFloat16Storage", 1, 0, (), ())})})
+    path = forge.torch_zip(tmp_path / "x.pth", body, {"0": bytes(48), "1": bytes(2)})
+    assert inspect_main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(path)
+    assert lines[1] == f"  format      torch-zip, under 'net', {path.stat().st_size:,} bytes"
+    assert lines[2] == "  contents    3 tensors (2 float32, 1 bfloat16), 13 parameters"
+    assert "  step        30000" in lines and "  args        {'lr': 2, 'bad': nan}" in lines
+    assert [line.split() for line in lines[-3:]] == [
+        ["a.weight", "4x3", "float32", "strided"],
+        ["a.running_mean", "2", "float32", "shares", "memory", "with", "a.weight"], ["b", "scalar", "bfloat16"]]
+    assert inspect_main([str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 13 and found["wrapper"] == "net" and found["meta"]["step"] == 30000
+    assert found["state"][0] == {"key": "a.weight", "shape": [4, 3], "dtype": "float32", "contiguous": False,
+                                 "shared": None}
+
+
+def test_errors_are_one_line_and_exit_code_1(tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"<html>")
+    for run in (lambda: inspect_main([str(path)]), lambda: convert_main([str(path), str(tmp_path / "y.npz")])):
+        assert run() == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1 and f"{path}: is a web page" in captured.err
+
+
+@pytest.mark.parametrize("arguments, reason", [
+    (["x.pth", "x.pth"], "same file"), (["x.pth", "./x.pth"], "same file"), (["x.pth", "y.bin"], "suffix"),
+    (["x.pth", "y.npz", "--num-classes", "3"], "give --model"), (["x.pth", "y.npz", "--arg", "a b"], "KEY=VALUE"),
+    (["x.pth"], "required"),
+])
+def test_wrong_calls_exit_with_2(capsys, arguments, reason):
+    with pytest.raises(SystemExit) as caught:
+        convert_main(arguments)
+    assert caught.value.code == 2 and reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [inspect_main, convert_main])
+def test_help_fits_a_screen_and_shows_an_example(capsys, main):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and text.count("\n") <= 30 and "example" in text and "jea " in text
+
+
+def test_convert_without_a_model_keeps_the_names(tmp_path, capsys):
+    source = tmp_path / "in.pth"
+    write(source, {f"module.{key}": array for key, array in TENSORS.items()}, wrapper="net")
+    for suffix in (".npz", ".pkl", ".safetensors", ".pth"):
+        target = tmp_path / f"out{suffix}"
+        assert convert_main([str(source), str(target)]) == 0
+        out = capsys.readouterr().out
+        assert "stripped DataParallel's" in out and "1 tensors without a use here dropped" in out
+        assert f"{target}: 3 tensors, 7 parameters: every one bit-identical after re-reading" in out
+        tensors = read(target).tensors
+        assert list(tensors) == ["extractor.weight", "extractor.running_mean", "head.bias"]
+        assert all(tensors[key].tobytes() == TENSORS[key].tobytes() for key in tensors)
+
+
+def test_convert_there_and_back(tmp_path, capsys, toy):
+    """Upstream's names in, ours in the .npz, upstream's again in the .pth, without naming the model twice."""
+    write(tmp_path / "in.pth", TENSORS, wrapper="net")
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "ours.npz"), "--model", "toy"]) == 0
+    tensors, meta = load_npz(tmp_path / "ours.npz")
+    assert set(tensors) == {"backbone.weight", "backbone.running_mean", "head.bias"}
+    assert meta["model"] == {"name": "toy", "num_classes": 1}
+    assert convert_main([str(tmp_path / "ours.npz"), str(tmp_path / "back.pth"), "--wrap", "net"]) == 0
+    again = read(tmp_path / "back.pth")
+    assert again.wrapper == "net" and set(again.tensors) == set(TENSORS) - {"extractor.num_batches_tracked"}
+    assert all(array.tobytes() == TENSORS[key].tobytes() for key, array in again.tensors.items())
+
+
+def test_convert_refuses_another_model(tmp_path, capsys, toy):
+    write(tmp_path / "in.pth", TENSORS)
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 1
+    assert "head.bias: shape (1) in the file, (5) in the model" in capsys.readouterr().err
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toi"]) == 1
+    assert "unknown model 'toi'" in capsys.readouterr().err
+    assert not (tmp_path / "o.npz").exists()
+
+
+def test_convert_a_backbone_says_what_it_lacks(tmp_path, capsys, toy):
+    write(tmp_path / "in.pth", {"stem.weight": TENSORS["extractor.weight"], "stem.running_mean": np.float32([1, 2])})
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy"]) == 0
+    assert "holds no head: 1 tensors of toy are not in" in capsys.readouterr().out
+    assert set(read(tmp_path / "o.npz").tensors) == {"backbone.weight", "backbone.running_mean"}
+
+
+def test_odd_values_beside_the_weights_do_not_stop_a_conversion(tmp_path, capsys):
+    body = forge.mapping({"metric": b"G\x7f\xf8\0\0\0\0\0\0", "table": b"}(K\1NN" + forge.text("x") + b"u",
+                          "net": forge.mapping({"w": forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))})})
+    source = forge.torch_zip(tmp_path / "in.pth", body, {"0": b"\0\0\x80?"})
+    assert convert_main([str(source), str(tmp_path / "o.npz")]) == 0
+    assert load_npz(tmp_path / "o.npz")[1] == {"metric": "nan", "table": {"1": None, "None": "x"}}
+
+
+def test_a_result_that_reads_back_differently_is_an_error(tmp_path, capsys, monkeypatch):
+    save_npz(tmp_path / "in.npz", {"w": np.float32([1])})
+    monkeypatch.setattr("jea.checkpoint.cli.write",
+                        lambda path, tensors, **_: save_npz(path, {"w": np.float32([1.0000001])}))
+    assert convert_main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 1
+    assert "w is not the same after reading it back" in capsys.readouterr().err

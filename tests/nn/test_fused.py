@@ -1,0 +1,153 @@
+"""jea.fuse: the same numbers as the model in evaluation mode, and what it refuses."""
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jea
+from jea._jittor import jt, nn
+from jea.nn import Bottleneck, ConvBNReLU, ExternalAttention, fuse
+from jea.nn.norm import _BatchNorm
+from jea.ops import conv_nhwc_unavailable
+
+
+def randomised(model, seed=0):
+    """The model in evaluation mode with statistics and parameters of BatchNorm that show every mistake."""
+    rng = np.random.default_rng(seed)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            n = module.num_features
+            module.running_mean.assign(jt.array(rng.standard_normal(n).astype(np.float32) * 0.3))
+            module.running_var.assign(jt.array((rng.random(n) + 0.3).astype(np.float32)))
+            module.weight.assign(jt.array((rng.random(n) * 0.6 + 0.4).astype(np.float32)))
+            module.bias.assign(jt.array(rng.standard_normal(n).astype(np.float32) * 0.3))
+    model.eval()
+    return model
+
+
+def picture(*shape):
+    return jt.array(np.random.default_rng(1).standard_normal(shape).astype(np.float32))
+
+
+@pytest.fixture(params=["channels_last", "ref"])
+def layout(request, monkeypatch):
+    if request.param == "ref":
+        monkeypatch.setenv("JEA_OPS", "ref")
+    elif conv_nhwc_unavailable():
+        pytest.skip(conv_nhwc_unavailable())
+    return request.param
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_eanet(layout, output_stride, close):
+    model = randomised(jea.create_model("eanet_tiny", output_stride=output_stride, num_classes=5))
+    state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    fused = fuse(model)
+    assert fused.channels_last == (layout == "channels_last")
+    assert (fused.num_classes, fused.output_stride) == (5, output_stride)
+    for shape in ((1, 3, 65, 65), (2, 3, 49, 78), (1, 3, 33, 200)):
+        x = picture(*shape)
+        close(fused(x).numpy(), model(x).numpy(), 1e-5, str(shape))
+        close(fused.attention_map(x).numpy(), model.attention_map(x).numpy(), 1e-5, str(shape))
+    assert not model.is_training() and not fused.is_training()
+    assert all(np.array_equal(value.numpy(), state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_in_training_mode_stays_in_it(close):
+    model = randomised(jea.create_model("eanet_tiny", num_classes=5))
+    x = picture(1, 3, 33, 33)
+    wanted = model(x).numpy()
+    model.train()
+    close(fuse(model)(x).numpy(), wanted, 1e-5)
+    assert model.is_training() and model.backbone.is_training()
+
+
+def test_parts(layout, close):
+    x = picture(2, 16, 9, 11)
+    for model in (Bottleneck(16, 4), Bottleneck(16, 8, stride=2), Bottleneck(16, 4, dilation=2),
+                  ConvBNReLU(16, 24, kernel_size=3), ConvBNReLU(16, 8, kernel_size=1)):
+        randomised(model)
+        before = x.numpy().copy()
+        close(fuse(model)(x).numpy(), model(x).numpy(), 1e-5, repr(model))
+        assert np.array_equal(x.numpy(), before), "the input was overwritten"
+    model = randomised(jea.create_model("eanet_tiny")).backbone
+    x = picture(1, 3, 41, 37)
+    close(fuse(model)(x).numpy(), model(x).numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"projections": False, "eps": 0.0}])
+def test_external_attention(layout, options, close):
+    model = randomised(ExternalAttention(24, 8, **options))
+    fused = fuse(model)
+    for shape in ((2, 24, 5, 7), (2, 24, 35), (2, 35, 24)):
+        x = picture(*shape)
+        y, attention = fused(x, return_attention=True)
+        wanted, wanted_attention = model(x, return_attention=True)
+        close(y.numpy(), wanted.numpy(), 1e-5, str(shape))
+        close(attention.numpy(), wanted_attention.numpy(), 1e-5, str(shape))
+        close(fused(x).numpy(), wanted.numpy(), 1e-5, str(shape))
+    with pytest.raises(ValueError, match=r"got shape \(2, 23, 5\)"):
+        fused(picture(2, 23, 5))
+
+
+def test_convolutions_with_bias_and_batch_norm(close):
+    model = ConvBNReLU(6, 8, kernel_size=3)
+    model.conv = nn.Conv(6, 8, 3, padding=1, bias=True)
+    x = picture(1, 6, 9, 9)
+    close(fuse(randomised(model))(x).numpy(), model(x).numpy(), 1e-5)
+
+
+def test_channels_last_path_runs(monkeypatch):
+    if conv_nhwc_unavailable():
+        pytest.skip(conv_nhwc_unavailable())
+    from jea.ops import _jit
+    model = randomised(jea.create_model("eanet_tiny"))
+    fused, kernels = fuse(model), []
+    original = _jit.cpu_code
+    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: kernels.append(k["kernel"]) or original(*a, **k))
+    fused(picture(1, 3, 33, 33)).sync()
+    assert kernels.count("max_pool.h") == kernels.count("double_norm.h") == kernels.count("resize.h") == 1
+    assert kernels.count("conv.h") >= 3 + 6 * 3 + 2
+
+
+def test_ref_run_in_its_own_process():
+    code = ("import numpy as np, jea; from jea._jittor import jt; m = jea.create_model('eanet_tiny'); m.eval()\n"
+            "from jea.nn import fuse; f = fuse(m); x = jt.randn(1, 3, 33, 33); a, b = f(x).numpy(), m(x).numpy()\n"
+            "print(f.channels_last, abs(a - b).max() <= 1e-5 * abs(b).max())")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+                          cwd=Path(__file__).parents[2], env={**os.environ, "JEA_OPS": "ref"})
+    assert done.stdout.split() == ["False", "True"], done.stdout + done.stderr
+
+
+def test_the_original_is_not_kept_alive():
+    model = randomised(jea.create_model("eanet_tiny"))
+    fused = fuse(model)
+    watched = [weakref.ref(module) for module in model.modules()]
+    del model
+    gc.collect()
+    assert len(watched) > 30 and not [w() for w in watched if w() is not None]
+    fused(picture(1, 3, 33, 33)).sync()
+
+
+def test_refuses_training_gradients_and_unknown_models():
+    model = randomised(jea.create_model("eanet_tiny"))
+    fused = fuse(model)
+    assert fuse(fused) is fused and fused.eval() is fused
+    with pytest.raises(RuntimeError, match="FusedEANet is for inference only"):
+        fused.train()
+    x = picture(1, 3, 33, 33)
+    with pytest.raises(RuntimeError, match="a fused model has no gradient"):
+        jt.grad(fused(x).sum(), x)
+    with pytest.raises(ValueError, match=r"no fused form of Sequential; there is one of .*EANet"):
+        fuse(nn.Sequential(model.backbone))
+    with pytest.raises(ValueError, match=r"EANet: got shape \(1, 4, 33, 33\); expected \(B, 3, H, W\)"):
+        fused(picture(1, 4, 33, 33))
+    with pytest.raises(ValueError, match="a convolution has 2 groups; expected 1"):
+        grouped = ConvBNReLU(6, 8, kernel_size=3)
+        grouped.conv = nn.Conv(6, 8, 3, padding=1, groups=2)
+        fuse(grouped)

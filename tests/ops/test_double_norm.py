@@ -1,0 +1,167 @@
+"""double_norm: the kernel and the composed form against float64, output and gradient."""
+import numpy as np
+import pytest
+
+from jea._jittor import jt
+from jea.ops import _jit, double_norm
+
+LAYOUTS = ("bsn", "bns")
+
+
+def expected(x, layout, eps=1e-9, g=None):
+    """Output and, with g = dL/dy, gradient, in float64."""
+    positions, memories = (-1, -2) if layout == "bsn" else (-2, -1)
+    x = x.astype(np.float64)
+    e = np.exp(x - x.max(positions, keepdims=True))
+    a = e / e.sum(positions, keepdims=True)
+    d = eps + a.sum(memories, keepdims=True)
+    y = a / d
+    if g is None:
+        return y
+    h = (g - (g * y).sum(memories, keepdims=True)) / d
+    return y, a * (h - (a * h).sum(positions, keepdims=True))
+
+
+def logits(rng, layout, batch, s, n, scale=3.0):
+    shape = (batch, s, n) if layout == "bsn" else (batch, n, s)
+    return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+def check(x, layout, impl, eps=1e-9, var=None):
+    g = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    var = jt.array(x) if var is None else var
+    y = double_norm(var, layout=layout, eps=eps, impl=impl)
+    dx = jt.grad((y * jt.array(g)).sum(), var)
+    y64, dx64 = expected(x, layout, eps, g)
+    tolerance = 2e-5 if impl == "ref" else 3e-6  # Jittor's own sums run in one float32 accumulator
+    assert np.abs(y.numpy() - y64).max() <= tolerance
+    # u - y d sum(u) cancels where the gradient is small: the scale of the error is y's and g's.
+    assert np.abs(dx.numpy() - dx64).max() <= tolerance * max(np.abs(dx64).max(), 1.0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("impl", ["fused", "ref"])
+def test_output_and_gradient(layout, impl):
+    rng = np.random.default_rng(0)
+    for batch, s, n in ((1, 1, 1), (1, 8, 1), (8, 1, 63), (1, 64, 63), (8, 64, 63), (1, 1, 4225), (8, 8, 4225),
+                        (1, 64, 4225), (1, 256, 4225), (1, 256, 63), (2, 70000, 3)):
+        check(logits(rng, layout, batch, s, n), layout, impl)
+
+
+def test_the_kernel_ran(monkeypatch):
+    calls = []
+    original = _jit.cpu_code
+    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    x = jt.randn(2, 8, 9)
+    double_norm(x, impl="ref").sync()
+    assert calls == []
+    y = double_norm(x)
+    assert calls == ["double_norm.h"]
+    jt.grad(y.sum(), x).sync()
+    assert calls == ["double_norm.h"] * 2
+    monkeypatch.setenv("JEA_OPS", "ref")
+    double_norm(x).sync()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 5, 7), (2, 2, 2, 5, 7)])
+def test_any_rank(layout, shape):
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    check(x, layout, "fused")
+    assert tuple(double_norm(jt.array(x), layout=layout).shape) == shape
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_extreme_logits(layout):
+    rng = np.random.default_rng(3)
+    for n in (63, 4225):
+        x = np.where(rng.random((2, n, 8)) < 0.5, 1e4, -1e4).astype(np.float32)
+        x = x if layout == "bns" else np.ascontiguousarray(x.transpose(0, 2, 1))
+        check(x, layout, "fused")
+        check(np.full_like(x, 1e4), layout, "fused")
+        check(np.full_like(x, -3e38), layout, "fused")
+    equal = double_norm(jt.full((1, 8, 63) if layout == "bsn" else (1, 63, 8), -7.0), layout=layout).numpy()
+    assert np.abs(equal - 1 / 8).max() < 1e-7
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masked_positions(layout):
+    rng = np.random.default_rng(4)
+    x = logits(rng, layout, 2, 8, 4225)
+    rows = x if layout == "bsn" else x.transpose(0, 2, 1)
+    rows[0, :7, 100:4000] = -np.inf  # whole tiles of them
+    y64 = expected(x, layout)
+    y = double_norm(jt.array(x), layout=layout, impl="fused").numpy()
+    assert np.isfinite(y).all() and np.abs(y - y64).max() <= 2e-6
+    assert (y[y64 == 0] == 0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_has_no_softmax_comes_out_as_nan(layout, bad):
+    for n in (63, 4225):
+        x = logits(np.random.default_rng(5), layout, 3, 8, n)
+        clean = expected(x, layout)
+        x[1].reshape(-1)[-1] = bad
+        y = double_norm(jt.array(x), layout=layout, impl="fused").numpy()
+        assert np.isnan(y[1]).all()
+        assert np.abs(y[[0, 2]] - clean[[0, 2]]).max() <= 2e-6
+
+
+def test_a_memory_with_every_position_masked_is_nan():
+    x = np.zeros((2, 3, 5000), np.float32)
+    x[0, 1] = -np.inf
+    y = double_norm(jt.array(x), impl="fused").numpy()
+    assert np.isnan(y[0]).all() and np.allclose(y[1], 1 / 3)
+
+
+def test_nan_gradient_comes_out_as_nan():
+    x, g = jt.randn(1, 8, 63), np.zeros((1, 8, 63), np.float32)
+    g[0, 2, 5] = np.nan
+    dx = jt.grad((double_norm(x, impl="fused") * jt.array(g)).sum(), x).numpy()
+    assert np.isnan(dx).any()
+
+
+def test_every_output_element_is_written():
+    """Memory that Jittor hands out holds what was there before: fill it with NaN first."""
+    for layout in LAYOUTS:
+        x = logits(np.random.default_rng(6), layout, 2, 8, 4225)
+        for _ in range(3):
+            poison = [jt.full(x.shape, float("nan")) for _ in range(6)]
+            jt.sync(poison)
+            del poison
+            check(x, layout, "fused")
+
+
+def test_inputs_that_are_views():
+    x = np.random.default_rng(7).standard_normal((2, 63, 8)).astype(np.float32)
+    y = double_norm(jt.array(x).transpose(0, 2, 1), layout="bsn", impl="fused").numpy()
+    assert np.abs(y - expected(x.transpose(0, 2, 1), "bsn")).max() <= 2e-6
+    y = double_norm(jt.array(x)[:, 3:40], layout="bns", impl="fused").numpy()
+    assert np.abs(y - expected(x[:, 3:40], "bns")).max() <= 2e-6
+
+
+def test_eps():
+    x = logits(np.random.default_rng(8), "bsn", 1, 8, 63)
+    check(x, "bsn", "fused", eps=0.0)
+    check(x, "bsn", "fused", eps=0.25)  # large: the sum over the memories is no longer 1
+
+
+def test_other_dtypes_take_the_reference():
+    x = np.random.default_rng(9).standard_normal((1, 4, 9))
+    with jt.flag_scope(auto_convert_64_to_32=0):
+        var = jt.array(x)
+        y = double_norm(var)
+        assert y.dtype == "float64" and np.abs(y.numpy() - expected(x, "bsn")).max() < 1e-14
+        with pytest.raises(ValueError, match="double_norm: no fused kernel here: it takes float32 on the CPU"):
+            double_norm(var, impl="fused")
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"layout is 'sbn'; expected \"bsn\".* or \"bns\""):
+        double_norm(jt.zeros((2, 3, 4)), layout="sbn")
+    with pytest.raises(ValueError, match=r"shape \(3,\); expected at least two axes"):
+        double_norm(jt.zeros((3,)))
+    with pytest.raises(ValueError, match="impl is 'fast'"):
+        double_norm(jt.zeros((2, 3, 4)), impl="fast")

@@ -1,0 +1,100 @@
+"""resize_bilinear: kernel and Jittor's own against float64 and PyTorch, output and gradient."""
+import numpy as np
+import pytest
+
+from jea._jittor import jt
+from jea.ops import _jit, resize_bilinear
+
+# (H, W) -> (H', W'): single rows and columns, enlarging, shrinking, both, the real one
+CASES = [((1, 1), (3, 5)), ((4, 5), (1, 1)), ((1, 6), (4, 3)), ((7, 1), (2, 9)), ((5, 7), (9, 13)), ((9, 13), (4, 6)),
+         ((6, 5), (3, 11)), ((2, 2), (5, 5)), ((65, 65), (513, 513))]
+
+
+def weights(size, out):
+    """(out, size) interpolation matrix of one axis."""
+    matrix = np.zeros((out, size))
+    for i in range(out):
+        position = i * (size - 1) / (out - 1) if out > 1 else 0.0
+        low = min(int(np.floor(position)), size - 1)
+        matrix[i, low] += 1 - (position - low)
+        matrix[i, min(low + 1, size - 1)] += position - low
+    return matrix
+
+
+@pytest.mark.parametrize("impl", ["fused", "ref"])
+def test_output_and_gradient(impl):
+    rng = np.random.default_rng(0)
+    for size, out in CASES if impl == "fused" else CASES[4:6]:
+        if out == (1, 1) and impl == "ref":
+            continue
+        x = rng.standard_normal((2, 3) + size).astype(np.float32)
+        g = rng.standard_normal((2, 3) + out).astype(np.float32)
+        rows, columns = weights(size[0], out[0]), weights(size[1], out[1])
+        var = jt.array(x)
+        y = resize_bilinear(var, out, impl=impl)
+        dx = jt.grad((y * jt.array(g)).sum(), var).numpy()
+        # Positions are float32, as in PyTorch: at 513 they are off by 4e-6 of a cell.
+        assert np.abs(y.numpy() - rows @ x @ columns.T).max() < 5e-5, (size, out)
+        dx64 = rows.T @ g.astype(np.float64) @ columns
+        assert np.abs(dx - dx64).max() < 2e-5 * max(np.abs(dx64).max(), 1), (size, out)
+
+
+def test_equals_pytorch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    for size, out in CASES:
+        x = rng.standard_normal((2, 3) + size).astype(np.float32)
+        g = rng.standard_normal((2, 3) + out).astype(np.float32)
+        var, tensor = jt.array(x), torch.from_numpy(x).requires_grad_()
+        y = resize_bilinear(var, out, impl="fused")
+        dx = jt.grad((y * jt.array(g)).sum(), var).numpy()
+        wanted = torch.nn.functional.interpolate(tensor, size=out, mode="bilinear", align_corners=True)
+        wanted.backward(torch.from_numpy(g))
+        assert np.abs(y.numpy() - wanted.detach().numpy()).max() < 2e-6, (size, out)
+        dx64 = tensor.grad.numpy()
+        assert np.abs(dx - dx64).max() < 2e-6 * max(np.abs(dx64).max(), 1), (size, out)
+
+
+def test_by_hand():
+    x = jt.array(np.array([[[[0.0, 2.0], [4.0, 6.0]]]], np.float32))
+    y = resize_bilinear(x, (3, 3), impl="fused").numpy()[0, 0]
+    assert y.tolist() == [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
+
+
+def test_equal_size_is_the_input_itself():
+    x = jt.randn(1, 2, 4, 5)
+    assert resize_bilinear(x, (4, 5)) is x
+
+
+def test_the_kernel_ran(monkeypatch):
+    calls = []
+    original = _jit.cpu_code
+    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    x = jt.randn(1, 2, 4, 5)
+    jt.grad(resize_bilinear(x, (8, 9)).sum(), x).sync()
+    assert calls == ["resize.h"] * 2
+
+
+def test_every_output_element_is_written():
+    for _ in range(3):
+        poison = [jt.full((2, 3, 33, 31), float("nan")) for _ in range(6)]
+        jt.sync(poison)
+        del poison
+        x = jt.ones((2, 3, 17, 16))
+        y = resize_bilinear(x, (33, 31), impl="fused")
+        dx = jt.grad(y.sum(), x).numpy()
+        assert np.allclose(y.numpy(), 1, atol=1e-6)
+        assert np.isclose(dx.sum(), 2 * 3 * 33 * 31, rtol=1e-5)
+
+
+def test_inputs_that_are_views():
+    x = np.random.default_rng(2).standard_normal((2, 5, 7, 3)).astype(np.float32)
+    y = resize_bilinear(jt.array(x).transpose(0, 3, 1, 2), (9, 8), impl="fused").numpy()
+    assert np.abs(y - weights(5, 9) @ x.transpose(0, 3, 1, 2) @ weights(7, 8).T).max() < 1e-5
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) and size \(4, 4\); expected \(B, C, H, W\)"):
+        resize_bilinear(jt.zeros((2, 3)), (4, 4))
+    with pytest.raises(ValueError, match=r"size \(0, 4\); .* all at least 1"):
+        resize_bilinear(jt.zeros((1, 1, 2, 3)), (0, 4))

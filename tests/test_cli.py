@@ -1,0 +1,138 @@
+"""The command line: the demo, errors as one line, and dry runs."""
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jea import cli
+from jea.data import make_shapes
+from jea.data.palette import voc_palette
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=4, num_val=3, num_test=2)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("JEA_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("main", [cli.train_main, cli.test_main])
+def test_dry_run_of_every_config(config, main, capsys):
+    assert main(["--config", config, "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "dry run" in said and "parameters" in said
+
+
+def test_demo_weights_score_on_a_few_pictures(shapes, tmp_path, capsys):
+    assert cli.test_main(["--data", str(shapes), "--out", str(tmp_path), "--json", "data.name=voc", "data.num_classes=7",
+                          "data.scales=null"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 3 and result["mIoU"] > 0.6 and set(result) >= {"pAcc", "mAcc", "fwIoU", "IoU"}
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 3
+
+
+def test_submission_for_the_voc_server(shapes, tmp_path, capsys):
+    arguments = ["--data", str(shapes), "--out", str(tmp_path), "--split", "test", "data.name=voc", "data.num_classes=7",
+                 "data.scales=null", "eval.pictures=0"]
+    assert cli.test_main(arguments) == 0
+    folder = tmp_path / "results/VOC2012/Segmentation/comp6_test_cls"
+    files = sorted(folder.glob("*.png"))
+    assert len(files) == 2
+    picture = Image.open(files[0])
+    assert picture.mode == "P"
+    assert np.array_equal(np.array(picture.getpalette()).reshape(-1, 3)[:21], voc_palette()[:21])
+    with tarfile.open(tmp_path / "results.tar") as tar:
+        names = [f"results/VOC2012/Segmentation/comp6_test_cls/{file.name}" for file in files]
+        assert tar.getnames() == names
+        assert tar.extractfile(names[0]).read() == files[0].read_bytes()
+    first = (tmp_path / "results.tar").read_bytes()
+    assert cli.test_main(arguments) == 0 and (tmp_path / "results.tar").read_bytes() == first
+
+
+def test_pictures_of_any_kind(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 7, 3), np.uint8)).save(folder / "narrow.png")
+    Image.fromarray(rng.integers(0, 255, (31, 50), np.uint8)).save(folder / "grey.jpg")
+    Image.fromarray(rng.integers(0, 255, (20, 30, 4), np.uint8), "CMYK").save(folder / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    Image.fromarray(rng.integers(0, 255, (24, 48, 3), np.uint8)).save(folder / "turned.jpg", exif=exif)
+    assert cli.test_main(["--input", str(folder), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+    sizes = {p.stem: Image.open(tmp_path / "out" / f"{p.stem}.png").size for p in folder.iterdir()}
+    assert sizes == {"narrow": (7, 40), "grey": (50, 31), "cmyk": (30, 20), "turned": (24, 48)}
+    assert (tmp_path / "out" / "grey_overlay.png").is_file()
+
+
+def test_multi_scale_runs_through_the_same_path(tmp_path, capsys):
+    Image.fromarray(np.full((40, 56, 3), 128, np.uint8)).save(tmp_path / "a.png")
+    assert cli.test_main(["--input", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--multi-scale"]) == 0
+    assert "a.png ->" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--config", "nothing"], "no such config"),
+    (["--device", "cuda"], "--device cuda: "),
+    (["--input", "no/such/picture.jpg"], "no/such/picture.jpg: no such picture or folder"),
+    (["--weights", "no.pth"], "no.pth"),
+    (["--data", "/nowhere", "data.name=voc"], "/nowhere: no VOC data there"),
+    (["--config", "segmentation_eanet_resnet50_voc"], "no weights are bundled for this config: say --weights FILE"),
+    (["model.output_stride=7"], "output_stride is 7; expected 8 or 16"),
+    (["model.num_classes=5"], "does not fit the model"),
+])
+def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, capsys):
+    if "--device" in arguments and cli.runtime.prepare().device == "cuda":
+        pytest.skip("this machine has a GPU")
+    arguments = arguments + (["--out", str(tmp_path)] if "--out" not in arguments else [])
+    assert cli.test_main(arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err and "jea test: error: " in err and "Traceback" not in err
+
+
+def test_commands_and_help(capsys):
+    assert cli.main(["--version"]) == 0
+    assert cli.main(["--help"]) == 0 and "example" in capsys.readouterr().out
+    assert cli.main(["tset"]) == 2 and "unknown command" in capsys.readouterr().err
+    for command in ("train", "test", "convert", "inspect", "info"):
+        with pytest.raises(SystemExit) as end:
+            cli.main([command, "--help"])
+        out = capsys.readouterr().out
+        assert end.value.code == 0 and "example" in out and len(out.splitlines()) <= 50, command
+
+
+def test_the_scripts_at_the_top_are_the_same_code():
+    for name in ("train", "test"):
+        text = (ROOT / f"{name}.py").read_text()
+        assert f"from jea.cli import {name}_main" in text and len(text.splitlines()) <= 40
+        done = subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0 and f"jea {name}" in done.stdout
+
+
+def test_convert_with_a_model_proves_every_tensor(write_pth, tmp_path, capsys):
+    source, out, back = write_pth("eanet50_s16", wrap="net", prefix="module."), tmp_path / "x.npz", tmp_path / "b.pth"
+    assert cli.main(["convert", str(source), str(out), "--model", "eanet_resnet50"]) == 0
+    assert "bit-identical" in capsys.readouterr().out
+    assert cli.main(["convert", str(out), str(back)]) == 0
+    assert cli.main(["inspect", str(back)]) == 0
+    assert "extractor.0.0.weight" in capsys.readouterr().out
+
+
+def test_python_m_jea():
+    done = subprocess.run([sys.executable, "-m", "jea", "--version"], cwd=ROOT, capture_output=True, text=True,
+                          env=dict(os.environ))
+    assert done.returncode == 0 and done.stdout.strip().count(".") == 2

@@ -1,0 +1,172 @@
+"""The training loop: resuming, stopping, failing and saving, on a small network and a small data set."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jea import engine
+from jea.checkpoint import CheckpointError, load_npz
+from jea.data import make_shapes
+from jea.tasks.base import TrainingError
+from jea.tasks.segmentation import Segmentation
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=20, num_val=3, num_test=1)
+
+
+def make_task(shapes, *, seed=5, **train):
+    options = {"steps": 10, "batch_size": 4, "lr": 0.02, "num_workers": 0, "log_every": 1, "eval_every": 0,
+               "save_every": 4, "seed": seed, **train}
+    return Segmentation(model={"name": "eanet_tiny", "num_classes": 7},
+                        data={"name": "voc", "root": str(shapes), "num_classes": 7, "crop_size": 65, "scales": [0.75, 1]},
+                        train=options, eval={"pictures": 1, "num_workers": 0})
+
+
+def losses_in(out):
+    return {e["step"]: e["loss"] for e in map(json.loads, (out / engine.LOG).read_text().splitlines()) if "loss" in e}
+
+
+@pytest.fixture(scope="module")
+def unbroken(shapes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    result = engine.train(make_task(shapes), out, progress=False)
+    return out, result
+
+
+def test_a_run_leaves_everything(unbroken):
+    out, result = unbroken
+    losses = losses_in(out)
+    assert sorted(losses) == list(range(1, 11)) and losses[10] < losses[1]
+    assert next(iter(result)) == "mIoU" and 0 <= result["mIoU"] <= 1
+    assert (out / engine.CURVES).read_bytes().startswith(b"\x89PNG")
+    tensors, meta = load_npz(out / engine.BEST)
+    assert meta["step"] == 10 and meta["model"]["name"] == "eanet_tiny" and "fc2.weight" in tensors
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])  # 5 steps are one epoch
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(shapes, unbroken, tmp_path, stop):
+    engine.train(make_task(shapes), tmp_path, stop_after=stop, progress=False)
+    assert max(losses_in(tmp_path)) == stop
+    engine.train(make_task(shapes, num_workers=2), tmp_path, resume=True, progress=False)
+    assert losses_in(tmp_path) == losses_in(unbroken[0])
+    ours, theirs = load_npz(tmp_path / engine.LAST)[0], load_npz(unbroken[0] / engine.LAST)[0]
+    assert ours.keys() == theirs.keys()
+    assert any(key.startswith("optimizer/") for key in ours)
+    for key in ours:
+        assert np.array_equal(ours[key], theirs[key]), key
+
+
+def test_another_seed_is_another_run(shapes, unbroken, tmp_path):
+    engine.train(make_task(shapes, seed=6), tmp_path, stop_after=2, progress=False)
+    assert losses_in(tmp_path)[1] != losses_in(unbroken[0])[1]
+    with pytest.raises(CheckpointError, match="trained with seed 6, the config says 5"):
+        engine.train(make_task(shapes), tmp_path, resume=True, progress=False)
+
+
+def test_what_cannot_be_resumed(shapes, unbroken, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        engine.train(make_task(shapes), tmp_path, resume=True, progress=False)
+    with pytest.raises(TrainingError, match="is there already: add --resume"):
+        engine.train(make_task(shapes), unbroken[0], progress=False)
+    (tmp_path / engine.LAST).write_bytes((unbroken[0] / engine.BEST).read_bytes())
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        engine.train(make_task(shapes), tmp_path, resume=True, progress=False)
+
+
+def test_a_non_finite_loss_stops_and_names_step_and_phase(shapes, tmp_path):
+    task = make_task(shapes)
+    engine.train(task, tmp_path, stop_after=4, progress=False)
+    before = (tmp_path / engine.LAST).read_bytes()
+    task = make_task(shapes)
+    original, calls = task.losses, []
+
+    def broken(batch):
+        losses = original(batch)
+        calls.append(1)
+        return {"loss": losses["loss"] * float("nan")} if len(calls) == 2 else losses
+    task.losses = broken
+    with pytest.raises(TrainingError, match="step 5, phase segmentation: loss is nan"):
+        engine.train(task, tmp_path, resume=True, progress=False)
+    assert (tmp_path / engine.LAST).read_bytes() == before
+
+
+def test_a_phase_that_is_not_due_is_left_out(shapes, tmp_path):
+    task = make_task(shapes, steps=3)
+    phases = task.phases(3)
+    phases[0].every = 2
+    task.phases = lambda total: phases
+    ran = []
+    original = phases[0].losses
+    phases[0].losses = lambda batch: ran.append(1) or original(batch)
+    engine.train(task, tmp_path, progress=False)
+    assert len(ran) == 2 and sorted(losses_in(tmp_path)) == [1, 3]  # steps 0 and 2
+
+
+COMMAND = [sys.executable, "train.py", "--config", "segmentation_eanet_tiny_shapes", "data.crop_size=65", "train.batch_size=2",
+           "train.num_workers=1", "train.log_every=1", "train.steps=2000", "train.save_every=3", "train.eval_every=0"]
+
+
+def start(out, *more):
+    environment = dict(os.environ, JEA_HOME=str(out.parent / "home"))
+    return subprocess.Popen([*COMMAND, "--out", str(out), *more], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(out, steps, process, seconds=240):
+    deadline = time.time() + seconds
+    while time.time() < deadline and process.poll() is None:
+        if (out / engine.LOG).exists() and len((out / engine.LOG).read_text().splitlines()) >= steps:
+            return
+        time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"no {steps} steps: {process.communicate()}")
+
+
+def test_ctrl_c_saves(tmp_path):
+    out = tmp_path / "run"
+    process = start(out)
+    wait_for_steps(out, 4, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "--resume goes on from it" in err and "Traceback" not in err, err
+    step = load_npz(out / engine.LAST)[1]["step"]
+    assert step == max(losses_in(out)) >= 4
+
+
+def kill_and_load(out, delay, *more):
+    """Train, kill -9 after `delay` seconds of training, and load what is there."""
+    process = start(out, *more)
+    wait_for_steps(out, 4, process)
+    time.sleep(delay)
+    process.kill()
+    process.communicate()
+    tensors, meta = load_npz(out / engine.LAST)
+    assert meta["kind"] == "training" and all(np.isfinite(value).all() for value in tensors.values())
+    return meta["step"]
+
+
+def test_kill_leaves_a_loadable_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    step = kill_and_load(out, 0.35)
+    process = start(out, "--resume", "--stop-after", str(step + 1))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert load_npz(out / engine.LAST)[1]["step"] == step + 1
+
+
+@pytest.mark.slow
+def test_many_kills(tmp_path):
+    rng = np.random.default_rng(0)
+    for attempt in range(10):
+        kill_and_load(tmp_path / str(attempt) / "run", rng.random(), "train.save_every=1")
