@@ -16,6 +16,7 @@ _PUBLIC = {
     "ExternalAttention": "jea.nn",
     "MultiHeadExternalAttention": "jea.nn",
     "double_norm": "jea.ops",
+    "fuse": "jea.nn.fused",
     "load_weights": "jea.checkpoint",
     "save_weights": "jea.checkpoint",
 }

@@ -96,6 +96,7 @@ def test_main(argv=None) -> int:
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of the split")
+    parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     arguments = parser.parse_args(argv)
     return _run("test", _test, arguments)
@@ -121,6 +122,8 @@ def _test(arguments) -> int:
         return 0
     from jea.checkpoint import load_weights
     _say(str(load_weights(task.model, weights)))
+    if not arguments.no_fuse:
+        task.fuse()
     if arguments.input:
         result = task.predict_files(arguments.input, out)
     else:

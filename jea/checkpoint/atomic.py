@@ -44,8 +44,8 @@ def replacing(path):
         if isinstance(error, OSError):
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             remedy = "Free some space" if full else "Check the folder"
-            raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before "
-                                        f"is untouched. {remedy} and save again") from error
+            raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there "
+                                        f"before is untouched. {remedy} and save again") from error
         if isinstance(error, Malformed):
             raise CheckpointError(path, str(error)) from error
         raise
@@ -80,10 +80,11 @@ def _sync_folder(folder):
 
 def _remove_stale(folder, name):
     prefix = f".{name}."
-    for entry in os.scandir(folder):
-        if entry.name.startswith(prefix) and entry.name.endswith(".tmp") and entry.path not in _in_use \
-                and _is_stale(entry, entry.name[len(prefix):-len(".tmp")]):
-            _remove(entry.path)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and entry.name.endswith(".tmp") and entry.path not in _in_use \
+                    and _is_stale(entry, entry.name[len(prefix):-len(".tmp")]):
+                _remove(entry.path)
 
 
 def _is_stale(entry, owner):

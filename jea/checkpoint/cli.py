@@ -220,5 +220,5 @@ def prove(path, tensors):
     for key, array in tensors.items():
         if (again[key].shape, again[key].dtype) != (array.shape, array.dtype) \
                 or again[key].tobytes() != array.tobytes():
-            raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it back; "
-                                        f"do not use it")
+            raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it "
+                                        f"back; do not use it")

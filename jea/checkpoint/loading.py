@@ -22,7 +22,7 @@ SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
 
 @dataclass
 class LoadReport:
-    """What :func:`load_weights` did, in lists of keys (``mismatched``: lines of text); ``str()`` reads well."""
+    """What :func:`load_weights` did, in lists of keys (``mismatched``: of texts); ``str()`` reads well."""
 
     path: str
     format: str
@@ -95,11 +95,12 @@ def match(key_maps, shapes, checkpoint):
         if problem:
             report.mismatched.append(f"{key}: {problem}")
         else:
-            arrays[key] = array.astype(dtype, copy=False).reshape(shape)
+            with np.errstate(over="ignore"):  # an infinity that appears here is reported below
+                arrays[key] = array.astype(dtype, copy=False).reshape(shape)
+    partial = tuple(key_map.partial) if key_map else ()
     absent = [key for key in shapes if key not in mapped]
-    partial = key_map.partial if key_map else ()
-    report.initialised = [key for key in absent if key.startswith(tuple(partial))]
-    report.missing = [key for key in absent if not key.startswith(tuple(partial))]
+    report.initialised = [key for key in absent if key.startswith(partial)]
+    report.missing = [key for key in absent if not key.startswith(partial)]
     report.loaded = list(arrays)
     narrowed = [key for key in arrays if mapped[key].dtype.itemsize > arrays[key].dtype.itemsize]
     if narrowed:
@@ -120,7 +121,7 @@ def _misfit(array, shape, dtype):
     kind, wanted = array.dtype.kind, np.dtype(dtype).kind
     if kind != wanted and not (kind in "iub" and wanted in "iub"):
         return f"type {array.dtype} in the file, {dtype} in the model"
-    if wanted in "iu" and array.size and not np.array_equal(array, array.astype(dtype)):
+    if wanted in "iub" and not np.array_equal(array, array.astype(dtype)):
         return f"values beyond the model's {dtype}"
     return ""
 

@@ -114,8 +114,8 @@ def _source(file, size, budget):
     if head[:1] == b"\x80":
         return JittorPickle(file)
     if head[257:262] == b"ustar":
-        raise Malformed("is a tar archive: unpack it, or, if PyTorch before 0.1.10 saved it, load and save it "
-                        "again with a PyTorch of 2017 to 2024")
+        raise Malformed("is a tar archive: unpack it, or, if PyTorch before 0.1.10 saved it, load and "
+                        "save it again with a PyTorch of 2017 to 2024")
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise Malformed("is a web page, not a checkpoint: the download got an error or a login page; "

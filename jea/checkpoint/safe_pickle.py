@@ -45,7 +45,7 @@ class Symbol:
 class OrderedDictStandIn(dict):
     """collections.OrderedDict; torch hangs a ``_metadata`` attribute on it, which is of no use here."""
 
-    def build_state(self, state):
+    def build_state(self, machine, state):
         if not isinstance(state, dict):
             raise Malformed("an OrderedDict has a state that is not a dict")
 
@@ -53,9 +53,10 @@ class OrderedDictStandIn(dict):
 class NamespaceStandIn(dict):
     """argparse.Namespace as the plain dict of its attributes."""
 
-    def build_state(self, state):
-        if not isinstance(state, dict) or not all(type(key) is str for key in state):
+    def build_state(self, machine, state):
+        if not isinstance(state, dict):
             raise Malformed("an argparse.Namespace has a state that is not a dict of names")
+        machine.copy(len(state))
         self.update(state)
 
 
@@ -67,7 +68,7 @@ class NumpyDtype:
     def __init__(self, name):
         self.name, self.big_endian = name, False
 
-    def build_state(self, state):
+    def build_state(self, machine, state):
         # (version, byte order, subdtype, names, fields, itemsize, alignment[, flags]) of dtype.__reduce__
         if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", "|", ">", "=") \
                 or any(part is not None for part in state[2:5]):
@@ -86,7 +87,7 @@ class NumpyArray(LazyTensor):
     def __init__(self):
         self.shape, self.dtype, self.data = (0,), "float32", None
 
-    def build_state(self, state):
+    def build_state(self, machine, state):
         # (version, shape, dtype, is_fortran, data) of ndarray.__reduce__
         if type(state) is not tuple or len(state) != 5 or not isinstance(state[2], NumpyDtype) \
                 or type(state[3]) is not bool:
@@ -124,6 +125,7 @@ def _ordered_dict(machine, items=()):
     made = OrderedDictStandIn()
     if type(items) not in (tuple, list):
         raise Malformed("an OrderedDict is made from something else than a list of pairs")
+    machine.copy(len(items))
     for pair in items:
         if type(pair) not in (tuple, list) or len(pair) != 2:
             raise Malformed("an OrderedDict is made from something else than a list of pairs")
@@ -192,7 +194,7 @@ class Machine:
         self.data, self.position, self.end = memoryview(data).cast("B"), position, len(data)
         self.symbols, self.persistent = symbols, persistent
         self.stack, self.marks, self.memo = [], [], {}
-        self.producible = self.end - position
+        self.producible, self.copyable = self.end - position, MAX_OPCODES
 
     def run(self):
         operations, data = _OPERATIONS, self.data
@@ -247,9 +249,15 @@ class Machine:
         return items
 
     def produce(self, nbytes):
-        """Account for bytes that a call makes from others: all calls together at most the pickle's length."""
+        """Charge for bytes that a call makes from others: all calls together at most the pickle's length."""
         self.producible -= nbytes
         if self.producible < 0:
+            raise Malformed("the pickle blows its own data up; refused")
+
+    def copy(self, items):
+        """Charge for items that a call copies: one call is one opcode, however large its argument."""
+        self.copyable -= items
+        if self.copyable < 0:
             raise Malformed("the pickle blows its own data up; refused")
 
     def key(self, value):
@@ -286,8 +294,8 @@ class Machine:
         found = self.symbols.get((module, name)) if type(module) is type(name) is str else None
         if found is None:
             raise Malformed(f"names {shown(module)}.{shown(name)}, which is not on the list of what a "
-                            f"checkpoint may use; refused, nothing was executed. Have the file saved again with "
-                            f"nothing but tensors and plain values in it")
+                            f"checkpoint may use; refused, nothing was executed. Have the file saved again "
+                            f"with nothing but tensors and plain values in it")
         return found
 
     def call(self, function, arguments, wants_class=False):
@@ -411,7 +419,7 @@ def _build(machine):
     build_state = _BUILDABLE.get(type(machine.top()))
     if build_state is None:
         raise Malformed(f"the pickle sets the state of {_described(machine.top())}; refused")
-    build_state(machine.top(), state)
+    build_state(machine.top(), machine, state)
 
 
 _BUILDABLE = {kind: kind.build_state

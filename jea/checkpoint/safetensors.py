@@ -52,8 +52,8 @@ class SafeTensors:
         self.file = file
         length = struct.unpack("<Q", file.read(8))[0]
         if length > min(MAX_HEADER, file_size - 8):
-            raise Malformed(f"says that its header has {length:,} bytes, of {file_size:,} in the file; damaged or "
-                            f"not a safetensors file")
+            raise Malformed(f"says that its header has {length:,} bytes, of {file_size:,} in the file; "
+                            f"damaged or not a safetensors file")
         header = parse_json(file.read(length).decode("utf-8"))
         if type(header) is not dict:
             raise Malformed("the header is not a JSON object; not a safetensors file")

@@ -44,7 +44,8 @@ def save_npz(path, tensors, meta=None):
         if type(key) is not str or not key or key == META or "\0" in key or len(_utf8(path, key)) > 60_000:
             raise CheckpointError(path, f"{shown(repr(key))} cannot be the name of a tensor in an .npz file")
         if array.dtype.name not in ITEMSIZE:
-            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain numbers")
+            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain "
+                                        f"numbers")
         arrays[key] = array
     try:
         text = json.dumps(meta or {}, sort_keys=True, allow_nan=False).encode()

@@ -33,7 +33,7 @@ _UNTYPED = "untyped"
 
 
 class Storage:
-    """What the pickle says of a storage: ``count`` elements of ``dtype``, from element ``first`` of ``key``."""
+    """A storage, as the pickle says: ``count`` elements of ``dtype``, from element ``first`` of ``key``."""
 
     __slots__ = ("key", "dtype", "total", "first", "count", "location")
 
@@ -160,8 +160,8 @@ class TorchSource:
         itemsize = ITEMSIZE.get(storage.dtype, 1)
         have = self.storage_bytes(storage.key)
         if have != storage.total * itemsize:
-            raise Malformed(f"storage {shown(storage.key)!r} should have {storage.total * itemsize:,} bytes and "
-                            f"has {have:,}; the file is damaged, fetch it again")
+            raise Malformed(f"storage {shown(storage.key)!r} should have {storage.total * itemsize:,} bytes "
+                            f"and has {have:,}; the file is damaged, fetch it again")
 
     def elements(self, storage, dtype, budget):
         """The elements of a storage as a 1-D array, read once and shared by all tensors that view it."""
@@ -252,8 +252,8 @@ class TorchLegacy(TorchSource):
             raise Malformed("unknown version of PyTorch's old file format")
         system = next_pickle()
         if not isinstance(system, dict) or system.get("little_endian") is not True:
-            raise Malformed("written on a big-endian machine in PyTorch's old file format; load it with PyTorch "
-                            "and save it again")
+            raise Malformed("written on a big-endian machine in PyTorch's old file format; load it with "
+                            "PyTorch and save it again")
         self.root = next_pickle(symbols=self.symbols, persistent=self._persistent)
         keys = next_pickle()
         if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):

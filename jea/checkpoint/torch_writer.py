@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from .errors import Malformed, shown
+from .errors import Malformed
 from .jittor_reader import TRAILER
 from .tensors import contiguous_strides
 from .torch_reader import STORAGE_TYPES
@@ -133,8 +133,8 @@ class _Pickler:
                 self._value(item)
             self.parts.append(b"e")
         else:
-            raise Malformed(f"a value of type {type(value).__name__} cannot be written; use plain numbers, texts, "
-                            f"lists and dicts")
+            raise Malformed(f"a value of type {type(value).__name__} cannot be written; use plain numbers, "
+                            f"texts, lists and dicts")
 
 
 def write_jittor_pickle(file, tensors):

@@ -126,7 +126,7 @@ class ZipArchive:
         """The content of a small entry as bytes; :class:`Malformed` if it is over ``limit`` bytes."""
         entry = self.entries[name]
         if entry.size > limit:
-            raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes, over {limit:,}; refused")
+            raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes, over {limit:,}")
         return self.read_array(name, budget).tobytes()
 
     def read_array(self, name, budget):

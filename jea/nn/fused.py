@@ -75,7 +75,7 @@ class FusedModule(nn.Module):
             raise RuntimeError(f"{type(self).__name__} was fused for the CPU: fuse the model again with CUDA on")
         with jt.no_grad():
             y = function(x)
-        return _NoGradient.apply(x, y) if isinstance(y, jt.Var) else y
+        return _NoGradient.apply(x, y) if isinstance(y, jt.Var) else tuple(_NoGradient.apply(x, part) for part in y)
 
     def _from_nchw(self, x):
         return x.transpose(0, 2, 3, 1) if self.channels_last else x

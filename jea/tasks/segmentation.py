@@ -19,6 +19,7 @@ from jea.data.pictures import side_by_side
 from jea.data.transforms import normalise, pad_8n1
 from jea.metrics.segmentation import ConfusionMatrix
 from jea.models import create_model
+from jea.nn.fused import fuse
 from jea.nn.mode import evaluating, freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import resize_bilinear
@@ -61,10 +62,14 @@ class Segmentation:
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
         self.modules = {"model": self.model}
-        self.network = self.model  # what evaluation runs: the model, or its fused form (see `fuse`)
+        self.network = self.model  # what evaluation runs
         self.description = {"task": "segmentation", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
         self._loader = None
+
+    def fuse(self) -> None:
+        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        self.network, self.model, self.modules = fuse(self.model), None, {}
 
     def close(self) -> None:
         """End the worker processes."""
@@ -78,8 +83,8 @@ class Segmentation:
         if split is not None:
             arguments["split"] = split
         dataset = DATASETS[self._data["name"]](**arguments)
-        if dataset.num_classes != self.model.num_classes:
-            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
+        if dataset.num_classes != self.network.num_classes:
+            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.network.num_classes}; "
                             "set model.num_classes")
         return dataset
 
@@ -214,7 +219,7 @@ class Segmentation:
         """Names of the model's classes, without touching the data."""
         from jea.data.shapes import SHAPES_CLASSES
         known = {"shapes": SHAPES_CLASSES, "voc": self._data.get("class_names", VOC_CLASSES)}[self._data["name"]]
-        n = self.model.num_classes
+        n = self.network.num_classes
         return tuple(known) if len(known) == n else tuple(f"class {i}" for i in range(n))
 
 

@@ -54,10 +54,13 @@ def _recording(phase, rates):
     return phase
 
 
-def test_multi_scale_and_flip(reference, write_pth, close, fixtures):
+@pytest.mark.parametrize("fused", [False, True])
+def test_multi_scale_and_flip(reference, write_pth, close, fixtures, fused):
     ref = reference("eanet50_s8_tta")
     task = Segmentation(model={"name": "eanet_resnet50", "output_stride": 8}, data={"name": "voc", "root": "unused"})
     jea.load_weights(task.model, write_pth("eanet50_s16", wrap="net", prefix="module."))
+    if fused:  # as test.py runs it
+        task.fuse()
     image = np.asarray(Image.open(fixtures / "tta_image.png").convert("RGB"))
     logits = task.logits(image, scales=MULTI_SCALE, flip=True)
     close(logits[None], ref.arrays["logits_sum"], 2e-5, "summed logits")

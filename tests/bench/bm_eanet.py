@@ -1,0 +1,358 @@
+"""EANet-R50 (output stride 8) on the CPU: jea, plain and fused, against PyTorch eager with the same weights.
+
+    python tests/bench/bm_eanet.py                      # inference at 513 x 513, training step at 2 x 257 x 257
+    python tests/bench/bm_eanet.py --size 321 --runs 5 --skip-training --json result.json
+
+Logits are compared before anything is timed: beyond 2e-5 of the largest there are no numbers. The sides run in turn
+(interleaved) and medians are shown; peak memory is that of a process of its own per side.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+TOLERANCE = 2e-5
+SIDES = ("jea", "jea fused", "torch contiguous", "torch channels_last")
+TRAINING_SIDES = ("jea", "torch contiguous", "torch channels_last")
+
+
+# -- PyTorch's side, with jea's parameter names --------------------------------------------------------------------
+
+def torch_eanet():
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def conv(i, o, k=1, stride=1, dilation=1, bias=False):
+        return nn.Conv2d(i, o, k, stride, dilation * (k // 2), dilation, bias=bias)
+
+    class Bottleneck(nn.Module):
+        def __init__(self, i, planes, stride, dilation):
+            super().__init__()
+            o = 4 * planes
+            self.conv1, self.bn1 = conv(i, planes), nn.BatchNorm2d(planes)
+            self.conv2, self.bn2 = conv(planes, planes, 3, stride, dilation), nn.BatchNorm2d(planes)
+            self.conv3, self.bn3 = conv(planes, o), nn.BatchNorm2d(o)
+            self.downsample = None
+            if stride != 1 or i != o:
+                self.downsample = nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o))
+
+        def forward(self, x):
+            y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+            y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+            y = self.bn3(self.conv3(y))
+            y += x if self.downsample is None else self.downsample(x)
+            return F.relu(y, inplace=True)
+
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            relu = nn.ReLU(inplace=True)
+            self.conv1 = nn.Sequential(conv(3, 64, 3, 2), nn.BatchNorm2d(64), relu, conv(64, 64, 3),
+                                       nn.BatchNorm2d(64), relu, conv(64, 128, 3))
+            self.bn1, self.maxpool, i = nn.BatchNorm2d(128), nn.MaxPool2d(3, 2, 1), 128
+            stages = (1, (1, 1, 1)), (2, (1, 1, 1, 1)), (1, (1, 2, 2, 2, 2, 2)), (1, (2, 8, 16))
+            for number, (stride, dilations) in enumerate(stages):
+                blocks = []
+                for block, dilation in enumerate(dilations):
+                    blocks.append(Bottleneck(i, 64 << number, stride if block == 0 else 1, dilation))
+                    i = 256 << number
+                setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+
+        def forward(self, x):
+            x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+            return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    class ConvBNReLU(nn.Module):
+        def __init__(self, i, o):
+            super().__init__()
+            self.conv, self.bn = conv(i, o, 3), nn.BatchNorm2d(o)
+
+        def forward(self, x):
+            return F.relu(self.bn(self.conv(x)), inplace=True)
+
+    class ExternalAttention(nn.Module):
+        def __init__(self, c):
+            super().__init__()
+            self.conv1 = conv(c, c, bias=True)
+            self.linear_0, self.linear_1 = nn.Conv1d(c, 64, 1, bias=False), nn.Conv1d(64, c, 1, bias=False)
+            self.conv2 = nn.Sequential(conv(c, c), nn.BatchNorm2d(c))
+
+        def forward(self, x):
+            b, c, h, w = x.shape
+            a = self.linear_0(self.conv1(x).reshape(b, c, h * w)).softmax(-1)
+            a = a / (1e-9 + a.sum(1, keepdim=True))
+            return F.relu(self.conv2(self.linear_1(a).view(b, c, h, w)) + x)
+
+    class EANet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.fc0, self.linu = Backbone(), ConvBNReLU(2048, 512), ExternalAttention(512)
+            self.fc1, self.fc2 = nn.Sequential(ConvBNReLU(512, 256)), conv(256, 21, bias=True)
+
+        def forward(self, x):
+            y = self.fc2(self.fc1(self.linu(self.fc0(self.backbone(x)))))
+            return F.interpolate(y, size=x.shape[2:], mode="bilinear", align_corners=True)
+
+    torch.set_num_threads(threads())
+    return EANet()
+
+
+def threads() -> int:
+    """What OpenMP gives Jittor; PyTorch gets the same."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def jea_eanet():
+    import jea
+    from jea._jittor import jt
+    jt.set_global_seed(0)
+    return jea.create_model("eanet_resnet50", output_stride=8, num_classes=21, dropout=0.0)
+
+
+# -- the sides: name -> function that runs once to the end -----------------------------------------------------------
+
+def inference_side(side: str, x: np.ndarray, state=None):
+    """A function that returns the logits as numpy. `state`: jea's parameters by name, for PyTorch."""
+    if side.startswith("jea"):
+        from jea._jittor import jt
+        from jea.nn import fuse
+        model = jea_eanet() if state is None else state
+        model.eval()
+        if side == "jea fused":
+            model = fuse(model)
+        picture = jt.array(x)
+
+        def run():
+            with jt.no_grad():
+                y = model(picture)
+                y.sync()
+            return y
+        return run
+    import torch
+    layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
+    model = copied(torch_eanet(), state).eval().to(memory_format=layout)
+    picture = torch.from_numpy(x).to(memory_format=layout)
+
+    def run():
+        with torch.inference_mode():
+            return model(picture)
+    return run
+
+
+def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
+    """A function that makes one step of SGD and returns the loss before it."""
+    settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    if side.startswith("jea"):
+        from jea._jittor import jt
+        from jea.tasks.segmentation import pixel_cross_entropy
+        model = jea_eanet() if model is None else model
+        model.train()
+        optimizer = jt.optim.SGD(model.parameters(), **settings)
+        x, labels = jt.array(x), jt.array(labels)
+
+        def run():
+            loss = pixel_cross_entropy(model(x), labels)
+            optimizer.step(loss)
+            jt.sync_all(True)
+            return loss.item()
+        return run
+    import torch
+    layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
+    network = copied(torch_eanet(), model).train().to(memory_format=layout)
+    optimizer = torch.optim.SGD(network.parameters(), **settings)
+    x, labels = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(labels).long()
+
+    def run():
+        loss = torch.nn.functional.cross_entropy(network(x), labels, ignore_index=255, reduction="none").mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+    return run
+
+
+def copied(network, model):
+    import torch
+    if model is not None:
+        own = {k: torch.from_numpy(v.numpy().copy()) for k, v in model.state_dict().items()}
+        missing, unexpected = network.load_state_dict(own, strict=False)
+        if unexpected or any("num_batches_tracked" not in name for name in missing):
+            raise SystemExit(f"the two networks differ: {missing}, {unexpected}")
+    return network
+
+
+def picture(batch: int, size: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((batch, 3, size, size)).astype(np.float32)
+
+
+def labels_like(x: np.ndarray) -> np.ndarray:
+    labels = np.random.default_rng(1).integers(0, 21, (len(x),) + x.shape[2:]).astype(np.int32)
+    labels[:, :8] = 255  # ignored, but counted in the mean, as upstream does
+    return labels
+
+
+def randomise_statistics(model) -> None:
+    """Running statistics that no BatchNorm starts with, so that a wrong one shows."""
+    from jea._jittor import jt
+    rng = np.random.default_rng(2)
+    for name, value in model.state_dict().items():
+        if name.endswith("running_mean"):
+            value.assign(jt.array(rng.standard_normal(value.shape).astype(np.float32) * 0.1))
+        elif name.endswith("running_var"):
+            value.assign(jt.array(rng.random(value.shape).astype(np.float32) + 0.5))
+
+
+# -- measuring -----------------------------------------------------------------------------------------------------
+
+def interleaved(functions: dict, runs: int) -> dict:
+    """Medians in seconds. Each function has run before."""
+    seconds = {name: [] for name in functions}
+    for _ in range(runs):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: {"median": float(np.median(values)), "best": min(values)} for name, values in seconds.items()}
+
+
+def sgemm_function():
+    import torch
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return lambda: a @ b
+
+
+def inference_gflop(size: int) -> float:
+    """Multiplications and additions of all convolutions and of the attention, counted on the PyTorch network."""
+    import torch
+    total = 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        total += 2 * output.numel() * module.weight[0].numel()
+    network = torch_eanet().eval()
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, size, size))
+    return total / 1e9
+
+
+def peak_memory(what: str, side: str, size: int) -> float:
+    """MB, of a process that runs this side alone, twice."""
+    command = [sys.executable, __file__, "--memory-of", what, side, "--size", str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return float(done.stdout.split()[-1])
+
+
+def run_for_memory(what: str, side: str, size: int) -> None:
+    x = picture(1 if what == "inference" else 2, size)
+    run = inference_side(side, x) if what == "inference" else training_side(side, x, labels_like(x), None)
+    run()
+    run()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def machine() -> dict:
+    import jea
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    return {"cpu": name, "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
+            "jittor": version("jittor"), "oneDNN of jea": jea.runtime.prepare().onednn, "torch": version("torch"),
+            "python": platform.python_version()}
+
+
+def bench_inference(size: int, runs: int) -> dict:
+    x, model = picture(1, size), jea_eanet()
+    randomise_statistics(model)
+    functions = {side: inference_side(side, x, model) for side in SIDES}
+    logits = {side: np.asarray(function().numpy()) for side, function in functions.items()}
+    wanted = logits["torch contiguous"]
+    errors = {side: float(np.abs(y - wanted).max() / np.abs(wanted).max()) for side, y in logits.items()}
+    if not max(errors.values()) <= TOLERANCE:
+        raise SystemExit(f"logits differ by more than {TOLERANCE:.0e} of the largest: {errors}; nothing is timed")
+    gflop = inference_gflop(size)
+    functions["sgemm"] = sgemm_function()
+    for function in functions.values():
+        function()
+    seconds = interleaved(functions, runs)
+    sgemm = 2 * 2048 ** 3 / 1e9 / seconds.pop("sgemm")["best"]
+    best = min(seconds[side]["median"] for side in SIDES if side.startswith("torch"))
+    rows = {side: {**seconds[side], "error": errors[side], "ratio to torch's best": seconds[side]["median"] / best,
+                   "GFLOP/s": gflop / seconds[side]["median"], "peak MB": peak_memory("inference", side, size)}
+            for side in SIDES}
+    return {"size": size, "GFLOP": gflop, "SGEMM GFLOP/s": sgemm, "sides": rows}
+
+
+def bench_training(size: int, runs: int) -> dict:
+    x = picture(2, size)
+    labels, model = labels_like(x), jea_eanet()
+    functions = {side: training_side(side, x, labels, model) for side in TRAINING_SIDES if side != "jea"}
+    functions = {"jea": training_side("jea", x, labels, model), **functions}
+    losses = {side: function() for side, function in functions.items()}
+    errors = {side: abs(loss / losses["torch contiguous"] - 1) for side, loss in losses.items()}
+    if not max(errors.values()) <= 1e-4:
+        raise SystemExit(f"losses differ: {losses}; nothing is timed")
+    for function in functions.values():
+        function()
+    seconds = interleaved(functions, runs)
+    best = min(seconds[side]["median"] for side in TRAINING_SIDES if side.startswith("torch"))
+    return {"size": size, "sides": {
+        side: {**seconds[side], "error": errors[side], "ratio to torch's best": seconds[side]["median"] / best,
+               "peak MB": peak_memory("training", side, size)} for side in TRAINING_SIDES}}
+
+
+def table(sides: dict) -> str:
+    columns = list(next(iter(sides.values())))
+    formats = {"error": "{:.1e}", "GFLOP/s": "{:.0f}", "peak MB": "{:.0f}"}
+    lines = [["", *(f"{c} s" if c in ("median", "best") else c for c in columns)]]
+    lines += [[side, *(formats.get(c, "{:.3f}").format(row[c]) for c in columns)] for side, row in sides.items()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
+    return "\n".join("  ".join(cell.rjust(width) if i else cell.ljust(width)
+                               for i, (cell, width) in enumerate(zip(line, widths))) for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, help="side of the picture (513; training: 257)")
+    parser.add_argument("--runs", type=int, default=9, help="timed runs of each side (9)")
+    parser.add_argument("--skip-training", action="store_true")
+    parser.add_argument("--skip-inference", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--memory-of", nargs=2, metavar=("WHAT", "SIDE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        run_for_memory(*arguments.memory_of, arguments.size)
+        return
+    import torch  # noqa: F401  (before Jittor)
+    result = {"machine": machine()}
+    print("\n".join(f"{key}: {value}" for key, value in result["machine"].items()))
+    if not arguments.skip_inference:
+        result["inference"] = bench_inference(arguments.size or 513, arguments.runs)
+        print(f"\nInference, 1 x {result['inference']['size']}^2: {result['inference']['GFLOP']:.0f} GFLOP; "
+              f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s\n" + table(result["inference"]["sides"]))
+    if not arguments.skip_training:
+        result["training"] = bench_training(arguments.size or 257, arguments.runs)
+        print(f"\nTraining step, 2 x {result['training']['size']}^2\n" + table(result["training"]["sides"]))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
