@@ -1,17 +1,19 @@
 """Where configs and bundled weights are: in the checkout, or beside an installed wheel (setup.py, data_files)."""
 from __future__ import annotations
 
+import site
 import sys
 from pathlib import Path
 
-_CHECKOUT = Path(__file__).resolve().parent.parent
-_INSTALLED = Path(sys.prefix) / "share" / "jea"
+_AROUND = Path(__file__).resolve().parent.parent  # the checkout, site-packages or a --target folder
 
 
 def shared_folder(name: str) -> Path:
     """The folder "configs" or "weights"."""
-    here = _CHECKOUT / name
-    return here if here.is_dir() and (_CHECKOUT / "setup.py").is_file() else _INSTALLED / name
+    if (_AROUND / "setup.py").is_file():
+        return _AROUND / name
+    places = [base / "share" / "jea" / name for base in (Path(sys.prefix), _AROUND, Path(site.getuserbase()))]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def find_config(name: str) -> Path:

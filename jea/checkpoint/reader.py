@@ -82,7 +82,10 @@ def opened(path):
             budget = Budget(size)
             source = _source(file, size, budget)
             source.path, source.budget = path, budget
-            yield source
+            try:
+                yield source
+            finally:
+                source.root = None  # its tensors refer to it: without this cycle memory is free at once
 
 
 def _open_file(path):

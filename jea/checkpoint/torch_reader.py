@@ -100,8 +100,10 @@ class TorchSource:
 
     def __init__(self):
         self._decoded = {}
-        self.symbols = dict(COMMON)
-        self.symbols.update(table(
+
+    def _machine(self, data, position=0):
+        """An interpreter for the pickle of the saved object; its tensors will be views of this source."""
+        return Machine(data, position, persistent=self._persistent, symbols={**COMMON, **table(
             Symbol("torch._utils", "_rebuild_tensor", self._rebuild_tensor),
             Symbol("torch._utils", "_rebuild_tensor_v2", self._rebuild_tensor),
             Symbol("torch._utils", "_rebuild_tensor_v3", self._rebuild_tensor_v3),
@@ -112,7 +114,7 @@ class TorchSource:
             *(Symbol("torch", name) for name in STORAGE_TYPES),
             Symbol("torch.storage", "UntypedStorage"),
             *(Symbol("torch", name) for name in ITEMSIZE),
-        ))
+        )})
 
     def _rebuild_tensor(self, machine, storage, offset, size, stride, requires_grad=False, hooks=None,
                         metadata=None):
@@ -208,7 +210,7 @@ class TorchZip(TorchSource):
                 raise Malformed(f"unknown byte order {shown(order)!r}")
             self.byte_order_big = order == b"big"
         content = archive.read(pickles[0], MAX_PICKLE, budget)
-        machine = Machine(content, symbols=self.symbols, persistent=self._persistent)
+        machine = self._machine(content)
         self.root = machine.run()
         if machine.position != len(content):
             raise Malformed("there are bytes after the end of the pickle; the file is damaged")
@@ -238,9 +240,9 @@ class TorchLegacy(TorchSource):
         head = file.read(min(file_size, MAX_PICKLE))
         position = 0
 
-        def next_pickle(**how):
+        def next_pickle(make_machine=Machine):
             nonlocal position
-            machine = Machine(head, position, **how)
+            machine = make_machine(head, position)
             value = machine.run()
             position = machine.position
             return value
@@ -254,7 +256,7 @@ class TorchLegacy(TorchSource):
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise Malformed("written on a big-endian machine in PyTorch's old file format; load it with "
                             "PyTorch and save it again")
-        self.root = next_pickle(symbols=self.symbols, persistent=self._persistent)
+        self.root = next_pickle(self._machine)
         keys = next_pickle()
         if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
             raise Malformed("the list of storages is damaged; fetch the file again")

@@ -38,7 +38,9 @@ def fuse(model):
         raise ValueError(f"fuse: there is no fused form of {type(model).__name__}; there is one of {names}. "
                          "Use the model as it is.")
     with jt.no_grad():
-        return fused(model)
+        result = fused(model)
+    jt.gc()  # hand the memory of the plain copies back
+    return result
 
 
 def fused_form_of(cls):

@@ -1,6 +1,8 @@
 """The .pth reader on files made byte by byte; no PyTorch is needed."""
+import gc
 import subprocess
 import sys
+import tracemalloc
 
 import checkpoint_forge as forge
 import numpy as np
@@ -65,6 +67,32 @@ def test_tensors_that_share_a_storage_are_read_once(tmp_path):
     tensors = read(forge.torch_zip(tmp_path / "x", body, {"0": TWELVE.tobytes()})).tensors
     np.testing.assert_array_equal(tensors["k"], [4, 5, 6, 7])
     assert np.shares_memory(tensors["q"], tensors["k"])
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("count", [12, 13], ids=["read", "refused"])
+def test_memory_is_free_at_once(tmp_path, container, count):
+    """No reference cycle keeps the storages until Python's garbage collector comes by, also after an error."""
+    size = 4 << 20
+    body = forge.mapping({"a": forge.tensor("0", "ByteStorage", size, 0, (size,), (1,)),
+                          "b": forge.tensor("1", "FloatStorage", count, 0, (1,), (1,))})
+    if container == "zip":
+        path = forge.torch_zip(tmp_path / "x", body, {"0": bytes(size), "1": TWELVE.tobytes()})
+    else:
+        path = forge.torch_legacy(tmp_path / "x", body, {"0": (size, bytes(size)), "1": (12, TWELVE.tobytes())})
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(4):
+            try:
+                read(path)
+            except CheckpointError:
+                assert count == 13
+        assert tracemalloc.get_traced_memory()[0] < size
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_big_endian_zip(tmp_path):

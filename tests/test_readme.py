@@ -1,0 +1,101 @@
+"""Every command of the README runs: the demo's for real, those that need VOC as dry runs."""
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import jea
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```", README, re.M | re.S)
+COMMANDS = [line.strip() for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line.strip()]
+DEMO_SCORE = float(re.search(r"It prints `mIoU: ([\d.]+)`", README).group(1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the commands run: the repository's files, a checkpoint with upstream's names and a picture."""
+    path = tmp_path_factory.mktemp("readme")
+    for name in ("configs", "weights", "train.py", "test.py"):
+        (path / name).symlink_to(ROOT / name)
+    jea.save_weights(jea.create_model("eanet_resnet101"), path / "eanet.pth")
+    from PIL import Image
+    Image.new("RGB", (60, 40), (90, 120, 30)).save(path / "photo.jpg")
+    return path
+
+
+def run(command, folder):
+    words = shlex.split(command)
+    words[:1] = {"python": [sys.executable], "jea": [sys.executable, "-m", "jea"]}[words[0]]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_the_commands_are_found():
+    assert len(COMMANDS) >= 12 and any("--split test" in c for c in COMMANDS)
+    assert COMMANDS[:2] == ["pip install -e . && python test.py", "pip install -e '.[test]' && python -m pytest"]
+    assert "python -m pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "voc" in c])
+def test_voc_commands(command, folder):
+    done = run(command + " --dry-run", folder)
+    assert done.returncode == 0 and "dry run" in done.stderr, done.stderr
+
+
+def test_checkpoint_commands(folder):
+    commands = [c for c in COMMANDS if c.startswith("jea ") and "info" not in c]
+    assert len(commands) == 4
+    for command in commands:  # in their order: each reads what the one before wrote
+        done = run(command, folder)
+        assert done.returncode == 0, done.stderr
+        if "convert" in command:
+            assert "bit-identical" in done.stdout, done.stdout
+
+
+def test_demo_prints_the_score_of_the_readme(folder, tmp_path):
+    done = run(f"python test.py --out {tmp_path}", folder)
+    assert done.returncode == 0, done.stderr
+    score = float(re.search(r"^mIoU: ([\d.]+)$", done.stdout, re.M).group(1))
+    assert score >= 0.90 and abs(score - DEMO_SCORE) < 0.005, (score, DEMO_SCORE)  # JPEG decoders differ a little
+    index = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())["segmentation_eanet_tiny_shapes"]
+    assert abs(index["metrics"]["mIoU"] - DEMO_SCORE) < 0.0002
+    assert (ROOT / "weights" / index["file"]).stat().st_size < 3e6
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 20
+
+
+def test_demo_on_a_photo(folder, tmp_path):
+    done = run(f"python test.py --input photo.jpg --out {tmp_path}", folder)
+    assert done.returncode == 0 and (tmp_path / "photo_overlay.png").is_file(), done.stderr
+
+
+def test_training_starts_as_the_readme_says(folder, tmp_path):
+    done = run(f"python train.py --out {tmp_path} --stop-after 2", folder)
+    assert done.returncode == 0 and (tmp_path / "last.npz").is_file(), done.stderr
+
+
+def test_the_api_example(folder, monkeypatch):
+    from jea._jittor import jt
+    code, = [text for language, text in BLOCKS if language == "python"]
+    assert 9 <= len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(folder)
+    scope = {"images": jt.randn(1, 3, 65, 65), "features": jt.randn(2, 512, 5, 5)}
+    exec(code, scope)
+    assert scope["logits"].shape == [1, 21, 65, 65] and scope["attention_map"].shape == [2, 64, 25]
+    assert scope["heads"](jt.randn(2, 7, 384)).shape == [2, 7, 384]
+    assert abs(scope["fast"](scope["images"]) - scope["logits"]).max().item() < 1e-3
+
+
+def test_the_architecture_table_names_what_is_there():
+    table = README[README.index("## Architecture"):README.index("## Citation")]
+    for name in re.findall(r"`(jea/[\w/.]+|\w+\.py)`", table):
+        assert (ROOT / name).exists() or (ROOT / "jea" / name).exists() or (ROOT / "jea/ops" / name).exists(), name
+    for part in (ROOT / "jea").iterdir():
+        if part.is_dir() and part.name != "__pycache__":
+            assert f"`jea/{part.name}/`" in table, part.name
