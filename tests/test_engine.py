@@ -120,7 +120,7 @@ COMMAND = [sys.executable, "train.py", "--config", "segmentation_eanet_tiny_shap
 def start(out, *more):
     environment = dict(os.environ, JEA_HOME=str(out.parent / "home"))
     return subprocess.Popen([*COMMAND, "--out", str(out), *more], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait_for_steps(out, steps, process, seconds=240):
@@ -133,11 +133,12 @@ def wait_for_steps(out, steps, process, seconds=240):
     raise AssertionError(f"no {steps} steps: {process.communicate()}")
 
 
-def test_ctrl_c_saves(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves(tmp_path, number):
     out = tmp_path / "run"
     process = start(out)
     wait_for_steps(out, 4, process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # to the whole group, as a terminal and a batch system do
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "--resume goes on from it" in err and "Traceback" not in err, err
     step = load_npz(out / engine.LAST)[1]["step"]

@@ -9,24 +9,23 @@ only.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import contextlib
-import multiprocessing
+import itertools
 import multiprocessing.context
 import os
 import pickle
 import signal
 import sys
-import threading
+import traceback
 import types
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Dict, Iterable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List
 
 import numpy as np
 
 from .errors import DataError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM)
 
 
 class Loader:
@@ -121,95 +120,150 @@ class _MakeBatch:
 
 
 class _Workers:
-    """A function applied to items in order by workers, which start on first use and stay until `close`."""
+    """A function applied to items in order by workers, which start on first use and stay until `close`.
+
+    Item k goes to worker k modulo their number, each over a pipe of its own: a worker that dies, even in the
+    middle of a result, closes its pipe. (concurrent.futures' shared result pipe would block for ever.)
+    """
 
     def __init__(self, function: Callable[[Any], Any], num_workers: int, prefetch: int):
         self._function = function
         self._num_workers = num_workers
         self._prefetch = prefetch
-        self._pool: Optional[concurrent.futures.ProcessPoolExecutor] = None
+        self._workers: List[_Worker] = []
 
     def map(self, items: Iterable[Any]) -> Iterator[Any]:
         if not self._num_workers:
             yield from map(self._function, items)
             return
-        pending: collections.deque = collections.deque()
         items = iter(items)
+        turns: collections.deque = collections.deque()  # (worker, ticket) of the results to come, in order
         try:
+            self._start()
+            workers = itertools.cycle(self._workers)
             while True:
-                while len(pending) < self._prefetch * self._num_workers:
-                    try:
-                        item = next(items)
-                    except StopIteration:
-                        break
-                    pending.append(self._running_pool().submit(_call, item))
-                if not pending:
+                for item in itertools.islice(items, self._prefetch * self._num_workers - len(turns)):
+                    worker = next(workers)
+                    turns.append((worker, worker.ask(item)))
+                if not turns:
                     return
-                yield pending.popleft().result()
-        except BrokenProcessPool:
+                worker, ticket = turns.popleft()
+                yield worker.answer(ticket)
+        except _WorkerDied:
             self.close()
+            turns.clear()
             raise DataError(
                 f"a data worker died (one of {self._num_workers}); most often the system ran out of memory "
                 "and killed it. Use fewer num_workers or a smaller batch, or num_workers=0 to prepare the "
                 "data in the main process") from None
         finally:
-            for future in pending:
-                future.cancel()
+            for worker, ticket in turns:
+                worker.forget(ticket)
 
-    def _running_pool(self) -> concurrent.futures.ProcessPoolExecutor:
-        if self._pool is None:
-            try:
-                payload = pickle.dumps(self._function, pickle.HIGHEST_PROTOCOL)
-            except Exception as error:
-                raise DataError(f"cannot send the data set to worker processes ({type(error).__name__}: "
-                                f"{error}); define it at the top of a module, or use num_workers=0"
-                                ) from error
-            # The script that started the training is sent along only where the data set needs it.
-            context = _MainContext() if b"__main__" in payload else _Context()
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._num_workers, mp_context=context, initializer=_start_worker, initargs=(payload,))
-        return self._pool
+    def _start(self) -> None:
+        if self._workers:
+            return
+        try:
+            payload = pickle.dumps(self._function, pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise DataError(f"cannot send the data set to worker processes ({type(error).__name__}: "
+                            f"{error}); define it at the top of a module, or use num_workers=0") from error
+        # The script that started the training is sent along only where the data set needs it.
+        context = _MainContext() if b"__main__" in payload else _Context()
+        self._workers = [_Worker(context, payload) for _ in range(self._num_workers)]
 
     def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.close()
+
+
+class _WorkerDied(Exception):
+    pass
+
+
+class _Worker:
+    """A process at the other end of a pipe, which answers in the order it was asked."""
+
+    def __init__(self, context, payload: bytes):
+        self._asked = 0
+        self._waiting: collections.deque = collections.deque()  # tickets without an answer; None: nobody wants it
+        self._answers: dict = {}  # ticket -> answer that arrived while another was wanted
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, payload), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends with the worker
+
+    def ask(self, item: Any) -> int:
+        """Returns the ticket for `answer`."""
+        try:
+            self._pipe.send(item)
+        except OSError:
+            raise _WorkerDied from None
+        self._asked += 1
+        self._waiting.append(self._asked)
+        return self._asked
+
+    def forget(self, ticket: int) -> None:
+        if self._answers.pop(ticket, None) is None and ticket in self._waiting:
+            self._waiting[self._waiting.index(ticket)] = None
+
+    def answer(self, ticket: int) -> Any:
+        try:
+            while ticket not in self._answers:
+                first = self._waiting.popleft()
+                if first is None:
+                    self._pipe.recv_bytes()
+                else:
+                    self._answers[first] = self._pipe.recv()
+        except (EOFError, OSError):
+            raise _WorkerDied from None
+        good, value, text = self._answers.pop(ticket)
+        if good:
+            return value
+        raise value from (None if isinstance(value, DataError) else RuntimeError(f"in a data worker:\n{text}"))
+
+    def close(self) -> None:
+        self._pipe.close()  # ends the worker, at the latest when it sends its next result
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
 
 # In the worker
 
-_payload: bytes = b""
-_function: Optional[Callable[[Any], Any]] = None
+def _serve(pipe, payload: bytes) -> None:
+    for number in _PARENT_DECIDES:  # they go to the whole process group
+        signal.signal(number, signal.SIG_IGN)
+    function = None
+    with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
+        while True:
+            item = pipe.recv()
+            try:
+                function = function or pickle.loads(payload)
+                message = (True, function(item), "")
+            except Exception as error:
+                message = (False, _sendable(error), traceback.format_exc())
+            pipe.send(message)
 
 
-def _start_worker(payload: bytes) -> None:
-    global _payload
-    _payload = payload
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """The pool's queues keep themselves open, so a worker would outlive a parent that was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _call(item: Any) -> Any:
-    global _function
-    if _function is None:  # here and not in _start_worker, whose errors would not reach the parent
-        _function = pickle.loads(_payload)
-    return _function(item)
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 # Starting workers
 
 @contextlib.contextmanager
 def _quiet_start():
-    """What a worker inherits: one thread per library, and SIGINT blocked until its handler is set."""
+    """What a worker inherits: one thread per library, and the parent's signals blocked from its birth."""
     saved = {name: os.environ.get(name) for name in _ONE_THREAD}
     posix = hasattr(signal, "pthread_sigmask")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if posix else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_DECIDES) if posix else None
     try:
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         yield

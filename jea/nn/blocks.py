@@ -15,7 +15,7 @@ class ConvBNReLU(nn.Module):
         self.bn = BatchNorm2d(out_channels)
 
     def execute(self, x):
-        return nn.relu(self.bn(self.conv(x)))
+        return self.bn(self.conv(x), relu=True)
 
 
 class Dropout2d(nn.Module):

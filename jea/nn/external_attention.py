@@ -78,7 +78,8 @@ class ExternalAttention(nn.Module):
         attention = double_norm(self.linear_0(h), layout="bsn", eps=self.eps)  # B S N
         y = self.linear_1(attention)  # B C N
         if self.projections:
-            y = nn.relu(self.conv2(y.unsqueeze(-1)).squeeze(-1) + feature)
+            conv, norm = self.conv2
+            y = norm(conv(y.unsqueeze(-1)), residual=feature.unsqueeze(-1), relu=True).squeeze(-1)
         y = y.transpose(0, 2, 1) if channels_last else y.reshape(shape)
         return (y, attention) if return_attention else y
 

@@ -6,23 +6,16 @@ for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter na
 from __future__ import annotations
 
 from jea._jittor import jt, nn
-
-
-def _moments(x, axes):
-    """Mean and biased variance over `axes`, kept as axes of length 1, stable for data far from zero."""
-    # Any element near the mean will do as pivot: sums of x - pivot do not lose their digits.
-    pivot = x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))].stop_grad()
-    shifted = x - pivot
-    mean = shifted.mean(axes, keepdims=True)
-    centred = shifted - mean
-    return mean + pivot, centred, (centred * centred).mean(axes, keepdims=True)
+from jea.ops import batch_norm
+from jea.ops.batch_norm import moments
 
 
 class _BatchNorm(nn.Module):
     """y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias per channel (axis 1), over all other axes.
 
     Training uses the batch's biased variance and moves the running statistics by `momentum` towards the batch's
-    mean and *unbiased* variance; evaluation uses the running statistics.
+    mean and *unbiased* variance; evaluation uses the running statistics. A call may add `residual`, of x's shape, and
+    end with a ReLU (`relu=True`), both in the same pass over memory.
 
     Args:
         num_features: channels C.
@@ -41,29 +34,25 @@ class _BatchNorm(nn.Module):
         self.running_mean = jt.zeros((num_features,)).stop_grad()
         self.running_var = jt.ones((num_features,)).stop_grad()
 
-    def execute(self, x):
+    def execute(self, x, *, residual=None, relu: bool = False):
         if x.ndim not in self.ranks or x.shape[1] != self.num_features:
             raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}; expected rank "
                              f"{' or '.join(map(str, self.ranks))} with {self.num_features} channels on axis 1")
-        shape = [1, self.num_features] + [1] * (x.ndim - 2)
+        options = {"residual": residual, "relu": relu, "eps": self.eps}
         if not self.is_training():
-            # The root in float64: Jittor compiles float32 divisions and roots to approximations, and 50 layers add
-            # them up. The mean is subtracted first: x * scale - mean * scale would cancel for data far from zero.
-            scale = (self.weight.float64() / jt.sqrt(self.running_var.float64() + self.eps)).float32()
-            return (x - self.running_mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
-        axes = [axis for axis in range(x.ndim) if axis != 1]
+            statistics = (self.running_mean, self.running_var)
+            return batch_norm(x, self.weight, self.bias, statistics=statistics, **options)[0]
         count = x.numel() // self.num_features
         if count < 2:
             raise ValueError(f"{type(self).__name__}: one value per channel (shape {tuple(x.shape)}) has no variance; "
                              "train with a larger batch or picture")
-        mean, centred, variance = _moments(x, axes)
-        self._track(self.running_mean, mean.reshape(-1))
-        self._track(self.running_var, variance.reshape(-1) * (count / (count - 1)))
-        scale = self.weight.reshape(shape) / jt.sqrt(variance + self.eps)
-        return centred * scale + self.bias.reshape(shape)
+        y, mean, variance = batch_norm(x, self.weight, self.bias, **options)
+        self._track(self.running_mean, mean)
+        self._track(self.running_var, variance * (count / (count - 1)))
+        return y
 
     def _track(self, running, batch):
-        running.update(running + (batch.stop_grad() - running) * self.momentum)
+        running.update(running + (batch - running) * self.momentum)
 
     def extra_repr(self):
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
@@ -99,6 +88,6 @@ class LayerNorm(nn.Module):
         rank = len(self.normalized_shape)
         if tuple(x.shape[-rank:]) != self.normalized_shape:
             raise ValueError(f"LayerNorm{self.normalized_shape}: got shape {tuple(x.shape)}; its last axes differ")
-        _, centred, variance = _moments(x, list(range(x.ndim - rank, x.ndim)))
+        _, centred, variance = moments(x, list(range(x.ndim - rank, x.ndim)))
         y = centred / jt.sqrt(variance + self.eps)
         return y if self.weight is None else y * self.weight + self.bias

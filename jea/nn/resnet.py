@@ -34,10 +34,9 @@ class Bottleneck(nn.Module):
                                             BatchNorm2d(out_channels))
 
     def execute(self, x):
-        y = nn.relu(self.bn1(self.conv1(x)))
-        y = nn.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return nn.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y = self.bn1(self.conv1(x), relu=True)
+        y = self.bn2(self.conv2(y), relu=True)
+        return self.bn3(self.conv3(y), residual=x if self.downsample is None else self.downsample(x), relu=True)
 
 
 class DeepStemResNet(nn.Module):
@@ -81,5 +80,7 @@ class DeepStemResNet(nn.Module):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
-        x = self.maxpool(nn.relu(self.bn1(self.conv1(x))))
+        first, norm1, _, second, norm2, _, third = self.conv1
+        x = norm2(second(norm1(first(x), relu=True)), relu=True)
+        x = self.maxpool(self.bn1(third(x), relu=True))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -159,6 +159,27 @@ def test_dead_worker_is_named_and_the_loader_lives_on():
         assert len(list(loader.epoch(0, start_batch=at + 1))) == 10 - at > 0
 
 
+class Big:
+    """Samples that no pipe holds at once."""
+
+    def __len__(self):
+        return 8
+
+    def train_sample(self, index, rng):
+        return {"pid": np.full(4_000_000, os.getpid())}
+
+
+def test_worker_killed_in_the_middle_of_a_result():
+    with Loader(Big(), batch_size=1, num_workers=1) as loader:
+        batches = loader.epoch(0)
+        pid = int(next(batches)["pid"][0, 0])
+        time.sleep(0.5)  # by now it waits for us to read the rest of the second result
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(DataError, match="a data worker died"):
+            next(batches)
+        assert len(list(loader.epoch(1))) == 8
+
+
 def test_dataset_that_cannot_be_sent():
     with Loader(Unsendable(), batch_size=1, num_workers=1) as loader:
         with pytest.raises(DataError, match="cannot send the data set to worker.*holds an open file"):

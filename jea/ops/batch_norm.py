@@ -1,0 +1,113 @@
+"""BatchNorm with PyTorch's semantics, with an optional summand and ReLU in the same pass."""
+from __future__ import annotations
+
+from jea._jittor import jt, nn
+from jea.ops import _jit
+
+_SIZES = """
+    const jea::BatchNorm sizes{in0_shape0, in0_shape1, in0_shape2, data["training"] != 0, data["relu"] != 0, data["eps"]};
+"""
+
+
+class _BatchNorm(jt.Function):
+    """x and residual (B, C, N); the statistics are None while training. Leaves self.mean and self.variance."""
+
+    def execute(self, x, weight, bias, residual, statistics, numbers):
+        self.numbers = dict(numbers, residual=int(residual is not None))
+        self.x, self.weight = x, weight
+        # One kernel for all cases: what a case does not have is stood in for by what is there already.
+        mean, variance = (bias, weight) if statistics is None else statistics
+        self.y, self.mean, self.variance = _jit.cpu_code(
+            [x.shape, weight.shape, weight.shape], ["float32"] * 3,
+            [x, weight, bias, mean, variance, x if residual is None else residual], kernel="batch_norm.h",
+            data=self.numbers, source=_SIZES + """
+            jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
+                                    out0_p, out1_p, out2_p);""")
+        return self.y
+
+    def grad(self, dy):
+        inputs = [self.x, self.y, dy, self.weight, self.mean, self.variance]
+        shapes = [self.x.shape] + [self.weight.shape] * 2
+        masked = self.numbers["residual"] and self.numbers["relu"]  # without ReLU its gradient is dy
+        if masked:
+            shapes.append(self.x.shape)
+        gradients = _jit.cpu_code(
+            shapes, ["float32"] * len(shapes), inputs, kernel="batch_norm.h", data=self.numbers,
+            source=_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, out1_p, "
+                            f"out2_p, {'out3_p' if masked else 'nullptr'});")
+        dx, dweight, dbias = gradients[:3]
+        dresidual = gradients[3] if masked else dy if self.numbers["residual"] else None
+        return dx, dweight, dbias, dresidual, None, None
+
+
+def moments(x, axes):
+    """Mean, x - mean and biased variance over `axes`, kept as axes of length 1, stable for data far from zero."""
+    # Any element near the mean will do as pivot: sums of x - pivot do not lose their digits.
+    pivot = x[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(x.ndim))].stop_grad()
+    shifted = x - pivot
+    mean = shifted.mean(axes, keepdims=True)
+    centred = shifted - mean
+    return mean + pivot, centred, (centred * centred).mean(axes, keepdims=True)
+
+
+def batch_norm_reference(x, weight, bias, *, statistics=None, residual=None, relu=False, eps=1e-5):
+    """batch_norm composed of Jittor's own functions."""
+    shape = [1, x.shape[1]] + [1] * (x.ndim - 2)
+    if statistics is None:
+        mean, centred, variance = moments(x, [axis for axis in range(x.ndim) if axis != 1])
+        y = centred * (weight.reshape(shape) / jt.sqrt(variance + eps)) + bias.reshape(shape)
+        mean, variance = mean.reshape(-1).stop_grad(), variance.reshape(-1).stop_grad()
+    else:
+        mean, variance = statistics
+        # The root in float64: Jittor compiles float32 divisions and roots to approximations, and 50 layers add them up.
+        # The mean is subtracted first: x * scale - mean * scale would cancel for data far from zero.
+        scale = (weight.float64() / jt.sqrt(variance.float64() + eps)).float32()
+        y = (x - mean.reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
+    if residual is not None:
+        y = y + residual
+    return (nn.relu(y) if relu else y), mean, variance
+
+
+def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = False, eps: float = 1e-5,
+               impl: str = "auto"):
+    """y = relu?((x - mean) weight / sqrt(variance + eps) + bias + residual?), per channel.
+
+    Without `statistics` mean and biased variance are the batch's, over all axes but 1, and the gradient goes through
+    them. With g = dL/dy, zero where the ReLU cuts, h = (x - mean) / sqrt(variance + eps) and means over the batch:
+
+        dL/dx = weight / sqrt(variance + eps) (g - mean(g) - h mean(g h))       [given statistics: the first g alone]
+        dL/dweight = sum g h,   dL/dbias = sum g,   dL/dresidual = g
+
+    The fused kernel (CPU, float32) sums in two passes, float64 beyond 4096 values, and hands NaN through the ReLU.
+
+    Args:
+        x: float (B, C, ...), with any number of further axes.
+        weight, bias: (C,).
+        statistics: (mean, variance), each (C,), to use those instead of the batch's; they get no gradient.
+        residual: of x's shape, added before the ReLU, or None.
+        relu: with ReLU.
+        eps: added to the variance.
+        impl: "auto", "fused" or "ref".
+    Returns:
+        y, mean, variance: of x's shape, (C,) and (C,); the variance is the biased one. Only y has a gradient.
+    Raises:
+        ValueError: shapes that do not agree, or "fused" where there is no kernel.
+    """
+    shape, channels = tuple(x.shape), (x.shape[1],) if x.ndim > 1 else ()
+    vectors = {"weight": weight, "bias": bias}
+    if statistics is not None:
+        vectors.update(zip(("mean", "variance"), statistics))
+    for name, value in vectors.items():
+        if tuple(value.shape) != channels:
+            raise ValueError(f"batch_norm: x is {shape} and {name} {tuple(value.shape)}; expected (B, C, ...) and (C,)")
+    if residual is not None and tuple(residual.shape) != shape:
+        raise ValueError(f"batch_norm: residual is {tuple(residual.shape)}; expected x's shape {shape}")
+    floats = [x, *vectors.values()] + ([] if residual is None else [residual])
+    possible = not jt.flags.use_cuda and all(v.dtype == "float32" for v in floats)
+    if not _jit.use_fused(impl, name="batch_norm", possible=possible, reason="it takes float32 on the CPU"):
+        return batch_norm_reference(x, weight, bias, statistics=statistics, residual=residual, relu=relu, eps=eps)
+    numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
+    flat = shape[:2] + (-1,)
+    function = _BatchNorm()
+    y = function(x.reshape(flat), weight, bias, None if residual is None else residual.reshape(flat), statistics, numbers)
+    return y.reshape(shape), function.mean.stop_grad(), function.variance.stop_grad()
