@@ -66,7 +66,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                 step += 1
                 images = len(next(iter(batch.values())))
                 shown = [f"{name} {value:.4g}" for name, value in values.items()]
-                bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]))
+                bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]), refresh=False)
                 bar.update()
                 if step % options.log_every == 0 or step == total:
                     log.write(step=step, images_per_second=round(images / seconds, 3), **values)

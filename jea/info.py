@@ -45,7 +45,7 @@ def collect() -> dict:
 
 
 # Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
-FUSED_ON_CPU = {"conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False, "resize_bilinear": False}
+FUSED_ON_CPU = {"batch_norm": False, "conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False, "resize_bilinear": False}
 
 
 def operators() -> dict:

@@ -27,7 +27,7 @@ from .voc import VOCSegmentation
 SHAPES_CLASSES = ("background", "disk", "rectangle", "triangle", "star", "ring", "cross")
 
 _PATTERNS = {"disk": "stripes", "rectangle": "checks", "triangle": "dots", "star": "gradient",
-             "ring": "blotches", "cross": "grid"}
+             "ring": "blotches", "cross": "speckle"}
 
 _VERSION = 1
 _SPLITS = ("train", "val", "test")
@@ -269,4 +269,4 @@ def _wave(rng, pattern: str, height: int, width: int, period: float) -> np.ndarr
         return np.where((np.floor(u) + np.floor(v)) % 2 < 1, 1.0, -1.0)
     if pattern == "dots":
         return np.where((u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.1, 1.0, -0.5)
-    return np.where((u % 1 < 0.3) | (v % 1 < 0.3), 1.0, -0.5)  # grid
+    return np.where((np.sin(11 * np.floor(2 * u) + 7 * np.floor(2 * v)) * 1000) % 1 < 0.5, 1.0, -1.0)  # speckle

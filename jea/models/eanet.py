@@ -110,5 +110,5 @@ ENTRY_POINTS = {
     "eanet_resnet101": (EANet, {"layers": (3, 4, 23, 3)}),
     "eanet_resnet152": (EANet, {"layers": (3, 8, 36, 3)}),
     # Ours, for the demo and for tests: the same network, small enough to train on two CPU cores.
-    "eanet_tiny": (EANet, {"layers": (1, 2, 2, 1), "width": 12, "head_channels": 64, "num_memories": 32}),
+    "eanet_tiny": (EANet, {"layers": (1, 1, 1, 1), "width": 16, "head_channels": 32, "num_memories": 32}),
 }

@@ -37,10 +37,9 @@ def fuse(model):
         names = ", ".join(sorted(cls.__name__ for cls in _FUSED))
         raise ValueError(f"fuse: there is no fused form of {type(model).__name__}; there is one of {names}. "
                          "Use the model as it is.")
+    jt.gc()  # what Jittor keeps for reuse, such as the temporaries of the model's initialisation
     with jt.no_grad():
-        result = fused(model)
-    jt.gc()  # hand the memory of the plain copies back
-    return result
+        return fused(model)
 
 
 def fused_form_of(cls):
@@ -103,15 +102,18 @@ def _channels_last() -> bool:
 class _Conv:
     """A convolution with bias, optional residual and ReLU, in the layout of this process."""
 
-    def __init__(self, weight, bias, *, stride=1, padding=0, dilation=1, size=65):
-        """weight, bias: float32 numpy arrays; size: height and width to expect; the others as in nn.Conv."""
-        weight, bias = jt.array(weight), jt.array(bias)
+    def __init__(self, weight, scale, bias, *, stride=1, padding=0, dilation=1, size=65):
+        """weight: Var (O, I, kH, kW); scale of the weights and bias: float32 numpy arrays (O,); size: height and width
+        to expect; the others as in nn.Conv."""
+        scale, bias = jt.array(scale), jt.array(bias)
         self.packed = None
         if _channels_last():
-            self.packed = pack_conv(weight, bias, stride=stride, padding=padding, dilation=dilation, size=(size, size))
+            self.packed = pack_conv(weight, bias, scale=scale, stride=stride, padding=padding, dilation=dilation,
+                                    size=(size, size))
         else:
-            self.weight, self.bias = weight, bias
+            self.weight, self.bias = weight * scale.reshape(-1, 1, 1, 1), bias
             self.geometry = (stride, padding, dilation)
+            jt.sync([self.weight, self.bias])  # what is not computed yet would keep the model's weights alive
 
     def __call__(self, x, *, relu=False, residual=None, reuse_residual=False):
         if self.packed is not None:
@@ -122,16 +124,14 @@ class _Conv:
         return nn.relu(y) if relu else y
 
 
-def fold(weight, bias, bn):
-    """Weight (O, ...) and bias (O,) of a convolution with the BatchNorm after it, as float32 numpy arrays."""
-    weight = weight.numpy()
-    bias = np.zeros(len(weight)) if bias is None else bias.numpy().astype(np.float64)
+def fold(bias, bn, channels: int):
+    """What a convolution's weights are multiplied with and its bias, given the BatchNorm after it: float32 numpy."""
+    scale = np.ones(channels)
+    bias = np.zeros(channels) if bias is None else bias.numpy().astype(np.float64)
     if bn is not None:
-        mean, var = (v.numpy().astype(np.float64) for v in (bn.running_mean, bn.running_var))
-        scale = bn.weight.numpy() / np.sqrt(var + bn.eps)
-        weight = weight * scale.astype(np.float32).reshape((-1,) + (1,) * (weight.ndim - 1))
-        bias = bn.bias.numpy() + (bias - mean) * scale
-    return weight, bias.astype(np.float32)
+        scale = bn.weight.numpy() / np.sqrt(bn.running_var.numpy().astype(np.float64) + bn.eps)
+        bias = bn.bias.numpy() + (bias - bn.running_mean.numpy()) * scale
+    return scale.astype(np.float32), bias.astype(np.float32)
 
 
 def folded_conv(conv, bn=None, *, size: int = 65) -> _Conv:
@@ -142,7 +142,7 @@ def folded_conv(conv, bn=None, *, size: int = 65) -> _Conv:
             raise ValueError(f"fuse: a convolution has {name} {tuple(value)}; expected equal values on both axes")
     if conv.groups != 1:
         raise ValueError(f"fuse: a convolution has {conv.groups} groups; expected 1")
-    return _Conv(*fold(conv.weight, conv.bias, bn), stride=conv.stride[0], padding=conv.padding[0],
+    return _Conv(conv.weight, *fold(conv.bias, bn, conv.weight.shape[0]), stride=conv.stride[0], padding=conv.padding[0],
                  dilation=conv.dilation[0], size=size)
 
 
@@ -206,14 +206,14 @@ class FusedExternalAttention(FusedModule):
         self.eps, self.projections = model.eps, model.projections
         key, value = (layer.weight.numpy().reshape(layer.weight.shape[:2]).astype(np.float64)
                       for layer in (model.linear_0, model.linear_1))
-        key_bias, value_bias = np.zeros(len(key)), np.zeros(len(value))
+        key_bias, scale, value_bias = np.zeros(len(key)), np.ones(len(value)), np.zeros(len(value))
         if self.projections:
-            weight, bias = fold(model.conv1.weight, model.conv1.bias, None)
-            key, key_bias = key @ weight[:, :, 0, 0], key @ bias
-            weight, value_bias = fold(model.conv2[0].weight, None, model.conv2[1])
-            value = weight[:, :, 0, 0] @ value
-        self.key, self.value = (_Conv(weight.astype(np.float32)[:, :, None, None], bias.astype(np.float32))
-                                for weight, bias in ((key, key_bias), (value, value_bias)))
+            key, key_bias = key @ model.conv1.weight.numpy()[:, :, 0, 0], key @ model.conv1.bias.numpy()
+            value = model.conv2[0].weight.numpy()[:, :, 0, 0] @ value
+            scale, value_bias = fold(None, model.conv2[1], len(value))
+        self.key, self.value = (
+            _Conv(jt.array(weight.astype(np.float32)[:, :, None, None]), *(v.astype(np.float32) for v in vectors))
+            for weight, *vectors in ((key, np.ones(len(key)), key_bias), (value, scale, value_bias)))
 
     def run(self, x, return_attention=False):
         logits = self.key(x)  # B H W S, or B S H W

@@ -60,19 +60,21 @@ inline void batch_norm_forward(const BatchNorm& d, const float* x, const float* 
     #pragma omp parallel for
     for (long c = 0; c < d.channels; c++) {
         float mean = running_mean[c];
-        double variance = running_variance[c];
+        double variance = running_variance[c], rest = 0.;  // the part of the mean that float32 does not hold
         if (d.training) {
-            // Two passes: the squares are of differences from the mean, and what rounding left in it is taken off.
+            // Two passes: the squares are of differences from the mean.
             double sum, squares;
             const float pivot = d.run(x, 0, c)[0];
             channel_sums(d, x, c, pivot, sum, squares);
             mean = static_cast<float>(pivot + sum / n);
             channel_sums(d, x, c, mean, sum, squares);
-            variance = std::max((squares - sum * sum / n) / n, 0.);
+            rest = sum / n;
+            variance = std::max(squares / n - rest * rest, 0.);
         }
         means[c] = mean;
         variances[c] = static_cast<float>(variance);
-        const float scale = static_cast<float>(weight[c] / std::sqrt(variance + d.eps)), shift = bias[c];
+        const double exact_scale = weight[c] / std::sqrt(variance + d.eps);
+        const float scale = static_cast<float>(exact_scale), shift = static_cast<float>(bias[c] - rest * exact_scale);
         for (long b = 0; b < d.batch; b++) {
             const float* in = d.run(x, b, c);
             const float* add = residual ? d.run(residual, b, c) : nullptr;
@@ -95,9 +97,9 @@ inline void batch_norm_forward(const BatchNorm& d, const float* x, const float* 
 }
 
 // With g = dy, or dy where y > 0 (relu): the gradients of x, weight, bias and, unless null, the summand (g itself).
-inline void batch_norm_backward(const BatchNorm& d, const float* x, const float* y, const float* dy, const float* weight,
-                                const float* means, const float* variances, float* dx, float* dweight, float* dbias,
-                                float* dresidual) {
+inline void batch_norm_backward(const BatchNorm& d, const float* x, const float* y, const float* dy,
+                                const float* weight, const float* means, const float* variances, float* dx,
+                                float* dweight, float* dbias, float* dresidual) {
     const long n = d.count();
     #pragma omp parallel for
     for (long c = 0; c < d.channels; c++) {

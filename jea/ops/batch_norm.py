@@ -5,7 +5,8 @@ from jea._jittor import jt, nn
 from jea.ops import _jit
 
 _SIZES = """
-    const jea::BatchNorm sizes{in0_shape0, in0_shape1, in0_shape2, data["training"] != 0, data["relu"] != 0, data["eps"]};
+    const jea::BatchNorm sizes{in0_shape0, in0_shape1, in0_shape2, data["training"] != 0, data["relu"] != 0,
+                               data["eps"]};
 """
 
 
@@ -109,5 +110,6 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
     flat = shape[:2] + (-1,)
     function = _BatchNorm()
-    y = function(x.reshape(flat), weight, bias, None if residual is None else residual.reshape(flat), statistics, numbers)
+    residual = None if residual is None else residual.reshape(flat)
+    y = function(x.reshape(flat), weight, bias, residual, statistics, numbers)
     return y.reshape(shape), function.mean.stop_grad(), function.variance.stop_grad()

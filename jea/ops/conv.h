@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <vector>
 #include <dnnl.hpp>
 
 namespace jea {
@@ -84,16 +85,19 @@ inline dnnl::memory::desc plain_weights(const ConvShape& s) {
     return {weight_dims(s), dnnl::memory::data_type::f32, dnnl::memory::format_tag::oihw};
 }
 
-inline void reorder(dnnl::memory from, dnnl::memory to) {
+inline void reorder(dnnl::memory from, dnnl::memory to, const dnnl::primitive_attr& attributes = {}) {
     dnnl::stream stream(conv_engine());
-    dnnl::reorder(from, to).execute(stream, from, to);
+    dnnl::reorder(from, to, attributes).execute(stream, from, to);
     stream.wait();
 }
 
-// (O, I, H, W) -> the layout of the descriptor.
-inline void conv_pack(const ConvShape& s, const float* weight, const uint8_t* descriptor, float* packed) {
+// (O, I, H, W), times scale (O) -> the layout of the descriptor.
+inline void conv_pack(const ConvShape& s, const float* weight, const float* scale, const uint8_t* descriptor,
+                      float* packed) {
+    dnnl::primitive_attr attributes;
+    attributes.set_output_scales(1 << 0, std::vector<float>(scale, scale + s.out_channels));
     reorder(dnnl::memory(plain_weights(s), conv_engine(), const_cast<float*>(weight)),
-            dnnl::memory(packed_desc(descriptor), conv_engine(), packed));
+            dnnl::memory(packed_desc(descriptor), conv_engine(), packed), attributes);
 }
 
 struct PreparedConv {

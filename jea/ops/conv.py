@@ -35,10 +35,6 @@ class PackedConv:
     bias: Any  # (O,)
     numbers: dict  # kernel size, channels, stride, padding, dilation
 
-    @property
-    def out_channels(self) -> int:
-        return self.numbers["out_channels"]
-
 
 def conv_nhwc_unavailable() -> str:
     """Why conv2d_nhwc cannot run here, or "" where it can."""
@@ -73,7 +69,8 @@ def pack_conv(weight, bias=None, *, scale=None, stride: int = 1, padding: int = 
         if value is not None and tuple(value.shape) != (out_channels,):
             raise ValueError(f"pack_conv: {name} has shape {tuple(value.shape)}; expected ({out_channels},)")
     if min(stride, dilation) < 1 or padding < 0:
-        raise ValueError(f"pack_conv: stride {stride}, padding {padding}, dilation {dilation}; expected at least 1, 0, 1")
+        raise ValueError(f"pack_conv: stride {stride}, padding {padding}, dilation {dilation}; "
+                         "expected at least 1, 0, 1")
     numbers = {"channels": channels, "out_channels": out_channels, "kernel_h": kernel_h, "kernel_w": kernel_w,
                "stride": stride, "padding": padding, "dilation": dilation}
     smallest = dilation * (max(kernel_h, kernel_w) - 1) + 1 - 2 * padding
@@ -82,9 +79,9 @@ def pack_conv(weight, bias=None, *, scale=None, stride: int = 1, padding: int = 
         layout = _jit.cpu_code((_DESCRIPTOR_BYTES,), "uint8", [], kernel="conv.h", onednn=True, data=hint,
                                source=_HINT + "jea::conv_layout(shape, (uint8_t*)out0_p);")
         floats = struct.unpack_from("<q", np.asarray(layout.numpy()).tobytes())[0] // 4
-        scaled = weight if scale is None else weight * scale.reshape(-1, 1, 1, 1)
-        weights = _jit.cpu_code((floats,), "float32", [scaled, layout], kernel="conv.h", onednn=True, data=hint,
-                                source=_HINT + "jea::conv_pack(shape, in0_p, (const uint8_t*)in1_p, out0_p);")
+        scale = jt.ones((out_channels,)) if scale is None else scale
+        weights = _jit.cpu_code((floats,), "float32", [weight, scale, layout], kernel="conv.h", onednn=True, data=hint,
+                                source=_HINT + "jea::conv_pack(shape, in0_p, in1_p, (const uint8_t*)in2_p, out0_p);")
         bias = jt.zeros((out_channels,)) if bias is None else bias.clone()
         jt.sync([weights, bias])
     return PackedConv(weights, layout, bias, numbers)

@@ -187,7 +187,8 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
         }
 }
 
-// dx from y, the denominators d and g = dL/dy:  u = y (g - sum_s g y),  dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n'].
+// dx from y, the denominators d and g = dL/dy:
+//     u = y (g - sum_s g y),   dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n']
 inline void double_norm_backward(const DoubleNorm& d, const float* y, const float* denominators, const float* g,
                                  float* dx) {
     const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles();

@@ -355,7 +355,8 @@ def main() -> None:
     if not arguments.skip_inference:
         result["inference"] = bench_inference(arguments.size or 513, arguments.runs)
         print(f"\nInference, 1 x {result['inference']['size']}^2: {result['inference']['GFLOP']:.0f} GFLOP; "
-              f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s\n" + table(result["inference"]["sides"]))
+              f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s")
+        print(table(result["inference"]["sides"]))
     if not arguments.skip_training:
         result["training"] = bench_training(arguments.size or 257, arguments.runs)
         print(f"\nTraining step, 2 x {result['training']['size']}^2\n" + table(result["training"]["sides"]))
