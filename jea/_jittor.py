@@ -31,16 +31,16 @@ if not _already_there:
     # and turns certificate checks off for the whole process.
     sys.setrecursionlimit(max(_recursion_limit, 10_000))
     ssl._create_default_https_context = _https_context
-    # The processes that checked its core's objects stay for ever, and a signal to the process group (Ctrl-C, a batch
-    # system) then leaves this process waiting for them at its end. Jittor starts new ones when it wants them.
-    if jittor_utils.pool_size:
-        jittor_utils.pool_cleanup()
-        jittor_utils.pool_size = 0
-        atexit.unregister(jittor_utils.pool_cleanup)
-    # Its signal handlers end the process at Ctrl-C, and as soon as any child process is killed: give both back to
-    # Python. jea's own loader reports workers that died.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+# The processes that checked its core's objects stay for ever, and a signal to the process group (Ctrl-C, a batch
+# system) then leaves this process waiting for them at its end. Jittor starts new ones when it wants them.
+if jittor_utils.pool_size:
+    jittor_utils.pool_cleanup()
+    jittor_utils.pool_size = 0
+    atexit.unregister(jittor_utils.pool_cleanup)
+# Its signal handlers end the process at Ctrl-C, and as soon as any child process is killed: give both back to Python.
+# jea's own loader reports workers that died.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 __all__ = ["jt", "nn"]

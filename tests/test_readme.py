@@ -89,7 +89,8 @@ def test_the_api_example(folder, monkeypatch):
     exec(code, scope)
     assert scope["logits"].shape == [1, 21, 65, 65] and scope["attention_map"].shape == [2, 64, 25]
     assert scope["heads"](jt.randn(2, 7, 384)).shape == [2, 7, 384]
-    assert abs(scope["fast"](scope["images"]) - scope["logits"]).max().item() < 1e-3
+    fast, logits = scope["fast"](scope["images"]).numpy(), scope["logits"].numpy()
+    assert abs(fast - logits).max() < 1e-5 * abs(logits).max()
 
 
 def test_the_architecture_table_names_what_is_there():

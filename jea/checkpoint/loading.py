@@ -155,7 +155,7 @@ def _with_nearest(key, names):
 
 
 def _assign(state, arrays):
-    import jittor as jt
+    from jea._jittor import jt
     fresh = {key: jt.array(np.ascontiguousarray(array).reshape(array.shape), dtype=str(state[key].dtype))
              for key, array in arrays.items()}
     jt.sync(list(fresh.values()))

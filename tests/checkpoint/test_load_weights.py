@@ -1,10 +1,9 @@
 """Checkpoints into Jittor models and out of them."""
 
-import jittor as jt
 import numpy as np
 import pytest
-from jittor import nn
 
+from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, KeyMap, load_npz, load_weights, read, save_npz, save_weights
 from jea.checkpoint.loading import write
 
