@@ -79,7 +79,10 @@ def _train(arguments) -> int:
         result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
     finally:
         task.close()
-    if result:
+    if not result:
+        _say(f"stopped before the end; {out / engine.LAST} is saved, --resume goes on from it"
+             if arguments.stop_after else "nothing left to do: this run had ended")
+    else:
         _print_result(result)
         print(f"weights: {out / engine.BEST} (best), {out / engine.LAST} (to resume); curves: {out / engine.CURVES}")
     return 0

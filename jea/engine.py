@@ -76,8 +76,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                     log.write(step=step, evaluation=plain(result))
                     bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
                               file=sys.stderr)
-                    if best is None or not score <= best:
-                        best = score
+                    if best is None or score > best:
+                        best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
                         store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
                                                                            metrics=plain(result)))
                     log.draw()

@@ -29,7 +29,7 @@ def collect() -> dict:
         "numpy": _version("numpy"),
         "pillow": _version("pillow"),
         "platform": platform.platform(),
-        "cpu": f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else _cpu_name(),
+        "cpu": f"{_cpu_name()}, {os.cpu_count()} cores",
         "device": f"{found.device}: {found.device_reason}",
         "oneDNN": f"{found.onednn or 'missing'}: {found.onednn_reason}",
         "compiler": _compiler(),
@@ -45,7 +45,8 @@ def collect() -> dict:
 
 
 # Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
-FUSED_ON_CPU = {"batch_norm": False, "conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False, "resize_bilinear": False}
+FUSED_ON_CPU = {"batch_norm": False, "conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False,
+                "resize_bilinear": False}
 
 
 def operators() -> dict:

@@ -101,6 +101,14 @@ def test_a_non_finite_loss_stops_and_names_step_and_phase(shapes, tmp_path):
     assert (tmp_path / engine.LAST).read_bytes() == before
 
 
+def test_an_evaluation_without_anything_to_judge(shapes, tmp_path):
+    task = make_task(shapes, steps=2, eval_every=1)
+    scores = iter([float("nan"), 0.5])
+    task.evaluate = lambda out_dir, progress: {"mIoU": next(scores)}
+    engine.train(task, tmp_path, progress=False)
+    assert load_npz(tmp_path / engine.LAST)[1]["best"] == 0.5 and load_npz(tmp_path / engine.BEST)[1]["step"] == 2
+
+
 def test_a_phase_that_is_not_due_is_left_out(shapes, tmp_path):
     task = make_task(shapes, steps=3)
     phases = task.phases(3)
