@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -290,7 +291,10 @@ def _find_python_config() -> None:
 
 
 def check_toolchain() -> None:
-    """SetupError with the remedy if Jittor could not compile here."""
+    """SetupError with the remedy if Jittor is missing or could not compile here."""
+    if importlib.util.find_spec("jittor") is None:
+        raise SetupError(f"Jittor is not installed for {sys.executable}: `pip install jittor==1.3.11.0`, or install jea "
+                         "itself with pip, which brings it.")
     if platform.system() != "Linux":
         return  # Jittor's own rules apply there
     compiler = os.environ.get("cc_path") or "g++"

@@ -106,6 +106,12 @@ def test_missing_compiler_and_headers_name_the_remedy(fresh, monkeypatch):
         runtime.check_toolchain()
 
 
+def test_missing_jittor_is_named(fresh, monkeypatch):
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(runtime.SetupError, match="Jittor is not installed.*pip install"):
+        runtime.check_toolchain()
+
+
 def test_python_config_of_the_interpreter_is_found(fresh, monkeypatch):
     name = f"python3.{sys.version_info.minor}-config"
     script(fresh / name, "")
