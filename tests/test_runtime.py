@@ -93,6 +93,7 @@ def test_device_cuda_without_a_gpu_is_an_error_that_says_why(monkeypatch):
 
 
 def test_missing_compiler_and_headers_name_the_remedy(fresh, monkeypatch):
+    runtime._find_python_config()
     runtime.check_toolchain()
     monkeypatch.setenv("cc_path", "no-such-compiler")
     with pytest.raises(runtime.SetupError, match="no C\\+\\+ compiler \\(no-such-compiler\\).*apt install g\\+\\+"):
