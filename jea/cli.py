@@ -163,10 +163,9 @@ def _run(command: str, function, arguments) -> int:
     except (ConfigError, DataError, CheckpointError, TrainingError, runtime.SetupError) as error:
         print(f"jea {command}: error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"jea {command}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"jea {command}: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"jea {command}: {interrupt or 'interrupted'}", file=sys.stderr)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 
 class CheckpointError(ValueError):
@@ -49,20 +48,30 @@ def listed(names, limit=20):
     return "\n".join(lines)
 
 
-@contextmanager
-def reading(path):
-    """Turns whatever goes wrong while ``path`` is read into a :class:`CheckpointError` that names it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Malformed as error:
-        raise CheckpointError(path, str(error)) from error
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}; check the path and its "
-                                    f"permissions") from error
-    except MemoryError as error:
-        raise CheckpointError(path, "does not fit into memory") from error
-    except Exception as error:  # a reader of hostile files must not leak any other exception
-        raise CheckpointError(path, f"is damaged or not a checkpoint ({type(error).__name__}: "
-                                    f"{shown(str(error), 120)}); fetch it again") from error
+class reading:  # noqa: N801, used like a function
+    """Turns whatever goes wrong while ``path`` is read into a :class:`CheckpointError` that names it.
+
+    A class, as contextlib's generators leave a reference cycle through the traceback on Python 3.12, which kept the
+    file's storages in memory until the garbage collector came by.
+    """
+
+    def __init__(self, path):
+        self._path = path
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            raise CheckpointError(self._path, _problem(error)) from error
+
+
+def _problem(error):
+    if isinstance(error, Malformed):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}; check the path and its permissions"
+    if isinstance(error, MemoryError):
+        return "does not fit into memory"
+    # A reader of hostile files must not leak any other exception.
+    return f"is damaged or not a checkpoint ({type(error).__name__}: {shown(str(error), 120)}); fetch it again"

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .errors import CheckpointError, Malformed, reading, shown
@@ -71,21 +70,32 @@ def read(path, *, ema=True, wrapper=None):
         return checkpoint
 
 
-@contextmanager
-def opened(path):
+class opened(reading):  # noqa: N801, used like a function
     """The open file as a source with ``path``, ``format``, ``root`` and ``budget``; tensors stay lazy."""
-    path = os.fspath(path)
-    with reading(path):
-        with _open_file(path) as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            budget = Budget(size)
-            source = _source(file, size, budget)
-            source.path, source.budget = path, budget
+
+    def __init__(self, path):
+        super().__init__(os.fspath(path))
+
+    def __enter__(self):
+        with reading(self._path):
+            self._file = _open_file(self._path)
             try:
-                yield source
-            finally:
-                source.root = None  # its tensors refer to it: without this cycle memory is free at once
+                size = self._file.seek(0, 2)
+                self._file.seek(0)
+                budget = Budget(size)
+                source = _source(self._file, size, budget)
+            except BaseException:
+                self._file.close()
+                raise
+        source.path, source.budget = self._path, budget
+        self._source = source
+        return source
+
+    def __exit__(self, kind, error, traceback):
+        self._source.root = None  # its tensors refer to it: without this cycle memory is free at once
+        self._source = None
+        self._file.close()
+        super().__exit__(kind, error, traceback)
 
 
 def _open_file(path):

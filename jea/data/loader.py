@@ -88,7 +88,8 @@ def map_ordered(function: Callable[[Any], Any], items: Iterable[Any], num_worker
                 *, prefetch: int = 2) -> Iterator[Any]:
     """`map(function, items)` in worker processes, results in order, at most prefetch * num_workers under way.
 
-    `function` is pickled once per worker, so it may carry a data set (`dataset.test_sample`). With
+    `function` is pickled once per worker, so it may carry a data set (`dataset.test_sample`); items should be
+    small (indices, paths), as a worker may be busy sending a result while they are sent. With
     num_workers = 0 it is plain `map`. Errors arrive as from `Loader.epoch`.
     """
     workers = _Workers(function, num_workers, prefetch)
