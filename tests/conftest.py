@@ -1,5 +1,6 @@
 """Reference tensors of the upstream implementations (tests/fixtures) and what tests share."""
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,3 +67,19 @@ def close():
         assert error <= tolerance, f"{what}: relative error {error:.2e} > {tolerance:.0e}"
         return error
     return check
+
+
+def pytest_sessionfinish(session, exitstatus):
+    session.config.jea_exit_status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """End the process here, with pytest's status.
+
+    Jittor's teardown at interpreter exit has crashed (once in five full runs) after all tests had passed.
+    """
+    if "jittor" in sys.modules and hasattr(config, "jea_exit_status"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.jea_exit_status)
