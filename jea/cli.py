@@ -54,7 +54,7 @@ def train_main(argv=None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.npz")
     parser.add_argument("--weights", help="start from this checkpoint, whole or backbone only (train.init_weights)")
     parser.add_argument("--stop-after", type=int, metavar="STEP", help="save and stop before this step, for time limits")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return _run("train", _train, arguments)
 
 
@@ -101,7 +101,7 @@ def test_main(argv=None) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of the split")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     return _run("test", _test, arguments)
 
 

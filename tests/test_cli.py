@@ -104,6 +104,12 @@ def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, cap
     assert said in err and "jea test: error: " in err and "Traceback" not in err
 
 
+def test_options_and_overrides_in_any_order(tmp_path, capsys):
+    arguments = ["train.lr=0.5", "--dry-run", "train.steps=2", "--out", str(tmp_path / "x"), "model.num_classes=7"]
+    assert cli.train_main(arguments) == 0
+    assert f"output {tmp_path / 'x'}" in capsys.readouterr().err
+
+
 def test_commands_and_help(capsys):
     assert cli.main(["--version"]) == 0
     assert cli.main(["--help"]) == 0 and "example" in capsys.readouterr().out
