@@ -1,0 +1,109 @@
+"""Part segmentation of point clouds: training and evaluation as PCT's on ShapeNetPart."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Sequence
+
+import numpy as np
+
+from jea._jittor import jt
+from jea.data import DATASETS, DataError
+from jea.data.cloud_pictures import cloud_sheet
+from jea.data.clouds import choose
+from jea.data.images import write_bytes
+from jea.metrics import PartScores
+from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
+
+
+class PartSegmentation(PointTask):
+    """A part for each point; the network is told the shape's category. Arguments as PointTask.
+
+    `evaluate` gives {"instance_mIoU", "category_mIoU", "accuracy": share of right points, "mIoU": {category: ...},
+    "clouds", "seconds_per_cloud"}; see PartScores.
+    """
+
+    name = "part_segmentation"
+
+    @dataclass
+    class Eval(PointTask.Eval):
+        within_category: bool = False  # predict only parts of the category; published results choose among all
+        category: Optional[str] = None  # of the clouds of --input; default: guessed
+
+    def check_sizes(self, dataset) -> None:
+        if dataset.parts is None:
+            raise DataError(f"{dataset.root}: has no parts; part_segmentation needs a data set with some")
+        needed = dataset.num_classes, len(dataset.part_names)
+        if needed != (self.model.num_categories, self.model.num_classes):
+            raise DataError(f"{dataset.root}: has {needed[0]} categories and {needed[1]} parts, the model "
+                            f"{self.model.num_categories} and {self.model.num_classes}; set model.num_categories and "
+                            "model.num_classes")
+
+    def one_hot(self, categories: np.ndarray) -> np.ndarray:
+        """(B,) categories -> (B, num_categories) float32."""
+        return np.eye(self.model.num_categories, dtype=np.float32)[categories]
+
+    def losses(self, batch: dict) -> dict:
+        logits = self.model(jt.array(batch["points"]), jt.array(self.one_hot(batch["category"])))
+        return {"loss": smoothed_cross_entropy(logits, jt.array(batch["parts"]), self.options.label_smoothing)}
+
+    def probabilities(self, points: np.ndarray, categories: np.ndarray, seeds: Sequence[int]) -> np.ndarray:
+        """(B, 3, N) float32 clouds of (B,) categories -> (B, num_classes, N) float64, the mean over the votes."""
+        label = self.one_hot(categories)
+        return self.votes(points, seeds, lambda x: self.run(x, label))
+
+    def prediction(self, found: np.ndarray, category: int, parts) -> np.ndarray:
+        """(num_classes, N) probabilities -> (N,) parts; parts: those of each category."""
+        if not self.eval.within_category:
+            return found.argmax(0)
+        own = np.asarray(parts[category])
+        return own[found[own].argmax(0)]
+
+    def new_scores(self, dataset) -> PartScores:
+        return PartScores(dataset.parts)
+
+    def score(self, scores: PartScores, sample: dict, found: np.ndarray, dataset, *, drawn: bool):
+        prediction = self.prediction(found, sample["category"], dataset.parts)
+        iou = scores.update(prediction, sample["parts"], sample["category"])
+        if drawn:
+            return cloud_sheet(sample["points"].T, prediction, sample["parts"], names=dataset.part_names,
+                               titles=(f"prediction, mIoU {iou:.2f}", "label", "errors"))
+
+    def result(self, scores: PartScores, dataset) -> dict:
+        found = scores.scores()
+        return {**found, "mIoU": dict(zip(dataset.class_names, found["mIoU"].tolist()))}
+
+    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, out):
+        """The picture of a user's cloud and the shares of its parts; writes <out>_parts.txt, "x y z part" per point.
+
+        All points get a part: they run in random groups of the training's size.
+        """
+        parts = DATASETS[self._data["name"]].parts
+        names = self.names("part_names", self.model.num_classes)
+        n, count = self.num_points, len(points)
+        order = choose(count, -(-count // n) * n, np.random.Generator(np.random.PCG64(0))).reshape(-1, n)
+        category = self._category(points[order[0]], parts)
+        prediction = np.zeros(count, np.int64)
+        for start in range(0, len(order), self.eval.batch_size):
+            groups = order[start:start + self.eval.batch_size]
+            clouds = np.ascontiguousarray(points[groups].transpose(0, 2, 1))
+            found = self.probabilities(clouds, np.full(len(groups), category), range(start, start + len(groups)))
+            for group, own in zip(groups[::-1], found[::-1]):  # a repeated point keeps its first group's part
+                prediction[group[::-1]] = self.prediction(own, category, parts)[::-1]
+        file = out.with_name(f"{out.name}_parts.txt")
+        lines = (f"{x:.9g} {y:.9g} {z:.9g} {part}\n" for (x, y, z), part in zip(cloud.tolist(), prediction.tolist()))
+        write_bytes(file, "".join(lines).encode())
+        present, sizes = np.unique(prediction, return_counts=True)
+        shares = {names[k]: round(size / count, 4) for k, size in zip(present.tolist(), sizes.tolist())}
+        title = self.names("class_names", self.model.num_categories)[category]
+        return cloud_sheet(points, prediction, names=names, titles=(title,)), shares, file
+
+    def _category(self, points: np.ndarray, parts) -> int:
+        """eval.category, or the category under which the network is surest that the points are the category's parts."""
+        names = self.names("class_names", self.model.num_categories)
+        if self.eval.category is not None:
+            if self.eval.category not in names:
+                raise DataError(f"eval.category is {self.eval.category!r}; there are {', '.join(names)}")
+            return names.index(self.eval.category)
+        clouds = np.repeat(np.ascontiguousarray(points.T)[None], len(names), axis=0)
+        found = self.run(clouds, self.one_hot(np.arange(len(names))))
+        return int(np.argmax([found[k][list(parts[k])].max(0).mean() for k in range(len(names))]))

@@ -1,0 +1,64 @@
+"""Classification of point clouds: training and evaluation as PCT's on ModelNet40."""
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+
+from jea._jittor import jt
+from jea.data import DataError
+from jea.data.cloud_pictures import cloud_sheet
+from jea.data.clouds import choose
+from jea.metrics import ClassificationScores
+from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
+
+
+class PointClassification(PointTask):
+    """A class for each cloud. Arguments as PointTask.
+
+    `evaluate` gives {"OA": overall accuracy, "mAcc": mean over the classes of their accuracy, "accuracy": {class: ...},
+    "clouds", "seconds_per_cloud"}.
+    """
+
+    name = "point_classification"
+
+    def check_sizes(self, dataset) -> None:
+        if dataset.num_classes != self.model.num_classes:
+            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
+                            "set model.num_classes")
+
+    def losses(self, batch: dict) -> dict:
+        logits = self.model(jt.array(batch["points"]))
+        return {"loss": smoothed_cross_entropy(logits, jt.array(batch["category"]), self.options.label_smoothing)}
+
+    def probabilities(self, points: np.ndarray, categories, seeds: Sequence[int]) -> np.ndarray:
+        """(B, 3, N) float32 clouds -> (B, num_classes) float64, the mean over the votes; `categories` is not used."""
+        return self.votes(points, seeds, self.run)
+
+    def new_scores(self, dataset) -> ClassificationScores:
+        return ClassificationScores(dataset.num_classes, topk=(1,))
+
+    def score(self, scores: ClassificationScores, sample: dict, found: np.ndarray, dataset, *, drawn: bool):
+        scores.update(found[None], np.array([sample["category"]]))
+        if drawn:
+            return _sheet(sample["points"].T, found, dataset.class_names, sample["category"])
+
+    def result(self, scores: ClassificationScores, dataset) -> dict:
+        found = scores.scores()
+        return {"OA": found["top1"], "mAcc": found["mean_class"],
+                "accuracy": dict(zip(dataset.class_names, found["accuracy"].tolist()))}
+
+    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, out):
+        """The picture of a user's cloud and the probabilities of its best five classes."""
+        chosen = choose(len(points), self.num_points, np.random.Generator(np.random.PCG64(0)))
+        found = self.probabilities(np.ascontiguousarray(points[chosen].T)[None], None, [0])[0]
+        names = self.names("class_names", self.model.num_classes)
+        best = np.argsort(-found, kind="stable")[:5]
+        return _sheet(points, found, names), {names[k]: round(float(found[k]), 4) for k in best}, None
+
+
+def _sheet(points: np.ndarray, found: np.ndarray, names: Sequence[str], label=None) -> np.ndarray:
+    best = int(found.argmax())
+    titles = [f"{names[best]} {found[best]:.0%}", *([] if label is None else [f"label: {names[label]}", "errors"])]
+    whole = None if label is None else np.full(len(points), label)
+    return cloud_sheet(points, np.full(len(points), best), whole, names=names, titles=titles)

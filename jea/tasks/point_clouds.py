@@ -1,0 +1,240 @@
+"""What the two point-cloud tasks share: data, optimizers, votes, and the user's own clouds."""
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+
+from jea._jittor import jt, nn
+from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, write_image
+from jea.data.cloud_files import SUFFIXES, read_cloud
+from jea.data.clouds import normalise_cloud, scaled
+from jea.models import create_model
+from jea.nn.mode import evaluating
+from jea.ops import cross_entropy
+from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.schedules import cosine
+
+MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
+VOTE_SCALE = (2 / 3, 3 / 2)  # of the random votes: each axis, as in training
+MIN_POINTS = 32  # of a user's own cloud
+
+
+class PointTask:
+    """Base of the tasks on point clouds. A subclass defines `name`, `losses`, `probabilities` and `evaluate`.
+
+    Args:
+        model: {"name": ..., keywords of jea.create_model}.
+        data: {"name": ..., keywords of the data set}; its `split` is for training.
+        train, eval: fields of Train and Eval.
+    """
+
+    name: str
+
+    @dataclass
+    class Train(TrainOptions):
+        optimizer: str = "sgd"  # sgd, or adam; with adam PCT's author advises lr 1e-4
+        lr: float = 0.01
+        momentum: float = 0.9  # of sgd
+        weight_decay: float = 5.0e-4  # of all parameters, as in the published recipe
+        lr_floor: float = 1.0e-4  # lr falls from `lr` to this along half a cosine
+        label_smoothing: float = 0.2  # share of the target that goes to the other classes, evenly
+
+    @dataclass
+    class Eval:
+        split: str = "test"
+        scales: Sequence[float] = (1.0,)  # a vote for each
+        votes: int = 1  # times as many; those after the first stretch each axis at random
+        batch_size: int = 16
+        pictures: int = 20  # how many pictures are written
+        num_workers: int = 2  # processes that read clouds ahead
+
+    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
+        self.options = self.Train(**(train or {}))
+        self.eval = self.Eval(**(eval or {}))
+        if self.options.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"train.optimizer is {self.options.optimizer!r}; expected sgd or adam")
+        if self.eval.votes < 1 or self.eval.batch_size < 1 or not len(self.eval.scales):
+            raise ValueError(f"eval.votes is {self.eval.votes}, eval.batch_size {self.eval.batch_size}, eval.scales "
+                             f"{list(self.eval.scales)}; expected at least one of each")
+        self._model, self._data = dict(model), dict(data)
+        jt.set_global_seed(self.options.seed)
+        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        self.modules = {"model": self.model}
+        self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
+        self._loader = None
+
+    def multi_scale(self) -> None:
+        """Evaluate with PCT's votes from now on."""
+        self.eval.scales = MULTI_SCALE
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def dataset(self, split: Optional[str] = None):
+        """The data set of the config, of the config's split or of another one."""
+        arguments = {k: v for k, v in self._data.items() if k != "name"}
+        if split is not None:
+            arguments["split"] = split
+        dataset = DATASETS[self._data["name"]](**arguments)
+        self.check_sizes(dataset)
+        return dataset
+
+    def check_sizes(self, dataset) -> None:
+        """DataError unless the model has the outputs that the data set needs."""
+        raise NotImplementedError
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def loader(self) -> Loader:
+        if self._loader is None:
+            self._loader = Loader(self.dataset(), batch_size=self.options.batch_size, seed=self.options.seed,
+                                  num_workers=self.options.num_workers)
+        return self._loader
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int, start_batch: int):
+        return self.loader.epoch(epoch, start_batch)
+
+    def begin_training(self) -> None:
+        self.model.train()
+
+    def phases(self, total_steps: int) -> list:
+        o = self.options
+        parameters = [var for name, var in self.model.state_dict().items()
+                      if not name.endswith(("running_mean", "running_var"))]
+        if o.optimizer == "adam":
+            optimizer = nn.Adam(parameters, lr=o.lr, weight_decay=o.weight_decay)
+        else:
+            optimizer = nn.SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        return [Phase(name=self.name, optimizer=optimizer, losses=self.losses,
+                      schedule=lambda step: cosine(step, total_steps, floor=o.lr_floor / o.lr))]
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def votes(self, points: np.ndarray, seeds: Sequence[int], run) -> np.ndarray:
+        """The mean of run(points) over the votes.
+
+        points: (B, 3, N) float32. seeds: (B,) numbers that tell the clouds apart: a cloud's random votes do not depend
+        on the batch that it is in. run: (B, 3, N) float32 array -> probabilities.
+        """
+        total = None
+        for vote in range(self.eval.votes):
+            stretched = points
+            if vote:
+                stretched = np.stack([scaled(cloud.T, _generator(seed, vote), *VOTE_SCALE).T
+                                      for cloud, seed in zip(points, seeds)])
+            for scale in self.eval.scales:
+                found = run(np.ascontiguousarray(stretched * np.float32(scale), np.float32))
+                total = found if total is None else total + found
+        return total / (self.eval.votes * len(self.eval.scales))
+
+    def run(self, *inputs: np.ndarray) -> np.ndarray:
+        """Probabilities (softmax over axis 1, float64) of the model for arrays, in evaluation mode."""
+        with evaluating(self.model):
+            logits = self.model(*(jt.array(x) for x in inputs)).numpy().astype(np.float64)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        return exponentials / exponentials.sum(1, keepdims=True)
+
+    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
+                 progress: bool = True) -> dict:
+        """Run over a split and score it. Writes the first `eval.pictures` pictures to out_dir/pictures."""
+        dataset = self.dataset(split or self.eval.split)
+        count = len(dataset) if limit is None else min(limit, len(dataset))
+        scores, seconds, done = self.new_scores(dataset), 0.0, 0
+        samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
+        for batch in _batches(_bar(samples, count, dataset.split, progress), self.eval.batch_size):
+            started = time.perf_counter()
+            points = np.stack([sample["points"] for sample in batch])
+            categories = np.array([sample["category"] for sample in batch])
+            found = self.probabilities(points, categories, range(done, done + len(batch)))
+            seconds += time.perf_counter() - started
+            for k, sample in enumerate(batch):
+                picture = self.score(scores, sample, found[k], dataset, drawn=done + k < self.eval.pictures)
+                if picture is not None:
+                    (Path(out_dir) / "pictures").mkdir(parents=True, exist_ok=True)
+                    write_image(Path(out_dir) / "pictures" / f"{sample['id']}.png", picture)
+            done += len(batch)
+        return dict(self.result(scores, dataset), clouds=count, seconds_per_cloud=seconds / max(count, 1))
+
+    def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
+        """Run on a cloud or a folder of clouds (text, .npy, .ply, .off; a mesh is sampled on its surface).
+
+        A cloud is moved into the unit sphere, nothing else: its axes must be those of the training data. Writes
+        <name>.png to out_dir, seen from several sides.
+        """
+        out_dir, files = Path(out_dir), list_inputs(path, SUFFIXES, "cloud")
+        out_dir.mkdir(parents=True, exist_ok=True)
+        written, taken = [], set()
+        for file in _bar(files, len(files), "clouds", progress):
+            cloud = read_cloud(file)
+            if len(cloud) < MIN_POINTS:
+                raise DataError(f"{file}: cloud has {len(cloud)} points; expected at least {MIN_POINTS}, and best "
+                                f"{self.num_points} or more")
+            if not np.ptp(cloud, axis=0).any():
+                raise DataError(f"{file}: all {len(cloud)} points are the same")
+            stem = file.stem if file.stem not in taken else file.name  # a.txt and a.ply in one folder
+            taken.add(stem)
+            picture, classes, prediction = self.predict_cloud(cloud, normalise_cloud(cloud), out_dir / stem)
+            write_image(out_dir / f"{stem}.png", picture)
+            written.append({"input": str(file), "prediction": str(prediction or out_dir / f"{stem}.png"),
+                            "classes": classes})
+        return {"clouds": len(written), "files": written}
+
+    @property
+    def num_points(self) -> int:
+        """Points of the clouds that the config trains with."""
+        default = inspect.signature(DATASETS[self._data["name"]]).parameters["num_points"].default
+        return self._data.get("num_points", default)
+
+    def names(self, what: str, count: int) -> tuple:
+        """The data set's class_names or part_names without touching the data; numbers where they do not fit."""
+        known = getattr(DATASETS[self._data["name"]], what)
+        return tuple(known) if len(known) == count else tuple(f"{what.partition('_')[0]} {k}" for k in range(count))
+
+
+def smoothed_cross_entropy(logits, labels, smoothing: float):
+    """DGCNN's loss: the label has 1 - smoothing of the target, each *other* class an equal share of the rest.
+
+    jea.ops.cross_entropy spreads its e over all C classes, so e = smoothing * C / (C - 1).
+
+    Args:
+        logits: (B, C) or (B, C, N) float32. labels: (B,) or (B, N) int32.
+    Returns:
+        The mean over all positions, scalar float32; the sum runs in float64.
+    """
+    classes = logits.shape[1]
+    losses = cross_entropy(logits, labels, label_smoothing=smoothing * classes / max(classes - 1, 1))
+    return (losses.float64().sum() / losses.numel()).float32()
+
+
+def _generator(*seeds: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seeds))
+
+
+def _batches(samples, size: int):
+    batch: list = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _bar(items, total: int, title: str, shown: bool):
+    from tqdm import tqdm
+    return tqdm(items, total=total, desc=title, unit="cloud", dynamic_ncols=True, disable=not shown, file=sys.stderr,
+                mininterval=0.1 if sys.stderr.isatty() else 10)
