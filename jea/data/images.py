@@ -139,14 +139,18 @@ def write_bytes(path: PathLike, data: bytes) -> None:
             os.unlink(temporary)
 
 
-def encode_index_png(array: np.ndarray, palette: np.ndarray) -> bytes:
-    """A palette PNG of (H, W) indices in 0..255, as VOC's own label files; palette: (256, 3) uint8."""
+def encode_index_png(array: np.ndarray, palette: np.ndarray, *, grey: bool = False) -> bytes:
+    """A palette PNG of (H, W) indices in 0..255, as VOC's own label files; palette: (256, 3) uint8.
+
+    grey: a grey PNG of 8 bits instead, as the servers of Cityscapes and ADE20K take.
+    """
     array = np.asarray(array)
     in_range = not array.size or 0 <= array.min() <= array.max() <= 255
     if array.ndim != 2 or array.dtype.kind not in "iu" or not in_range:
         raise ValueError(f"an index PNG takes integers (H, W) from 0 to 255, got {array.dtype} {array.shape}")
     image = Image.fromarray(np.ascontiguousarray(array, np.uint8))
-    image.putpalette(np.asarray(palette, np.uint8).tobytes())
+    if not grey:
+        image.putpalette(np.asarray(palette, np.uint8).tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=False)
     return buffer.getvalue()

@@ -19,15 +19,17 @@ _LINES = ((31, 98, 168), (214, 96, 22), (38, 135, 84), (150, 60, 140), (110, 110
 Series = Mapping[str, Tuple[Sequence[float], Sequence[float]]]
 
 
-def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Lay the classes' colours over a picture; class 0 (background) stays clear.
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, alpha: float = 0.55, *,
+            background: Optional[int] = 0) -> np.ndarray:
+    """Lay the classes' colours over a picture; the class `background` stays clear.
 
     image: (H, W, 3) uint8; label: (H, W) indices; palette: (256, 3) uint8; alpha: the colour's weight.
     Returns (H, W, 3) uint8.
     """
     _check_size(image, label, "label")
     mixed = (1 - alpha) * image + alpha * palette[label]
-    return np.where(label[:, :, None] == 0, image, np.rint(mixed).astype(np.uint8))
+    mixed = np.rint(mixed).astype(np.uint8)
+    return mixed if background is None else np.where(label[:, :, None] == background, image, mixed)
 
 
 def _errors(image: np.ndarray, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -40,19 +42,22 @@ def _errors(image: np.ndarray, prediction: np.ndarray, label: np.ndarray) -> np.
 
 
 def side_by_side(image: np.ndarray, prediction: np.ndarray, label: Optional[np.ndarray] = None, *,
-                 palette: np.ndarray, class_names: Sequence[str], side: int = 320) -> np.ndarray:
+                 palette: np.ndarray, class_names: Sequence[str], side: int = 320,
+                 background: Optional[int] = 0) -> np.ndarray:
     """Picture, prediction, and where there is a label: label and errors; below, a legend of the classes.
 
     image: (H, W, 3) uint8; prediction, label: (H, W) indices, 255 in the label = ignored.
     palette: (256, 3) uint8; class_names: one per class, of which those that occur are shown.
-    side: length of the longer side of each panel, in pixels. Returns (h, w, 3) uint8.
+    side: length of the longer side of each panel, in pixels. background: the class that stays clear, or None.
+    Returns (h, w, 3) uint8.
     """
     _check_size(image, prediction, "prediction")
-    panels = [("picture", image), ("prediction", overlay(image, prediction, palette))]
+    panels = [("picture", image), ("prediction", overlay(image, prediction, palette, background=background))]
     shown = set(np.unique(prediction).tolist())
     if label is not None:
         _check_size(image, label, "label")
-        panels += [("label", overlay(image, label, palette)), ("errors", _errors(image, prediction, label))]
+        panels += [("label", overlay(image, label, palette, background=background)),
+                   ("errors", _errors(image, prediction, label))]
         shown |= set(np.unique(label).tolist())
     height, width = image.shape[:2]
     zoom = side / max(height, width)
@@ -62,7 +67,7 @@ def side_by_side(image: np.ndarray, prediction: np.ndarray, label: Optional[np.n
     canvas_width = gap + len(panels) * (column + gap)
 
     entries = [(class_names[i], tuple(int(v) for v in palette[i])) for i in sorted(shown)
-               if 0 < i < len(class_names)]
+               if i != background and i < len(class_names)]
     if label is not None:
         entries += [("wrong", tuple(_WRONG.tolist())), ("ignored", tuple(_VOID.tolist()))]
     font = ImageFont.load_default(size=13)
@@ -98,6 +103,92 @@ def _flow(names: Sequence[str], font, right: int, left: int) -> Tuple[List[Tuple
 def _check_size(image: np.ndarray, other: np.ndarray, what: str) -> None:
     if image.ndim != 3 or image.shape[:2] != other.shape:
         raise ValueError(f"picture is {image.shape}, {what} is {other.shape}; expected (H, W, 3) and (H, W)")
+
+
+def sheet(images: np.ndarray, columns: int, *, zoom: int = 1, gap: int = 2) -> np.ndarray:
+    """Pictures (N, H, W, 3) uint8 row by row on a white sheet, each pixel enlarged to zoom x zoom; (h, w, 3) uint8."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images) or columns < 1:
+        raise ValueError(f"sheet takes uint8 (N, H, W, 3) and at least 1 column, got {images.dtype} {images.shape}, {columns}")
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    _, height, width, _ = images.shape
+    rows = -(-len(images) // columns)
+    out = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
+        out[top:top + height, left:left + width] = image
+    return out
+
+
+def bars_png(path: Union[str, Path], values: Mapping[str, float], *, title: str, colours: np.ndarray) -> None:
+    """Draw a horizontal bar per name, of a length from 0 to 1, and write them as a PNG, atomically.
+
+    values: {class: IoU}; a value of nan gets no bar but a dash. colours: (n, 3) uint8, a row per name.
+    """
+    scale, line, head, foot = 2, 20, 40, 34
+    font, large = ImageFont.load_default(size=13 * scale), ImageFont.load_default(size=17 * scale)
+    left = 16 * scale + math.ceil(max((font.getlength(name) for name in values), default=0))
+    long, bottom = 520 * scale, (head + line * len(values)) * scale
+    canvas = Image.new("RGB", (left + long + 76 * scale, bottom + foot * scale), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((left, 26 * scale), title, _INK, large, anchor="ls")
+    for tick in range(0, 11, 2):
+        x = left + long * tick / 10
+        draw.line((x, head * scale, x, bottom), _GRID, scale)
+        draw.text((x, bottom + 6 * scale), f"{tick / 10:.1f}", _SOFT, font, anchor="ma")
+    for row, (name, value) in enumerate(values.items()):
+        top = (head + line * row) * scale
+        middle, end = top + line * scale / 2, left
+        draw.text((left - 8 * scale, middle), name, _INK, font, anchor="rm")
+        if math.isfinite(value):
+            end = left + long * value
+            draw.rectangle((left, top + 4 * scale, end, top + (line - 4) * scale), tuple(map(int, colours[row])), _SOFT)
+        text = f"{value:.3f}" if math.isfinite(value) else "-"
+        draw.text((end + 6 * scale, middle), text, _INK, font, anchor="lm")
+    draw.line((left, head * scale, left, bottom), _SOFT, scale)
+    _write_reduced(path, canvas, scale)
+
+
+def confusion_png(path: Union[str, Path], shares: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix as a PNG, atomically: a row per class of the labels, a column per predicted class.
+
+    shares: (n, n), what part of each class was predicted as which; rows of nan stay empty. The darker, the more; up to
+    30 classes the cells carry percent.
+    """
+    n = len(names)
+    if shares.shape != (n, n):
+        raise ValueError(f"shares are {shares.shape} for {n} names; expected ({n}, {n})")
+    cell = 34 if n <= 30 else 12
+    font = ImageFont.load_default(size=12 if n <= 30 else 9)
+    small = ImageFont.load_default(size=11)
+    edge = 14 + math.ceil(max(font.getlength(name) for name in names))
+    canvas = Image.new("RGB", (edge + 24 + n * cell + 10, edge + 24 + n * cell + 10), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    start = edge + 24
+    draw.text((start, 16), "predicted", _SOFT, font, anchor="ls")
+    draw.text((8, start - 6), "label", _SOFT, font, anchor="ls")
+    for i, name in enumerate(names):
+        draw.text((start - 6, start + (i + 0.5) * cell), name, _INK, font, anchor="rm")
+        tag = Image.new("RGB", (edge, 16), _PAPER)
+        ImageDraw.Draw(tag).text((2, 8), name, _INK, font, anchor="lm")
+        canvas.paste(tag.rotate(90, expand=True), (start + i * cell + (cell - 16) // 2, start - edge - 2))
+    for row, column in np.ndindex(n, n):
+        share, x, y = float(shares[row, column]), start + column * cell, start + row * cell
+        if not math.isfinite(share):
+            continue
+        colour = tuple(round(255 + (ink - 255) * share) for ink in _LINES[0])
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), colour)
+        if n <= 30 and share >= 0.005:
+            ink = _PAPER if share > 0.5 else _INK
+            draw.text((x + cell / 2, y + cell / 2), f"{100 * share:.0f}", ink, small, anchor="mm")
+    draw.rectangle((start - 1, start - 1, start + n * cell, start + n * cell), outline=_SOFT)
+    _write_reduced(path, canvas, 1)
+
+
+def _write_reduced(path: Union[str, Path], canvas: Image.Image, scale: int) -> None:
+    buffer = io.BytesIO()
+    canvas.resize((canvas.width // scale, canvas.height // scale), Image.Resampling.BOX).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
 
 
 def curve_png(path: Union[str, Path], panels: Mapping[str, Series], *, title: str, xlabel: str) -> None:
@@ -137,9 +228,7 @@ def curve_png(path: Union[str, Path], panels: Mapping[str, Series], *, title: st
         draw.line((left, top, left, bottom, right, bottom), _SOFT, scale)
         _draw_series(draw, series, place, small, right, top - 8 * scale, scale)
     draw.text((right, canvas.height - 10 * scale), xlabel, _SOFT, small, anchor="rs")
-    buffer = io.BytesIO()
-    canvas.resize((width, canvas.height // scale), Image.Resampling.BOX).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    _write_reduced(path, canvas, scale)
 
 
 def _draw_series(draw, series: Series, place, font, legend_right: float, legend_y: float, scale: int) -> None:

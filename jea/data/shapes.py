@@ -54,6 +54,10 @@ class Shapes(VOCSegmentation):
         super().__init__(root=root, split=split, crop_size=crop_size, scales=scales,
                          num_classes=len(SHAPES_CLASSES), class_names=SHAPES_CLASSES)
 
+    @classmethod
+    def legend(cls, **arguments):
+        return SHAPES_CLASSES, voc_palette()
+
     def _check_files(self, files, what, path) -> None:
         try:
             super()._check_files(files, what, path)
@@ -141,7 +145,7 @@ def draw_scene(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
     """
     height, width = (_SIDE[0] + int(rng.random() * (_SIDE[1] - _SIDE[0] + 1)) for _ in range(2))
     colours: List[np.ndarray] = []
-    canvas = _ground(rng, height, width, _new_colour(rng, colours))
+    canvas = ground(rng, height, width, new_colour(rng, colours))
     label = np.zeros((height, width), np.uint8)
     owner = np.full((height, width), -1)  # which object each pixel shows
     areas: List[int] = []
@@ -151,7 +155,7 @@ def draw_scene(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
         if placed is None:
             continue
         box, distance = placed
-        texture = _texture(rng, SHAPES_CLASSES[class_index], *distance.shape, _new_colour(rng, colours))
+        texture = _texture(rng, SHAPES_CLASSES[class_index], *distance.shape, new_colour(rng, colours))
         cover = np.clip(0.5 - distance, 0, 1)[:, :, None]  # share of the pixel inside the outline
         canvas[box] += cover * (texture - canvas[box])
         label[box][distance < 0] = class_index
@@ -175,7 +179,7 @@ def _place(rng, shape: str, owner: np.ndarray, areas: List[int]):
         rows = np.arange(int(centre_y) - reach, int(centre_y) + reach + 1)
         columns = np.arange(int(centre_x) - reach, int(centre_x) + reach + 1)
         x, y = columns[None, :] - centre_x, rows[:, None] - centre_y
-        distance = _distance(shape, x, y, radius, angle, squeeze)
+        distance = outline_distance(shape, x, y, radius, angle, squeeze)
         area = int((distance < 0).sum())
         rows_in, columns_in = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         distance = distance[rows_in][:, columns_in]
@@ -191,7 +195,7 @@ def _place(rng, shape: str, owner: np.ndarray, areas: List[int]):
     return None
 
 
-def _distance(shape: str, x, y, radius: float, angle: float, squeeze: float) -> np.ndarray:
+def outline_distance(shape: str, x, y, radius: float, angle: float, squeeze: float) -> np.ndarray:
     """Signed distance in pixels to the outline, negative inside; x (1, W) and y (H, 1) from the centre."""
     if shape == "disk":
         return np.sqrt(x * x + y * y) - 0.85 * radius
@@ -231,7 +235,7 @@ def _polygon_distance(x, y, corners: Sequence[Tuple[float, float]]) -> np.ndarra
     return np.where(inside, -1.0, 1.0) * np.sqrt(nearest)
 
 
-def _new_colour(rng, colours: List[np.ndarray]) -> np.ndarray:
+def new_colour(rng, colours: List[np.ndarray]) -> np.ndarray:
     """Of six random colours the one farthest from those in the scene."""
     candidates = 40 + 175 * rng.random((6, 3))
     gaps = [min((float(np.abs(c - other).sum()) for other in colours), default=0.0) for c in candidates]
@@ -239,20 +243,20 @@ def _new_colour(rng, colours: List[np.ndarray]) -> np.ndarray:
     return colours[-1]
 
 
-def _ground(rng, height: int, width: int, colour: np.ndarray) -> np.ndarray:
+def ground(rng, height: int, width: int, colour: np.ndarray) -> np.ndarray:
     """The background (height, width, 3) float64: a faint, broad pattern around a colour."""
     kind = ("gradient", "stripes", "blotches")[int(rng.random() * 3)]
     tone = 30 * (rng.random(3) - 0.5)
-    return colour + tone * _wave(rng, kind, height, width, 20 + 20 * rng.random())[:, :, None]
+    return colour + tone * wave(rng, kind, height, width, 20 + 20 * rng.random())[:, :, None]
 
 
 def _texture(rng, shape: str, height: int, width: int, colour: np.ndarray) -> np.ndarray:
     """An object's surface (height, width, 3) float64: two strong tones of a colour, patterned by class."""
     tone = 45 * (1 if rng.random() < 0.5 else -1) + 30 * (rng.random(3) - 0.5)
-    return colour + tone * _wave(rng, _PATTERNS[shape], height, width, 6 + 3 * rng.random())[:, :, None]
+    return colour + tone * wave(rng, _PATTERNS[shape], height, width, 6 + 3 * rng.random())[:, :, None]
 
 
-def _wave(rng, pattern: str, height: int, width: int, period: float) -> np.ndarray:
+def wave(rng, pattern: str, height: int, width: int, period: float) -> np.ndarray:
     """A pattern (height, width) in [-1, 1], turned and shifted at random; period in pixels."""
     angle, phase = 2 * math.pi * rng.random(), rng.random()
     if pattern == "blotches":

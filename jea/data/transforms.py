@@ -5,7 +5,7 @@ The numbers are those of the published training code (EANet, on EMANet's `datase
 """
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -25,11 +25,15 @@ def normalise(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype != np.uint8 or image.shape[-1:] != (3,):
         raise ValueError(f"normalise takes uint8 pictures (H, W, 3), got {image.dtype} {image.shape}")
-    out = image.astype(np.float32)
-    out /= np.float32(255)
-    out -= MEAN
-    out /= STD
-    return out
+    return standardise(image.astype(np.float32))
+
+
+def standardise(image: np.ndarray) -> np.ndarray:
+    """What `normalise` does, in place: (..., 3) float32 with values from 0 to 255; returns it."""
+    image /= np.float32(255)
+    image -= MEAN
+    image /= STD
+    return image
 
 
 def _check_window(window: Optional[Window], size: Size) -> Window:
@@ -118,8 +122,17 @@ def pad_8n1(n: int, stride: int = 8) -> int:
     return n + (stride + 1 - n % stride) % stride
 
 
+def fit_size(size: Size, limits: Sequence[float]) -> Size:
+    """The largest (h, w) of the same shape whose longer side is <= max(limits) and shorter side <= min(limits)."""
+    factor = min(max(limits) / max(size), min(limits) / min(size))
+    return tuple(max(1, int(n * factor + 0.5)) for n in size)
+
+
 def train_augment(image: np.ndarray, label: np.ndarray, rng: np.random.Generator, *,
-                  scales: Sequence[float] = SCALES, crop_size: int = 513) -> Tuple[np.ndarray, np.ndarray]:
+                  scales: Sequence[float] = SCALES, crop_size: int = 513,
+                  scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                  max_class_share: float = 1.0,
+                  finish: Optional[Callable[[np.ndarray], np.ndarray]] = None) -> Tuple[np.ndarray, np.ndarray]:
     """Random scale, padding, crop and mirror, in upstream's order.
 
     image: (H, W, 3) float32, normalised; label: (H, W) uint8. One of `scales`, each as likely, gives the size
@@ -127,18 +140,89 @@ def train_augment(image: np.ndarray, label: np.ndarray, rng: np.random.Generator
     the bottom and right are padded: 0 in the picture (the mean colour), 255 in the label. Then a uniformly
     placed crop, then a mirror with probability 1/2. Only the pixels of the crop are computed.
     Returns (crop, crop, 3) float32 and (crop, crop) uint8.
+
+    What mmsegmentation and JSeg do besides:
+    scale_range: (low, high): the factor is uniform between them, instead of one of `scales`.
+    fit: (longer, shorter) side: the size is that of `fit_size` for the factor times these, not for the factor alone.
+    max_class_share: below 1, a place is drawn again (10 times at most) while the crop has only one class besides void,
+        or one class has this share or more of the pixels that are not void.
+    finish: applied to the crop of the picture before it is padded; then `image` need not be normalised yet.
     """
     if image.shape[:2] != label.shape:
         raise ValueError(f"picture is {image.shape[:2]}, label is {label.shape}: they must have one size")
     if not len(scales) or crop_size < 1:
         raise ValueError(f"expected at least one scale and a crop_size >= 1, got {scales} and {crop_size}")
-    scale = scales[int(rng.integers(len(scales)))]
-    size = tuple(max(1, int(scale * n)) for n in label.shape)
-    top, left = (int(rng.integers(max(n, crop_size) - crop_size + 1)) for n in size)
+    scale = scales[int(rng.integers(len(scales)))] if scale_range is None else rng.uniform(*scale_range)
+    if fit is None:
+        size = tuple(max(1, int(scale * n)) for n in label.shape)
+    else:
+        size = fit_size(label.shape, [max(1, int(scale * n)) for n in fit])
+    for attempt in range(11):
+        top, left = (int(rng.integers(max(n, crop_size) - crop_size + 1)) for n in size)
+        window = (top, left, min(crop_size, size[0]), min(crop_size, size[1]))
+        cropped = resize_nearest(label, size, window=window)
+        if max_class_share >= 1 or _is_mixed(cropped, max_class_share):
+            break
     mirror = rng.random() < 0.5
-    window = (top, left, min(crop_size, size[0]), min(crop_size, size[1]))
-    image = pad_to(resize_bilinear(image, size, window=window), (crop_size, crop_size), 0)
-    label = pad_to(resize_nearest(label, size, window=window), (crop_size, crop_size), IGNORE)
+    image = resize_bilinear(image, size, window=window)
+    if finish is not None:
+        image = finish(image)
+    image, label = pad_to(image, (crop_size, crop_size), 0), pad_to(cropped, (crop_size, crop_size), IGNORE)
     if mirror:
         image, label = image[:, ::-1], label[:, ::-1]
     return image, label
+
+
+def _is_mixed(label: np.ndarray, share: float) -> bool:
+    """Two or more classes, none of which has `share` of the pixels that are not void."""
+    counts = np.bincount(label.reshape(-1), minlength=IGNORE + 1)[:IGNORE]
+    return np.count_nonzero(counts) > 1 and counts.max() < share * counts.sum()
+
+
+def distort_colours(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random colours as in SSD and mmsegmentation: each of four changes with probability 1/2.
+
+    image: (H, W, 3) float32 RGB with values from 0 to 255; returns such a picture. In order: brightness + U(-32, 32);
+    contrast * U(0.5, 1.5), here or at the end with equal chances; saturation (of HSV) * U(0.5, 1.5); hue + U(-36, 36)
+    degrees. Values are clipped after each. Unlike there, nothing is rounded to 8 bits between the steps.
+    """
+    if rng.random() < 0.5:
+        image = np.clip(image + np.float32(rng.uniform(-32, 32)), 0, 255)
+    contrast_first = rng.random() < 0.5
+
+    def contrast(image):
+        if rng.random() < 0.5:
+            image = np.clip(image * np.float32(rng.uniform(0.5, 1.5)), 0, 255)
+        return image
+    if contrast_first:
+        image = contrast(image)
+    if rng.random() < 0.5:
+        image = scale_saturation(image, rng.uniform(0.5, 1.5))
+    if rng.random() < 0.5:
+        image = shift_hue(image, rng.uniform(-36, 36))
+    return image if contrast_first else contrast(image)
+
+
+def scale_saturation(image: np.ndarray, factor: float) -> np.ndarray:
+    """HSV's saturation times `factor`, at most 1; hue and value stay. (H, W, 3) float32 RGB of any range >= 0."""
+    value = image.max(2, keepdims=True)
+    chroma = value - image.min(2, keepdims=True)
+    # S' = min(factor S, 1) with S = chroma / value, and every channel's distance to the value grows as S does.
+    limit = np.divide(value, chroma, out=np.ones_like(value), where=chroma > 0)
+    return value - (value - image) * np.minimum(np.float32(factor), limit)
+
+
+def shift_hue(image: np.ndarray, degrees: float) -> np.ndarray:
+    """HSV's hue turned by `degrees`; saturation and value stay. (H, W, 3) float32 RGB of any range >= 0."""
+    red, green, blue = np.moveaxis(image, 2, 0)
+    value = image.max(2)
+    chroma = value - image.min(2)
+    safe = np.where(chroma > 0, chroma, np.float32(1))
+    hue = np.where(value == red, (green - blue) / safe,
+                   np.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4))  # in sixths of a turn
+    hue += np.float32(degrees / 60)
+    out = np.empty_like(image)
+    for channel, offset in enumerate((5, 3, 1)):
+        k = (hue + offset) % 6
+        out[:, :, channel] = value - chroma * np.clip(np.minimum(k, 4 - k), 0, 1)
+    return out

@@ -10,14 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
 from . import transforms
-from .errors import DataError
-from .images import read_image, read_label
+from .errors import DataError, fault, is_collecting
+from .labelled import LabelledPictures, Sample
 from .palette import VOC_CLASSES, voc_palette
+from .submission import Submission
 
 SPLITS = ("train", "val", "trainval", "test", "trainaug")
 
@@ -27,13 +28,7 @@ _LABELS_AUG = "SegmentationClassAug"
 _LISTS = os.path.join("ImageSets", "Segmentation")
 
 
-class _Sample(NamedTuple):
-    id: str
-    image: str  # paths relative to the root
-    label: Optional[str]
-
-
-class VOCSegmentation:
+class VOCSegmentation(LabelledPictures):
     """Training crops and test pictures of a data set in VOC's layout.
 
     root: the VOC2012 folder, VOCdevkit, or the folder that holds VOCdevkit.
@@ -50,7 +45,9 @@ class VOCSegmentation:
     Construction reads the list and the folders' contents, no picture. Faults raise DataError.
     """
 
-    ignore_index = transforms.IGNORE
+    background = 0
+    submission = Submission(folder="results/VOC2012/Segmentation/comp6_test_cls", archive="results.tar",
+                            inside="results/VOC2012/Segmentation/comp6_test_cls")  # comp6: any training data
 
     def __init__(self, *, root: Union[str, Path], split: str = "train", label_dir: Optional[str] = None,
                  crop_size: int = 513, scales: Optional[Sequence[float]] = None, num_classes: int = 21,
@@ -76,9 +73,6 @@ class VOCSegmentation:
         self._samples = self._list(label_dir)
         self.ids = [sample.id for sample in self._samples]
 
-    def __len__(self) -> int:
-        return len(self._samples)
-
     def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
         """A random crop: {"image": (3, crop, crop) float32, normalised; "label": (crop, crop) int32}."""
         sample = self._samples[index]
@@ -89,23 +83,11 @@ class VOCSegmentation:
                                                 scales=self.scales, crop_size=self.crop_size)
         return {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "label": label.astype(np.int32)}
 
-    def test_sample(self, index: int) -> Dict[str, object]:
-        """{"id": str, "image": (H, W, 3) uint8, "label": (H, W) uint8, or None in split test}."""
-        sample = self._samples[index]
-        image, label = self._read(sample)
-        return {"id": sample.id, "image": image, "label": label}
+    @classmethod
+    def legend(cls, **arguments):
+        return arguments.get("class_names") or VOC_CLASSES, voc_palette()
 
-    def _read(self, sample: _Sample):
-        image = read_image(self.root / sample.image)
-        if sample.label is None:
-            return image, None
-        label = read_label(self.root / sample.label, self.num_classes, ignore=self.ignore_index)
-        if label.shape != image.shape[:2]:
-            raise DataError(f"{self.root / sample.label}: label is {_wxh(label)}, its picture "
-                            f"{self.root / sample.image} is {_wxh(image)}; they must have one size")
-        return image, label
-
-    def _list(self, label_dir: Optional[str]) -> List[_Sample]:
+    def _list(self, label_dir: Optional[str]) -> List[Sample]:
         """The samples of the split, all of whose files exist."""
         lists = self.root / _LISTS
         available = {name[:-4] for name in os.listdir(lists) if name.endswith(".txt")}
@@ -146,6 +128,8 @@ class VOCSegmentation:
 
     def _check_files(self, files: List[str], what: str, path: Path) -> None:
         """All listed files must exist; one directory listing per folder instead of a look at every file."""
+        if is_collecting():
+            return
         contents: Dict[str, frozenset] = {}
         for folder in {os.path.dirname(file) for file in files}:
             try:
@@ -157,10 +141,6 @@ class VOCSegmentation:
         if missing:
             raise DataError(f"{self.root / missing[0]}: {what} does not exist, but {path} lists it "
                             f"({len(missing)} of {len(files)} {what}s are missing)")
-
-
-def _wxh(array: np.ndarray) -> str:
-    return f"{array.shape[1]} x {array.shape[0]}"
 
 
 def _find_root(root: Path) -> Path:
@@ -175,11 +155,11 @@ def _find_root(root: Path) -> Path:
                     f"{looked}")
 
 
-def _sample(id: str, label_folder: str) -> _Sample:
-    return _Sample(id, f"{_PICTURES}/{id}.jpg", f"{label_folder}/{id}.png")
+def _sample(id: str, label_folder: str) -> Sample:
+    return Sample(id, f"{_PICTURES}/{id}.jpg", f"{label_folder}/{id}.png")
 
 
-def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[_Sample]:
+def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[Sample]:
     """Parse a split: lines "<id>" or "<picture path> <label path>", the paths relative to VOC2012.
 
     keep_labels: take the labels of two-column lists from where they say, not from `label_folder`.
@@ -188,7 +168,7 @@ def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[_Sam
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the list: {error}") from None
-    samples: List[_Sample] = []
+    samples: List[Sample] = []
     seen: Dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -199,13 +179,14 @@ def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[_Sam
         elif len(fields) == 2 and all(os.path.splitext(field)[1] for field in fields):
             image, label = (field.lstrip("/") for field in fields)
             id = os.path.splitext(os.path.basename(image))[0]
-            sample = _Sample(id, image, label if keep_labels else f"{label_folder}/{id}.png")
+            sample = Sample(id, image, label if keep_labels else f"{label_folder}/{id}.png")
         else:
-            raise DataError(f"{path}, line {number}: {line.strip()[:80]!r}; expected an id such as "
-                            "2007_000032, or the paths of a picture and of its label")
+            fault(f"{path}, line {number}: {line.strip()[:80]!r}; expected an id such as 2007_000032, or the paths of "
+                  "a picture and of its label")
+            continue
         if sample.id in seen:
-            raise DataError(f"{path}, line {number}: {sample.id} is listed twice (first in line "
-                            f"{seen[sample.id]})")
+            fault(f"{path}, line {number}: {sample.id} is listed twice (first in line {seen[sample.id]})")
+            continue
         seen[sample.id] = number
         samples.append(sample)
     return samples

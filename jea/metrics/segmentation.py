@@ -46,6 +46,10 @@ class ConfusionMatrix:
             raise ValueError(f"cannot merge {other.num_classes} classes into {self.num_classes}")
         self.counts += other.counts
 
+    def shares(self) -> np.ndarray:
+        """(num_classes, num_classes): how the pixels of each class were predicted; a row sums to 1, or is nan."""
+        return _ratio(self.counts, np.repeat(self.counts.sum(1, keepdims=True), self.num_classes, 1))
+
     def scores(self) -> Dict[str, Score]:
         """The scores, all in [0, 1]; a score without any pixel to judge is nan.
 

@@ -4,9 +4,12 @@ Beyond Self-attention: External Attention using Two Linear Layers for Visual Tas
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
-from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention
+from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
+from jea.nn.blocks import Conv, plain
 from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
@@ -26,13 +29,15 @@ class EANet(nn.Module):
         head_channels: channels of the attention; the layer after it has half as many.
         num_memories: S of the external attention.
         dropout: probability of Dropout2d after fc1.
+        auxiliary: with an FCN head on layer3 for training, as the recipes for ADE20K and Cityscapes have. The paper's
+            network for VOC has none. It plays no part in inference.
 
     Shape:
         (B, 3, H, W), normalised RGB -> logits (B, num_classes, H, W). H and W of 8n + 1 keep the grid aligned.
     """
 
     def __init__(self, *, num_classes: int = 21, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
-                 head_channels: int = 512, num_memories: int = 64, dropout: float = 0.1):
+                 head_channels: int = 512, num_memories: int = 64, dropout: float = 0.1, auxiliary: bool = False):
         if num_classes < 1:
             raise ValueError(f"EANet: num_classes is {num_classes}; expected at least 1")
         self.num_classes, self.output_stride = num_classes, output_stride
@@ -40,22 +45,39 @@ class EANet(nn.Module):
         self.fc0 = ConvBNReLU(self.backbone.out_channels, head_channels, kernel_size=3)
         self.linu = ExternalAttention(head_channels, num_memories)
         self.fc1 = nn.Sequential(ConvBNReLU(head_channels, head_channels // 2, kernel_size=3), Dropout2d(dropout))
-        self.fc2 = nn.Conv(head_channels // 2, num_classes, 1)
+        self.fc2 = Conv(head_channels // 2, num_classes, 1)
+        self.auxiliary_head = None
+        if auxiliary:
+            self.auxiliary_head = FCNHead(self.backbone.out_channels // 2, head_channels // 2, num_classes)
+            self.key_maps = _KEY_MAPS_WITH_AUXILIARY
 
     def execute(self, x):
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
-        return resize_bilinear(self.head(self.backbone(x)), x.shape[2:])
+        return resize_bilinear(self.low_logits(x), x.shape[2:])
+
+    def low_logits(self, x):
+        """Logits of a picture at the backbone's resolution, (B, num_classes, H/os, W/os)."""
+        return self.head(self.backbone.stages(_checked(x))[1])
+
+    def with_auxiliary(self, x) -> tuple:
+        """Logits and those of the auxiliary head, both (B, num_classes, H, W)."""
+        layer3, layer4 = self.backbone.stages(_checked(x))
+        return tuple(resize_bilinear(y, x.shape[2:]) for y in (self.head(layer4), plain(self.auxiliary_head(layer3))))
 
     def head(self, feature):
         """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return self.fc2(self.fc1(self.linu(self.fc0(feature))))
+        return plain(self.fc2(self.fc1(self.linu(self.fc0(feature)))))
 
     def attention_map(self, x):
         """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""
         feature = self.fc0(self.backbone(x))
         _, attention = self.linu(feature, return_attention=True)
         return attention.reshape(attention.shape[:2] + feature.shape[2:])
+
+
+def _checked(x):
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
+    return x
 
 
 @fused_form_of(EANet)
@@ -72,9 +94,12 @@ class FusedEANet(FusedModule):
         return self.fc2(self.fc1.run(self.linu.run(self.fc0.run(self.backbone.run(x)))))
 
     def execute(self, x):
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
-        return self._guarded(x, lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))), x.shape[2:]))
+        return self._guarded(_checked(x), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
+                                                                    x.shape[2:]))
+
+    def low_logits(self, x):
+        """As EANet.low_logits."""
+        return super().execute(_checked(x))
 
     def attention_map(self, x):
         """As EANet.attention_map."""
@@ -97,12 +122,17 @@ EANet.key_maps = (
                        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
            drop=("fc.",), partial=("fc0.", "linu.", "fc1.", "fc2.")),
 )
+_KEY_MAPS_WITH_AUXILIARY = tuple(replace(key_map, partial=key_map.partial + ("auxiliary_head.",))
+                                 for key_map in EANet.key_maps)
 
 
 def infer_kwargs(tensors: dict) -> dict:
     """Constructor arguments that a checkpoint's shapes tell (keys of any layout)."""
     head = tensors.get("fc2.weight")
-    return {} if head is None else {"num_classes": int(head.shape[0])}
+    if head is None:
+        return {}
+    auxiliary = {"auxiliary": True} if "auxiliary_head.conv_seg.weight" in tensors else {}
+    return {"num_classes": int(head.shape[0]), **auxiliary}
 
 
 ENTRY_POINTS = {

@@ -1,9 +1,8 @@
 """Semantic segmentation: training as upstream's train_torch.py, evaluation as its eval_torch.py and test_torch.py."""
 from __future__ import annotations
 
-import io
+import resource
 import sys
-import tarfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,20 +12,20 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image, write_image, write_index_png
-from jea.data.images import write_bytes
-from jea.data.palette import VOC_CLASSES, voc_palette
-from jea.data.pictures import side_by_side
-from jea.data.transforms import normalise, pad_8n1
+from jea.data.palette import voc_palette
+from jea.data.pictures import bars_png, confusion_png, side_by_side
 from jea.metrics.segmentation import ConfusionMatrix
 from jea.models import create_model
 from jea.nn.fused import fuse
-from jea.nn.mode import evaluating, freeze_batch_norm
+from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
-from jea.ops import resize_bilinear
+from jea.ops import cross_entropy
 from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.picture_logits import PictureLogits, picture_logits
+from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
+from jea.tasks.schedules import poly
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # upstream's test scales, each also mirrored
-SUBMISSION = "results/VOC2012/Segmentation/comp6_test_cls"  # what the VOC server wants; comp6: any training data
 
 
 class Segmentation:
@@ -38,13 +37,22 @@ class Segmentation:
         train, eval: fields of Train and Eval.
     """
 
+    datasets = ("voc", "shapes", "ade20k", "cityscapes", "coco", "segmentation_folder")
+
     @dataclass
     class Train(TrainOptions):
-        lr: float = 0.009  # of convolution weights and BatchNorm weights; biases have twice as much
+        lr: float = 0.009  # of convolution weights and BatchNorm weights
+        bias_lr: float = 2.0  # biases have this many times as much
         momentum: float = 0.9
-        weight_decay: float = 1.0e-4  # of convolution weights only
+        weight_decay: float = 1.0e-4  # of convolution weights only ...
+        decay_all: bool = False  # ... or of BatchNorm weights and biases too
         lr_power: float = 0.9  # lr x (1 - step / steps) ^ lr_power ...
         lr_decay_every: int = 10  # ... evaluated at multiples of this many steps
+        min_lr: float = 0.0  # the end of the schedule, which is stretched to lie between lr and this
+        class_weights: Optional[Sequence[float]] = None  # factors of the classes in the loss
+        ohem_threshold: Optional[float] = None  # only pixels whose label has a lower probability count; at least ...
+        ohem_min_kept: int = 100_000  # ... this many per picture
+        auxiliary_weight: float = 0.0  # of the auxiliary head's plain loss; 0: the head is not trained
         freeze_batch_norm: bool = False  # use the running statistics; for small batches
 
     @dataclass
@@ -52,15 +60,36 @@ class Segmentation:
         split: str = "val"
         scales: Sequence[float] = (1.0,)
         flip: bool = False  # add the logits of the mirrored picture
+        mode: str = "whole"  # or "slide": overlapping windows, whose logits are averaged
+        window: int = 769  # side of the windows
+        window_stride: int = 513  # steps between them
+        fit: Optional[Sequence[int]] = None  # fit pictures into (longer, shorter) side at scale 1; default: as is
+        logit_stride: int = 1  # logits are added up at every n-th row and column, which bounds the memory
+        probabilities: bool = False  # add up probabilities instead of logits
         pictures: int = 20  # how many side-by-side pictures are written
         num_workers: int = 2  # processes that read pictures ahead
 
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
+        if self.eval.mode not in ("whole", "slide"):
+            raise ValueError(f"eval.mode is {self.eval.mode!r}; expected whole or slide")
+        if not 1 <= self.eval.window_stride <= self.eval.window:
+            raise ValueError(f"eval.window_stride is {self.eval.window_stride}; expected 1 to eval.window, "
+                             f"{self.eval.window}, or pixels would be left out")
+        if self.eval.logit_stride < 1:
+            raise ValueError(f"eval.logit_stride is {self.eval.logit_stride}; expected at least 1")
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        if not hasattr(self.model, "low_logits"):
+            raise ValueError(f"model.name is {self._model['name']}, which does not segment; expected one of the eanet models")
+        if self.options.auxiliary_weight and self.model.auxiliary_head is None:
+            raise ValueError(f"train.auxiliary_weight is {self.options.auxiliary_weight}, but the model has no "
+                             "auxiliary head; say model.auxiliary=true, or leave the weight out")
+        classes, weights = self.model.num_classes, self.options.class_weights
+        if weights is not None and len(weights) != classes:
+            raise ValueError(f"train.class_weights has {len(weights)} factors; the model has {classes} classes")
         self.modules = {"model": self.model}
         self.network = self.model  # what evaluation runs
         self.description = {"task": "segmentation", "model": self._model, "data": self._data,
@@ -70,6 +99,10 @@ class Segmentation:
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
         self.network, self.model, self.modules = fuse(self.model), None, {}
+
+    def multi_scale(self) -> None:
+        """Evaluate as for the published results from now on: six scales, each also mirrored."""
+        self.eval.scales, self.eval.flip = MULTI_SCALE, True
 
     def close(self) -> None:
         """End the worker processes."""
@@ -111,56 +144,60 @@ class Segmentation:
 
     def phases(self, total_steps: int) -> list:
         o = self.options
-        weights, norms, biases = parameter_groups(self.model)
+        weights, norms, biases = parameter_groups(self.model, auxiliary=o.auxiliary_weight > 0)
+        others = o.weight_decay if o.decay_all else 0.0
         optimizer = nn.SGD([
             {"params": weights, "lr": o.lr, "weight_decay": o.weight_decay},
-            {"params": norms, "lr": o.lr, "weight_decay": 0.0},
-            {"params": biases, "lr": 2 * o.lr, "weight_decay": 0.0},
+            {"params": norms, "lr": o.lr, "weight_decay": others},
+            {"params": biases, "lr": o.bias_lr * o.lr, "weight_decay": others},
         ], lr=o.lr, momentum=o.momentum)
-        return [Phase(name="segmentation", optimizer=optimizer, losses=self.losses,
-                      schedule=lambda step: poly(step, total_steps, power=o.lr_power, every=o.lr_decay_every))]
+        floor = o.min_lr / o.lr
+
+        def schedule(step: int) -> float:
+            return floor + (1 - floor) * poly(step, total_steps, power=o.lr_power, every=o.lr_decay_every)
+        return [Phase(name="segmentation", optimizer=optimizer, losses=self.losses, schedule=schedule)]
 
     def losses(self, batch: dict) -> dict:
-        logits = self.model(jt.array(batch["image"]))
-        return {"loss": pixel_cross_entropy(logits, jt.array(batch["label"]))}
+        o, images, labels = self.options, jt.array(batch["image"]), jt.array(batch["label"])
+        if not o.auxiliary_weight:
+            return {"loss": self._main_loss(self.model(images), labels)}
+        logits, auxiliary = self.model.with_auxiliary(images)
+        main_loss, auxiliary_loss = self._main_loss(logits, labels), pixel_cross_entropy(auxiliary, labels)
+        return {"loss": main_loss + o.auxiliary_weight * auxiliary_loss, "main_loss": main_loss,
+                "auxiliary_loss": auxiliary_loss}
+
+    def _main_loss(self, logits, labels):
+        o = self.options
+        if o.class_weights is None and o.ohem_threshold is None:
+            return pixel_cross_entropy(logits, labels)
+        return weighted_pixel_cross_entropy(logits, labels, class_weights=o.class_weights,
+                                            ohem_threshold=o.ohem_threshold, ohem_min_kept=o.ohem_min_kept)
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def logits(self, image: np.ndarray, *, scales=None, flip=None) -> np.ndarray:
-        """Summed logits of one picture: (H, W, 3) uint8 RGB -> (num_classes, H, W) float32.
+        """Summed logits of one picture: (H, W, 3) uint8 RGB -> (num_classes, H, W) float32; see picture_logits."""
+        return self._run(image, scales, flip).full()
 
-        The normalised picture is resized to each scale, padded at the right and bottom with the mean colour to a size
-        of 8n + 1 (16n + 1 at output stride 16), run, cropped, resized back and added up; then all scales again
-        mirrored. No softmax.
-        """
-        scales = self.eval.scales if scales is None else scales
-        flip = self.eval.flip if flip is None else flip
-        x = np.ascontiguousarray(normalise(image).transpose(2, 0, 1)[None])
-        height, width = x.shape[2:]
-        stride = self.network.output_stride
-        total = np.zeros((self.network.num_classes, height, width), np.float32)
-        with evaluating(self.network):
-            for mirrored in (False, True) if flip else (False,):
-                source = jt.array(np.ascontiguousarray(x[..., ::-1]) if mirrored else x)
-                for scale in scales:
-                    h, w = max(1, int(scale * height)), max(1, int(scale * width))
-                    padded = np.zeros((1, 3, pad_8n1(h, stride), pad_8n1(w, stride)), np.float32)
-                    padded[:, :, :h, :w] = resize_bilinear(source, (h, w)).numpy()
-                    logits = self.network(jt.array(padded)).numpy()[:, :, :h, :w]
-                    logits = resize_bilinear(jt.array(np.ascontiguousarray(logits)), (height, width)).numpy()[0]
-                    total += logits[..., ::-1] if mirrored else logits
-        return total
-
-    def predict(self, image: np.ndarray, **options) -> np.ndarray:
+    def predict(self, image: np.ndarray, *, scales=None, flip=None) -> np.ndarray:
         """The class of each pixel, (H, W) uint8; on a tie the first. Options as `logits`."""
-        return self.logits(image, **options).argmax(0).astype(np.uint8)
+        return self._run(image, scales, flip).argmax()
+
+    def _run(self, image: np.ndarray, scales, flip) -> PictureLogits:
+        e = self.eval
+        return picture_logits(self.network, image, scales=e.scales if scales is None else scales,
+                              flip=e.flip if flip is None else flip, fit=e.fit, stride=e.logit_stride,
+                              window=e.window if e.mode == "slide" else None, window_stride=e.window_stride,
+                              probabilities=e.probabilities)
 
     def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
                  progress: bool = True) -> dict:
         """Run over a split and score it: {"mIoU": ..., "pAcc": ..., "mAcc": ..., "fwIoU": ..., "IoU": {class: ...}, ...}.
 
-        Writes the first `eval.pictures` comparisons to out_dir/pictures. The split "test" has no labels: instead of
-        scores, the predictions are written for the VOC server, as PNGs and as the archive that it takes.
+        Writes the first `eval.pictures` comparisons to out_dir/pictures, a bar chart of the classes' IoU to iou.png and
+        the confusion matrix to confusion.png. A split without labels, such as test: instead of scores, the predictions
+        are written as the data set's server takes them, as PNGs and as an archive. peak_memory_mb is the process's so
+        far.
         """
         out_dir = Path(out_dir)
         dataset = self.dataset(split or self.eval.split)
@@ -174,33 +211,36 @@ class Segmentation:
             prediction = self.predict(sample["image"])
             seconds += time.perf_counter() - started
             if sample["label"] is None:
-                (out_dir / SUBMISSION).mkdir(parents=True, exist_ok=True)
-                write_index_png(out_dir / SUBMISSION / f"{sample['id']}.png", prediction, dataset.palette)
+                dataset.submission.write(out_dir, sample["id"], prediction, dataset.palette)
                 names.append(sample["id"])
             else:
                 labelled = True
                 confusion.update(prediction, sample["label"])
             if number < self.eval.pictures:
                 picture = side_by_side(sample["image"], prediction, sample["label"], palette=dataset.palette,
-                                       class_names=dataset.class_names)
-                (out_dir / "pictures").mkdir(parents=True, exist_ok=True)
-                write_image(out_dir / "pictures" / f"{sample['id']}.png", picture)
+                                       class_names=dataset.class_names, background=dataset.background)
+                path = out_dir / "pictures" / f"{sample['id']}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, picture)
         result = {}
         if labelled:
             scores = confusion.scores()
             result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())))
+            out_dir.mkdir(parents=True, exist_ok=True)
+            bars_png(out_dir / "iou.png", result["IoU"], colours=dataset.palette,
+                     title=f"IoU, mean {scores['mIoU']:.4f}")
+            confusion_png(out_dir / "confusion.png", confusion.shares(), dataset.class_names)
         if names:
-            archive = out_dir / "results.tar"
-            write_submission(archive, out_dir / SUBMISSION, names)
-            result["submission"] = str(archive)
-        return dict(result, images=count, seconds_per_image=seconds / max(count, 1))
+            result["submission"] = str(dataset.submission.pack(out_dir, names))
+        return dict(result, images=count, seconds_per_image=seconds / max(count, 1),
+                    peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
     def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
         """Segment a picture or a folder of pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the
-        VOC palette) and <name>_overlay.png to out_dir."""
+        data set's palette) and <name>_overlay.png to out_dir."""
         out_dir, files = Path(out_dir), list_inputs(path)
         out_dir.mkdir(parents=True, exist_ok=True)
-        palette, class_names = voc_palette(), self.class_names()
+        class_names, palette, background = self.legend()
         written, taken = [], set()
         for file in _bar(files, len(files), "pictures", progress):
             image = read_image(file, exif=True)
@@ -209,34 +249,37 @@ class Segmentation:
             taken.add(stem)
             write_index_png(out_dir / f"{stem}.png", prediction, palette)
             write_image(out_dir / f"{stem}_overlay.png",
-                        side_by_side(image, prediction, palette=palette, class_names=class_names))
+                        side_by_side(image, prediction, palette=palette, class_names=class_names,
+                                     background=background))
             present, pixels = np.unique(prediction, return_counts=True)
             shares = {class_names[c]: round(n / prediction.size, 4) for c, n in zip(present, pixels)}
             written.append({"input": str(file), "prediction": str(out_dir / f"{stem}.png"), "classes": shares})
         return {"images": len(written), "files": written}
 
-    def class_names(self) -> tuple:
-        """Names of the model's classes, without touching the data."""
-        from jea.data.shapes import SHAPES_CLASSES
-        known = {"shapes": SHAPES_CLASSES, "voc": self._data.get("class_names", VOC_CLASSES)}[self._data["name"]]
+    def legend(self) -> tuple:
+        """(names of the model's classes, palette, class that overlays leave clear or None); reads no picture."""
+        dataset = DATASETS[self._data["name"]]
+        try:
+            names, palette = dataset.legend(**{k: v for k, v in self._data.items() if k != "name"})
+        except DataError:  # its list of classes is not there
+            names, palette = (), voc_palette()
         n = self.network.num_classes
-        return tuple(known) if len(known) == n else tuple(f"class {i}" for i in range(n))
+        names = tuple(names) if len(names) == n else tuple(f"class {i}" for i in range(n))
+        return names, palette, 0 if names[0] == "background" else dataset.background
 
 
-def parameter_groups(model) -> tuple:
-    """Upstream's three groups: convolution weights, BatchNorm weights, all biases."""
+def parameter_groups(model, *, auxiliary: bool = True) -> tuple:
+    """Upstream's three groups: convolution weights, BatchNorm weights, all biases.
+
+    auxiliary: with those of the auxiliary head, where the model has one.
+    """
     norms = {id(module.weight) for module in model.modules() if isinstance(module, (BatchNorm1d, BatchNorm2d))}
     weights, norm_weights, biases = [], [], []
     for name, var in model.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith(("running_mean", "running_var")) or not auxiliary and name.startswith("auxiliary_head."):
             continue
         (biases if name.endswith("bias") else norm_weights if id(var) in norms else weights).append(var)
     return weights, norm_weights, biases
-
-
-def poly(step: int, total: int, *, power: float, every: int) -> float:
-    """(1 - s / total) ^ power with s = step rounded down to a multiple of `every` (upstream train_torch.py)."""
-    return (1 - step // every * every / total) ** power
 
 
 def pixel_cross_entropy(logits, labels, ignore_index: int = 255):
@@ -247,25 +290,8 @@ def pixel_cross_entropy(logits, labels, ignore_index: int = 255):
     Returns:
         Scalar float32. The sum runs in float64: Jittor's float32 sums lose digits over large pictures.
     """
-    shifted = logits - logits.max(1, keepdims=True).stop_grad()
-    log_sum = shifted.exp().sum(1).log()  # B H W
-    labels = labels.unsqueeze(1)
-    at_label = jt.ternary(jt.index(logits.shape, 1) == labels.broadcast(logits.shape), shifted,
-                          jt.zeros_like(shifted)).sum(1)
-    per_pixel = jt.ternary(labels.squeeze(1) == ignore_index, jt.zeros_like(log_sum), log_sum - at_label)
+    per_pixel = cross_entropy(logits, labels, ignore_index=ignore_index)
     return (per_pixel.float64().sum() / per_pixel.numel()).float32()
-
-
-def write_submission(archive: Path, folder: Path, names) -> None:
-    """The tar that the VOC server takes: results/VOC2012/Segmentation/comp6_test_cls/<id>.png."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        for name in names:
-            data = (folder / f"{name}.png").read_bytes()
-            member = tarfile.TarInfo(f"{SUBMISSION}/{name}.png")  # no time, no user: equal content, equal archive
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    write_bytes(archive, stream.getvalue())
 
 
 def _bar(items, total: int, title: str, shown: bool):

@@ -70,9 +70,3 @@ def test_multi_scale_and_flip(reference, write_pth, close, fixtures, fused):
     for stride in (8, 16):
         for n, wanted in ref.manifest[f"pad_inf_height_in_out_stride{stride}"]:
             assert pad_8n1(n, stride) == wanted
-
-
-def test_poly_schedule_steps_every_ten():
-    from jea.tasks.segmentation import poly
-    assert poly(9, 100, power=0.9, every=10) == 1.0
-    assert poly(10, 100, power=0.9, every=10) == poly(19, 100, power=0.9, every=10) == pytest.approx(0.9 ** 0.9)
