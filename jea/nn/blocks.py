@@ -5,17 +5,53 @@ import math
 
 from jea._jittor import jt, nn
 from jea.nn.norm import BatchNorm2d
+from jea.ops import can_block, conv2d_blocked, from_blocked
+
+
+class Conv(nn.Conv):
+    """nn.Conv that takes blocked activations (jea.ops.blocked) as well and hands them on blocked where it can.
+
+    `blocked` in the call makes blocked activations of a picture. Stride, padding and dilation are equal on both axes.
+    """
+
+    def execute(self, x, *, blocked: bool = False):
+        if x.ndim == 5 and not can_block(self.out_channels):
+            x = from_blocked(x)
+        if x.ndim == 5 or blocked:
+            return conv2d_blocked(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
+                                  dilation=self.dilation[0])
+        return super().execute(x)
+
+
+def plain(x):
+    """(B, C, H, W), whether x is that or blocked."""
+    return from_blocked(x) if x.ndim == 5 else x
 
 
 class ConvBNReLU(nn.Module):
     """Convolution without bias, BatchNorm, ReLU; "same" padding. (B, C, H, W) -> (B, out_channels, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int):
-        self.conv = nn.Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = BatchNorm2d(out_channels)
 
     def execute(self, x):
         return self.bn(self.conv(x), relu=True)
+
+
+class FCNHead(nn.Module):
+    """Auxiliary head of segmentation networks, for training only: 3x3 convolution, BatchNorm, ReLU, Dropout, 1x1.
+
+    (B, C, H, W) -> logits (B, num_classes, H, W). Parameter names are mmsegmentation's and JSeg's.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int, *, dropout: float = 0.1):
+        self.convs = nn.Sequential(ConvBNReLU(in_channels, channels, kernel_size=3))
+        self.dropout = nn.Dropout(dropout)
+        self.conv_seg = Conv(channels, num_classes, 1)
+
+    def execute(self, x):
+        return self.conv_seg(self.dropout(self.convs(x)))
 
 
 class Dropout2d(nn.Module):
@@ -29,7 +65,10 @@ class Dropout2d(nn.Module):
     def execute(self, x):
         if self.p == 0 or not self.is_training():
             return x
-        keep = (jt.rand(x.shape[:2] + [1, 1]) >= self.p).float32()
+        blocks = x.shape[4:]  # of blocked activations
+        keep = (jt.rand(x.shape[:2] + blocks + [1, 1]) >= self.p).float32()
+        if blocks:
+            keep = keep.transpose(0, 1, 3, 4, 2)
         return x * (keep / (1 - self.p))
 
 

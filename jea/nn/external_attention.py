@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
-from jea.nn.blocks import init_normal_fan_out
+from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.linear import Linear, project
 from jea.nn.norm import BatchNorm2d
-from jea.ops import double_norm
+from jea.ops import can_block, conv2d_blocked, double_norm, external_attention, from_blocked, to_blocked
 
 _LAYOUTS = ("auto", "bcn", "bnc")
 
@@ -47,12 +48,12 @@ class ExternalAttention(nn.Module):
         self.channels, self.num_memories, self.layout, self.eps = channels, num_memories, layout, eps
         self.projections = projections
         if projections:
-            self.conv1 = nn.Conv(channels, channels, 1)
+            self.conv1 = Conv(channels, channels, 1)
         trailing = (1,) if projections else ()  # upstream keeps the memories as Conv1d weights, the bare form as Linear
         self.linear_0 = _Memory((num_memories, channels) + trailing)
         self.linear_1 = _Memory((channels, num_memories) + trailing)
         if projections:
-            self.conv2 = nn.Sequential(nn.Conv(channels, channels, 1, bias=False), BatchNorm2d(channels))
+            self.conv2 = nn.Sequential(Conv(channels, channels, 1, bias=False), BatchNorm2d(channels))
             init_normal_fan_out(self.conv1.weight)
             init_normal_fan_out(self.conv2[0].weight)
         init_normal_fan_out(self.linear_1.weight)
@@ -64,24 +65,50 @@ class ExternalAttention(nn.Module):
 
     def execute(self, x, return_attention: bool = False):
         """Args:
-            x: input, see the class.
+            x: input, see the class; with projections also blocked activations (jea.ops.blocked).
             return_attention: also return the map A, (B, S, N).
         """
+        if x.ndim == 5 and self.projections:
+            y, attention = self._attend(x, return_attention)
+            return (y, attention) if return_attention else y
         shape = tuple(x.shape)
         channels_last = self._channels_last(shape)
-        if channels_last:
-            x = x.transpose(0, 2, 1)
-        feature = x.reshape(shape[0], self.channels, -1)  # B C N
-        h = feature
         if self.projections:
-            h = self.conv1(feature.unsqueeze(-1)).squeeze(-1)
-        attention = double_norm(self.linear_0(h), layout="bsn", eps=self.eps)  # B S N
-        y = self.linear_1(attention)  # B C N
-        if self.projections:
-            conv, norm = self.conv2
-            y = norm(conv(y.unsqueeze(-1)), residual=feature.unsqueeze(-1), relu=True).squeeze(-1)
-        y = y.transpose(0, 2, 1) if channels_last else y.reshape(shape)
+            if channels_last:
+                x = x.transpose(0, 2, 1)
+            feature = x.reshape(shape[0], self.channels, -1, 1)  # B C N 1
+            if x.dtype == "float32" and can_block(self.channels, self.num_memories):
+                feature = to_blocked(feature)
+            y, attention = self._attend(feature, return_attention)
+            y = plain(y)
+            y = y.squeeze(-1).transpose(0, 2, 1) if channels_last else y.reshape(shape)
+        else:
+            feature = x if channels_last else x.reshape(shape[0], self.channels, -1)
+            y, attention = self._between_memories(feature, "bnc" if channels_last else "bcn", return_attention)
+            y = y.reshape(shape)
         return (y, attention) if return_attention else y
+
+    def _attend(self, x, return_attention):
+        """The block on (B, C, H, W) or blocked activations; also the map, or None."""
+        b, _, height, width = x.shape[:4]
+        h, s, c = self.conv1(x), self.num_memories, self.channels
+        if x.ndim == 5 and can_block(s):
+            logits = from_blocked(conv2d_blocked(h, self.linear_0.weight.reshape(s, c, 1, 1)))  # B S H W
+            attention = double_norm(logits.reshape(b, s, -1), layout="bsn", eps=self.eps)  # B S N
+            y = conv2d_blocked(to_blocked(attention.reshape(logits.shape)), self.linear_1.weight.reshape(c, s, 1, 1))
+        else:
+            y, attention = self._between_memories(plain(h).reshape(b, c, -1), "bcn", return_attention)
+            y = y.reshape(b, c, height, width)
+            y = to_blocked(y) if x.ndim == 5 else y
+        conv, norm = self.conv2
+        return norm(conv(y), residual=x, relu=True), attention
+
+    def _between_memories(self, x, layout, return_attention):
+        """double_norm(x M_k^T) M_v, and the map or None."""
+        shape = (self.num_memories, self.channels)
+        m_k, m_v = self.linear_0.weight.reshape(shape), self.linear_1.weight.reshape(shape[::-1]).transpose(0, 1)
+        found = external_attention(x, m_k, m_v, layout=layout, eps=self.eps, return_attention=return_attention)
+        return found if return_attention else (found, None)
 
     def _channels_last(self, shape) -> bool:
         c = self.channels
@@ -101,13 +128,10 @@ class ExternalAttention(nn.Module):
 
 
 class _Memory(nn.Module):
-    """A bias-free linear map over channels, (B, in, N) -> (B, out, N); weight (out, in) or, as of Conv1d, (out, in, 1)."""
+    """Holds a memory's weight, (out, in) or, as of Conv1d, (out, in, 1), under upstream's name."""
 
     def __init__(self, shape: tuple):
         self.weight = jt.zeros(shape)
-
-    def execute(self, x):
-        return nn.conv2d(x.unsqueeze(-1), self.weight.reshape(self.weight.shape[:2] + [1, 1])).squeeze(-1)
 
 
 class MultiHeadExternalAttention(nn.Module):
@@ -135,24 +159,25 @@ class MultiHeadExternalAttention(nn.Module):
             raise ValueError(f"MultiHeadExternalAttention: dim {dim} is not a positive multiple of num_heads {num_heads}")
         self.dim, self.num_heads = dim, num_heads * self.coef
         head_width, memories = dim // num_heads, 256 // self.coef
-        self.trans_dims = nn.Linear(dim, dim * self.coef)
-        self.linear_0 = nn.Linear(head_width, memories)
-        self.linear_1 = nn.Linear(memories, head_width)
+        self.trans_dims = Linear(dim, dim * self.coef)
+        self.linear_0 = Linear(head_width, memories)
+        self.linear_1 = Linear(memories, head_width)
         self.attn_drop = nn.Dropout(attn_drop)
-        self.proj = nn.Linear(dim * self.coef, dim)
+        self.proj = Linear(dim * self.coef, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def execute(self, x, return_attention: bool = False):
+    def execute(self, x, return_attention: bool = False, *, summand=None):
         """Args:
             x: (B, N, C).
             return_attention: also return the map A, (B, H', N, S).
+            summand: (B, N, C), added to y in the same pass, or None.
         """
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise ValueError(f"MultiHeadExternalAttention({self.dim}): got shape {tuple(x.shape)}; "
                              f"expected (B, N, {self.dim})")
         b, n, _ = x.shape
-        h = self.trans_dims(x).reshape(b, n, self.num_heads, -1).transpose(0, 2, 1, 3)  # B H' N C/H
-        attention = double_norm(self.linear_0(h), layout="bns")  # B H' N S
-        y = self.linear_1(self.attn_drop(attention)).transpose(0, 2, 1, 3).reshape(b, n, -1)  # B N 4C
-        y = self.proj_drop(self.proj(y))
-        return (y, attention) if return_attention else y
+        h = self.trans_dims(x).reshape(b, n, self.num_heads, -1)  # B N H' C/H
+        attention = double_norm(self.linear_0(h), layout="bnhs")  # B N H' S
+        y = self.linear_1(self.attn_drop(attention)).reshape(b, n, -1)  # B N 4C
+        y = project(self.proj, self.proj_drop, y, summand)
+        return (y, attention.transpose(0, 2, 1, 3)) if return_attention else y

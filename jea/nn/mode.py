@@ -10,6 +10,8 @@ import contextlib
 from jea._jittor import jt
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 
+_BUFFERS = ("running_mean", "running_var", "weight_u", "weight_v")
+
 
 @contextlib.contextmanager
 def evaluating(*networks):
@@ -24,6 +26,18 @@ def evaluating(*networks):
     finally:
         for module, mode in zip(modules, before):
             module.is_train = mode
+
+
+@contextlib.contextmanager
+def keeping_buffers(network):
+    """Forward passes inside the block leave running statistics and the vectors of spectral normalisation as they were."""
+    buffers = [var for name, var in network.state_dict().items() if name.endswith(_BUFFERS)]
+    before = [var.clone() for var in buffers]
+    try:
+        yield
+    finally:
+        for var, value in zip(buffers, before):
+            var.update(value)
 
 
 def freeze_batch_norm(network) -> None:

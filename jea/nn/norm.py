@@ -6,8 +6,7 @@ for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter na
 from __future__ import annotations
 
 from jea._jittor import jt, nn
-from jea.ops import batch_norm
-from jea.ops.batch_norm import moments
+from jea.ops import batch_norm, batch_norm_blocked, layer_norm
 
 
 class _BatchNorm(nn.Module):
@@ -35,18 +34,21 @@ class _BatchNorm(nn.Module):
         self.running_var = jt.ones((num_features,)).stop_grad()
 
     def execute(self, x, *, residual=None, relu: bool = False):
-        if x.ndim not in self.ranks or x.shape[1] != self.num_features:
+        blocked = x.ndim == 5 and 4 in self.ranks
+        channels = x.shape[1] * x.shape[4] if blocked else x.shape[1]
+        if x.ndim not in self.ranks + (5,) * blocked or channels != self.num_features:
             raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}; expected rank "
                              f"{' or '.join(map(str, self.ranks))} with {self.num_features} channels on axis 1")
+        normalise = batch_norm_blocked if blocked else batch_norm
         options = {"residual": residual, "relu": relu, "eps": self.eps}
         if not self.is_training():
             statistics = (self.running_mean, self.running_var)
-            return batch_norm(x, self.weight, self.bias, statistics=statistics, **options)[0]
+            return normalise(x, self.weight, self.bias, statistics=statistics, **options)[0]
         count = x.numel() // self.num_features
         if count < 2:
             raise ValueError(f"{type(self).__name__}: one value per channel (shape {tuple(x.shape)}) has no variance; "
                              "train with a larger batch or picture")
-        y, mean, variance = batch_norm(x, self.weight, self.bias, **options)
+        y, mean, variance = normalise(x, self.weight, self.bias, **options)
         self._track(self.running_mean, mean)
         self._track(self.running_var, variance * (count / (count - 1)))
         return y
@@ -64,7 +66,7 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """BatchNorm over (B, C, H, W)."""
+    """BatchNorm over (B, C, H, W), or over blocked activations (jea.ops.blocked)."""
     ranks = (4,)
 
 
@@ -88,6 +90,6 @@ class LayerNorm(nn.Module):
         rank = len(self.normalized_shape)
         if tuple(x.shape[-rank:]) != self.normalized_shape:
             raise ValueError(f"LayerNorm{self.normalized_shape}: got shape {tuple(x.shape)}; its last axes differ")
-        _, centred, variance = moments(x, list(range(x.ndim - rank, x.ndim)))
-        y = centred / jt.sqrt(variance + self.eps)
-        return y if self.weight is None else y * self.weight + self.bias
+        if self.weight is None:
+            return layer_norm(x, jt.ones(self.normalized_shape), jt.zeros(self.normalized_shape), eps=self.eps)
+        return layer_norm(x, self.weight, self.bias, eps=self.eps)

@@ -4,15 +4,19 @@ Parameter names are those of the public resnet{50,101,152}-*.pth files of the de
 """
 from __future__ import annotations
 
+from typing import Optional
+
 from jea._jittor import nn
-from jea.nn.blocks import init_normal_fan_out
+from jea.nn.blocks import Conv, init_normal_fan_out, plain
 from jea.nn.norm import BatchNorm2d
+from jea.ops import can_block, max_pool_blocked
 
 # output stride -> (stride of layer3, dilations of layer3's first and other blocks, dilations of layer4 (multi-grid))
 _DILATION = {
     8: (1, (1, 2), (2, 8, 16)),
     16: (2, (1, 1), (1, 4, 8)),
 }
+_PLAIN_LAYER4 = {8: (2, 4, 4), 16: (1, 2, 2)}  # without multi-grid
 
 
 class Bottleneck(nn.Module):
@@ -22,15 +26,15 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, *, stride: int = 1, dilation: int = 1):
         out_channels = planes * self.expansion
-        self.conv1 = nn.Conv(in_channels, planes, 1, bias=False)
+        self.conv1 = Conv(in_channels, planes, 1, bias=False)
         self.bn1 = BatchNorm2d(planes)
-        self.conv2 = nn.Conv(planes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = Conv(planes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = BatchNorm2d(planes)
-        self.conv3 = nn.Conv(planes, out_channels, 1, bias=False)
+        self.conv3 = Conv(planes, out_channels, 1, bias=False)
         self.bn3 = BatchNorm2d(out_channels)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(nn.Conv(in_channels, out_channels, 1, stride=stride, bias=False),
+            self.downsample = nn.Sequential(Conv(in_channels, out_channels, 1, stride=stride, bias=False),
                                             BatchNorm2d(out_channels))
 
     def execute(self, x):
@@ -48,24 +52,31 @@ class DeepStemResNet(nn.Module):
         layers: blocks of the four stages; (3, 4, 6, 3) is ResNet-50.
         output_stride: 8 or 16. At 8 the dilations are layer3: 1, 2, 2, ...; layer4: 2, 8, 16; at 16 layer3: 1, ...;
             layer4: 1, 4, 8 (multi-grid; from its second block on, layer4 repeats the grid's last value).
-        width: channels of the first stage before expansion, 64; the stem has width, width, 2 width.
+        width: channels of the first stage before expansion, 64.
+        stem_width: the stem has stem_width, stem_width, 2 stem_width channels; default: width. ResNetV1c
+            (mmsegmentation, JSeg) has width / 2.
+        multi_grid: False: layer4's dilations are 2, 4, 4, ... at output stride 8 and 1, 2, 2, ... at 16.
     """
 
-    def __init__(self, *, layers, output_stride: int = 8, width: int = 64):
+    def __init__(self, *, layers, output_stride: int = 8, width: int = 64, stem_width: Optional[int] = None,
+                 multi_grid: bool = True):
         if output_stride not in _DILATION:
             raise ValueError(f"DeepStemResNet: output_stride is {output_stride}; expected 8 or 16")
         if len(layers) != 4 or any(int(n) != n or n < 1 for n in layers):
             raise ValueError(f"DeepStemResNet: layers is {layers!r}; expected four positive integers")
         stride3, (first3, others3), grid4 = _DILATION[output_stride]
+        if not multi_grid:
+            grid4 = _PLAIN_LAYER4[output_stride]
+        stem = width if stem_width is None else stem_width
         self.output_stride = output_stride
         self.out_channels = 8 * width * Bottleneck.expansion
         self.conv1 = nn.Sequential(
-            nn.Conv(3, width, 3, stride=2, padding=1, bias=False), BatchNorm2d(width), nn.ReLU(),
-            nn.Conv(width, width, 3, padding=1, bias=False), BatchNorm2d(width), nn.ReLU(),
-            nn.Conv(width, 2 * width, 3, padding=1, bias=False))
-        self.bn1 = BatchNorm2d(2 * width)
+            Conv(3, stem, 3, stride=2, padding=1, bias=False), BatchNorm2d(stem), nn.ReLU(),
+            Conv(stem, stem, 3, padding=1, bias=False), BatchNorm2d(stem), nn.ReLU(),
+            Conv(stem, 2 * stem, 3, padding=1, bias=False))
+        self.bn1 = BatchNorm2d(2 * stem)
         self.maxpool = nn.Pool(3, stride=2, padding=1, op="maximum")
-        channels = 2 * width
+        channels = 2 * stem
         dilations = ([1] * layers[0], [1] * layers[1], [first3] + [others3] * (layers[2] - 1),
                      [grid4[min(block, 2)] for block in range(layers[3])])
         for stage, stride in enumerate((1, 2, stride3, 1)):
@@ -76,11 +87,22 @@ class DeepStemResNet(nn.Module):
                 channels = planes * Bottleneck.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
         for module in self.modules():
-            if isinstance(module, nn.Conv):
+            if isinstance(module, Conv):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
+        return plain(self.stages(x)[1])
+
+    def last_stages(self, x) -> tuple:
+        """The outputs of layer3, which auxiliary heads take, and of layer4."""
+        return tuple(plain(y) for y in self.stages(x))
+
+    def stages(self, x) -> tuple:
+        """As last_stages, but in the layout that the network ran in: blocked (jea.ops.blocked) where that is possible."""
         first, norm1, _, second, norm2, _, third = self.conv1
-        x = norm2(second(norm1(first(x), relu=True)), relu=True)
-        x = self.maxpool(self.bn1(third(x), relu=True))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        blocked = x.dtype == "float32" and can_block(first.out_channels, self.layer1[0].conv1.out_channels)
+        x = norm2(second(norm1(first(x, blocked=blocked), relu=True)), relu=True)
+        x = self.bn1(third(x), relu=True)
+        x = max_pool_blocked(x) if blocked else self.maxpool(x)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return x, self.layer4(x)

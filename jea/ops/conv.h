@@ -9,20 +9,9 @@
 #include <unordered_map>
 #include <vector>
 #include <dnnl.hpp>
+#include "onednn.h"
 
 namespace jea {
-
-struct ConvShape {
-    int64_t batch, height, width, channels, out_channels, kernel_h, kernel_w, stride, padding, dilation;
-
-    int64_t out_height() const { return out(height, kernel_h); }
-    int64_t out_width() const { return out(width, kernel_w); }
-
-private:
-    int64_t out(int64_t size, int64_t kernel) const {
-        return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-    }
-};
 
 // What travels in a jt.Var of kDescriptorBytes bytes: the layout of the packed weights and its size.
 constexpr size_t kDescriptorBytes = 1024;
@@ -32,17 +21,8 @@ struct PackedLayout {
 };
 static_assert(sizeof(PackedLayout) <= kDescriptorBytes, "the descriptor of oneDNN has grown");
 
-inline const dnnl::engine& conv_engine() {
-    static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    return engine;
-}
-
 inline dnnl::memory::desc nhwc(int64_t batch, int64_t height, int64_t width, int64_t channels) {
     return {{batch, channels, height, width}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::nhwc};
-}
-
-inline dnnl::memory::dims weight_dims(const ConvShape& s) {
-    return {s.out_channels, s.channels, s.kernel_h, s.kernel_w};
 }
 
 // Inputs and outputs are channels-last; the layout of the weights is oneDNN's choice.
@@ -79,16 +59,6 @@ inline dnnl::memory::desc packed_desc(const uint8_t* descriptor) {
     PackedLayout layout;
     std::memcpy(&layout, descriptor, sizeof layout);
     return dnnl::memory::desc(layout.weights);
-}
-
-inline dnnl::memory::desc plain_weights(const ConvShape& s) {
-    return {weight_dims(s), dnnl::memory::data_type::f32, dnnl::memory::format_tag::oihw};
-}
-
-inline void reorder(dnnl::memory from, dnnl::memory to, const dnnl::primitive_attr& attributes = {}) {
-    dnnl::stream stream(conv_engine());
-    dnnl::reorder(from, to, attributes).execute(stream, from, to);
-    stream.wait();
 }
 
 // (O, I, H, W), times scale (O) -> the layout of the descriptor.
@@ -128,10 +98,7 @@ inline void conv_forward(const ConvShape& s, bool relu, bool residual, const flo
     using dnnl::memory;
     PreparedConv& conv = prepared_conv(s, relu, residual);
     dnnl::stream stream(conv_engine());
-    const auto of = [](const memory::desc& desc, const float* data) {
-        return memory(desc, conv_engine(), const_cast<float*>(data));
-    };
-    memory weights = of(packed_desc(descriptor), packed);
+    memory weights = memory_of(packed_desc(descriptor), packed);
     if (conv.weights != weights.get_desc()) {  // packed for another picture size
         // By way of the plain layout: between two blocked ones oneDNN has only a slow reference.
         memory plain(plain_weights(s), conv_engine()), wanted(conv.weights, conv_engine());
@@ -139,8 +106,8 @@ inline void conv_forward(const ConvShape& s, bool relu, bool residual, const flo
         reorder(plain, wanted);
         weights = wanted;
     }
-    conv.primitive.execute(stream, {{DNNL_ARG_SRC, of(conv.src, x)}, {DNNL_ARG_WEIGHTS, weights},
-                                    {DNNL_ARG_BIAS, of(conv.bias, bias)}, {DNNL_ARG_DST, of(conv.dst, y)}});
+    conv.primitive.execute(stream, {{DNNL_ARG_SRC, memory_of(conv.src, x)}, {DNNL_ARG_WEIGHTS, weights},
+                                    {DNNL_ARG_BIAS, memory_of(conv.bias, bias)}, {DNNL_ARG_DST, memory_of(conv.dst, y)}});
     stream.wait();
 }
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from jea.bench import interleaved, machine, table, threads  # noqa: E402
+
 TOLERANCE = 2e-5
 SIDES = ("jea", "jea fused", "torch contiguous", "torch channels_last")
 TRAINING_SIDES = ("jea", "torch contiguous", "torch channels_last")
@@ -109,11 +107,6 @@ def torch_eanet():
     return EANet()
 
 
-def threads() -> int:
-    """What OpenMP gives Jittor; PyTorch gets the same."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-
-
 def jea_eanet():
     import jea
     from jea._jittor import jt
@@ -164,9 +157,10 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
 
         def run():
             loss = pixel_cross_entropy(model(x), labels)
+            value = loss.item()  # before the step, as the engine does
             optimizer.step(loss)
             jt.sync_all(True)
-            return loss.item()
+            return value
         return run
     import torch
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
@@ -215,17 +209,6 @@ def randomise_statistics(model) -> None:
 
 
 # -- measuring -----------------------------------------------------------------------------------------------------
-
-def interleaved(functions: dict, runs: int) -> dict:
-    """Medians in seconds. Each function has run before."""
-    seconds = {name: [] for name in functions}
-    for _ in range(runs):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: {"median": float(np.median(values)), "best": min(values)} for name, values in seconds.items()}
-
 
 def sgemm_function():
     import torch
@@ -276,17 +259,6 @@ def peak_of_this_process() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def machine() -> dict:
-    import jea
-    name = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return {"cpu": name, "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
-            "jittor": version("jittor"), "oneDNN of jea": jea.runtime.prepare().onednn, "torch": version("torch"),
-            "python": platform.python_version()}
-
-
 def bench_inference(size: int, runs: int) -> dict:
     x, model = picture(1, size), jea_eanet()
     randomise_statistics(model)
@@ -327,14 +299,7 @@ def bench_training(size: int, runs: int) -> dict:
                "peak MB": peak_memory("training", side, size)} for side in TRAINING_SIDES}}
 
 
-def table(sides: dict) -> str:
-    columns = list(next(iter(sides.values())))
-    formats = {"error": "{:.1e}", "GFLOP/s": "{:.0f}", "peak MB": "{:.0f}"}
-    lines = [["", *(f"{c} s" if c in ("median", "best") else c for c in columns)]]
-    lines += [[side, *(formats.get(c, "{:.3f}").format(row[c]) for c in columns)] for side, row in sides.items()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
-    return "\n".join("  ".join(cell.rjust(width) if i else cell.ljust(width)
-                               for i, (cell, width) in enumerate(zip(line, widths))) for line in lines)
+FORMATS = {"error": "{:.1e}", "GFLOP/s": "{:.0f}", "peak MB": "{:.0f}"}
 
 
 def main() -> None:
@@ -356,10 +321,10 @@ def main() -> None:
         result["inference"] = bench_inference(arguments.size or 513, arguments.runs)
         print(f"\nInference, 1 x {result['inference']['size']}^2: {result['inference']['GFLOP']:.0f} GFLOP; "
               f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s")
-        print(table(result["inference"]["sides"]))
+        print(table(result["inference"]["sides"], FORMATS))
     if not arguments.skip_training:
         result["training"] = bench_training(arguments.size or 257, arguments.runs)
-        print(f"\nTraining step, 2 x {result['training']['size']}^2\n" + table(result["training"]["sides"]))
+        print(f"\nTraining step, 2 x {result['training']['size']}^2\n" + table(result["training"]["sides"], FORMATS))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1))
 

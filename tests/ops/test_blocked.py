@@ -1,0 +1,173 @@
+"""Blocked activations: convolution, BatchNorm and maximum against float64, output and every gradient."""
+import itertools
+
+import numpy as np
+import pytest
+
+import jea
+from jea._jittor import jt
+from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention
+from jea.nn.blocks import Conv
+from jea.ops import (_jit, batch_norm, batch_norm_blocked, can_block, conv2d_blocked, from_blocked, max_pool_blocked,
+                     to_blocked)
+from jea.ops.blocked import block_size
+
+pytestmark = pytest.mark.skipif(not can_block(16), reason="needs the CPU, oneDNN and JEA_OPS not ref")
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def conv64(x, w, bias, g, stride, padding, dilation):
+    """y and, with g = dL/dy, the gradients of x, w and bias, in float64: sums over the kernel's taps."""
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    w = w.astype(np.float64)
+    out_h, out_w = ((padded.shape[a] - dilation * (w.shape[a] - 1) - 1) // stride + 1 for a in (2, 3))
+    y, dpadded, dw = np.zeros((len(x), len(w), out_h, out_w)), np.zeros_like(padded), np.zeros_like(w)
+    g = np.zeros_like(y) if g is None else g.astype(np.float64)
+    for r, s in itertools.product(range(w.shape[2]), range(w.shape[3])):
+        taps = (slice(None), slice(None), slice(r * dilation, r * dilation + (out_h - 1) * stride + 1, stride),
+                slice(s * dilation, s * dilation + (out_w - 1) * stride + 1, stride))
+        y += np.einsum("bihw,oi->bohw", padded[taps], w[:, :, r, s])
+        dpadded[taps] += np.einsum("bohw,oi->bihw", g, w[:, :, r, s])
+        dw[:, :, r, s] = np.einsum("bohw,bihw->oi", g, padded[taps])
+    dx = dpadded[:, :, padding:padding + x.shape[2], padding:padding + x.shape[3]]
+    return y + (0 if bias is None else bias[:, None, None]), dx, dw, g.sum((0, 2, 3))
+
+
+def test_layout_and_back():
+    x = normal(0, 2, 48, 9, 31)
+    blocked = to_blocked(jt.array(x))
+    n = block_size()
+    assert blocked.shape == [2, 48 // n, 9, 31, n]
+    assert np.array_equal(blocked.numpy(), x.reshape(2, 48 // n, n, 9, 31).transpose(0, 1, 3, 4, 2))
+    assert np.array_equal(from_blocked(blocked).numpy(), x)
+    var, g = jt.array(x), normal(1, 2, 48, 9, 31)
+    assert np.array_equal(jt.grad((from_blocked(to_blocked(var)) * jt.array(g)).sum(), var).numpy(), g)
+
+
+@pytest.mark.parametrize("numbers", [  # batch, size, in, out, kernel, stride, padding, dilation, bias
+    (1, (1, 1), 16, 16, 1, 1, 0, 1, True), (2, (19, 23), 32, 48, 3, 1, 1, 1, True), (2, (19, 23), 32, 48, 3, 2, 2, 2, False),
+    (2, (18, 21), 3, 16, 3, 2, 1, 1, False), (1, (9, 9), 16, 16, 3, 1, 16, 16, False), (1, (33, 30), 48, 96, 1, 2, 0, 1, False),
+    (1, (8, 9), 5, 32, 5, 3, 2, 1, True),
+], ids=str)
+def test_convolution_and_gradients(numbers, close):
+    batch, size, i, o, kernel, stride, padding, dilation, with_bias = numbers
+    x, w = normal(0, batch, i, *size), normal(1, o, i, kernel, kernel)
+    bias = normal(2, o) if with_bias else None
+    geometry = dict(stride=stride, padding=padding, dilation=dilation)
+    inputs = [jt.array(v) for v in ((x, w, bias) if with_bias else (x, w))]
+    source = inputs[0] if i < 16 else to_blocked(inputs[0])
+    y = from_blocked(conv2d_blocked(source, *inputs[1:], **geometry))
+    g = normal(3, *y.shape)
+    gradients = jt.grad((y * jt.array(g)).sum(), inputs)
+    y64, *gradients64 = conv64(x, w, bias, g, stride, padding, dilation)
+    close(y.numpy(), y64, 2e-6)
+    for name, got, wanted in zip(("x", "weight", "bias"), gradients, gradients64):
+        close(got.numpy(), wanted, 2e-6, name)
+
+
+@pytest.mark.parametrize("training, with_residual, relu", list(itertools.product((True, False), repeat=3)))
+def test_batch_norm_equals_the_plain_one(training, with_residual, relu):
+    """Which is checked against float64; also far from zero, and with a group in several pieces."""
+    for shape, offset in (((2, 32, 9, 11), 100.0), ((1, 16, 1, 2), 0.0), ((3, 64, 65, 65), 0.0)):
+        x, residual, g = normal(0, *shape) + np.float32(offset), normal(1, *shape), normal(2, *shape)
+        w, b, mean, variance = (normal(seed, shape[1]) for seed in (3, 4, 5, 6))
+        statistics = None if training else (jt.array(mean), jt.array(variance * variance + np.float32(0.1)))
+        results = []
+        for plain in (True, False):
+            inputs = [jt.array(v) for v in ((x, w, b, residual) if with_residual else (x, w, b))]
+            wrap = (lambda v: v) if plain else to_blocked
+            y, *moments = (batch_norm if plain else batch_norm_blocked)(
+                wrap(inputs[0]), *inputs[1:3], statistics=statistics, relu=relu,
+                residual=wrap(inputs[3]) if with_residual else None)
+            y = y if plain else from_blocked(y)
+            results.append([y, *moments, *jt.grad((y * jt.array(g)).sum(), inputs)])
+        for number, (wanted, got) in enumerate(zip(*results)):
+            # Means of values of size 1 and `offset` may be near 0: the error's scale is the values'.
+            scale = max(np.abs(wanted.numpy()).max(), 1)
+            assert np.abs(got.numpy() - wanted.numpy()).max() <= 2e-6 * scale, f"{shape}, result {number}"
+
+
+def test_batch_norm_hands_nan_on():
+    x = np.ones((1, 16, 2, 2), np.float32)
+    x[0, 3, 0, 1] = np.nan
+    ones, zeros = jt.ones((16,)), jt.zeros((16,))
+    y = batch_norm_blocked(to_blocked(jt.array(x)), ones, zeros, statistics=(zeros, ones), relu=True)[0]
+    assert np.isnan(from_blocked(y).numpy()).sum() == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (10, 11), (65, 64)])
+def test_max_pool_and_gradient(size):
+    """With ties: the gradient goes to the first of them."""
+    x = np.round(normal(0, 2, 32, *size))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 2), (1, 2)), constant_values=-np.inf)
+    out_h, out_w = (size[0] + 1) // 2, (size[1] + 1) // 2
+    windows = np.stack([padded[:, :, r:r + 2 * out_h:2, s:s + 2 * out_w:2] for r in range(3) for s in range(3)], -1)
+    g = normal(1, 2, 32, out_h, out_w)
+    wanted = np.zeros_like(padded, dtype=np.float64)
+    for place in np.ndindex(2, 32, out_h, out_w):
+        r, s = divmod(int(windows[place].argmax()), 3)
+        wanted[place[0], place[1], 2 * place[2] + r, 2 * place[3] + s] += g[place]
+    var = jt.array(x)
+    y = from_blocked(max_pool_blocked(to_blocked(var)))
+    assert np.array_equal(y.numpy(), windows.max(-1))
+    dx = jt.grad((y * jt.array(g)).sum(), var).numpy()
+    assert np.abs(dx - wanted[:, :, 1:size[0] + 1, 1:size[1] + 1]).max() < 1e-6
+
+
+def test_layers_give_the_same_in_either_layout(close, monkeypatch):
+    """Also where a count of channels forces the plain layout, and in the map and the gradients of attention."""
+    jt.set_global_seed(0)
+    x, g = jt.array(normal(0, 2, 32, 9, 7)), jt.array(normal(1, 2, 32, 9, 7))
+    conv = Conv(32, 21, 1)
+    close(conv(to_blocked(x)).numpy(), conv(x).numpy(), 2e-6)
+    for memories in (16, 20):
+        attention = ExternalAttention(32, memories)
+        parameters = [v for v in attention.parameters() if not v.is_stop_grad()]
+        monkeypatch.setenv("JEA_OPS", "ref")
+        plain, plain_map = attention(x, return_attention=True)
+        wanted = jt.grad((plain * g).sum(), [x, *parameters])
+        monkeypatch.delenv("JEA_OPS")
+        y, found_map = attention(to_blocked(x), return_attention=True)
+        y = from_blocked(y)
+        close(y.numpy(), plain.numpy(), 5e-6)
+        close(found_map.numpy(), plain_map.numpy(), 5e-6)
+        for got, expected in zip(jt.grad((y * g).sum(), [x, *parameters]), wanted):
+            # conv1.bias has no gradient but rounding: the softmax cancels it.
+            assert np.abs(got.numpy() - expected.numpy()).max() < 1e-5 * max(np.abs(expected.numpy()).max(), 1)
+    drop = Dropout2d(0.5)
+    jt.set_global_seed(1)
+    kept = drop(x).numpy()
+    jt.set_global_seed(1)
+    assert np.array_equal(from_blocked(drop(to_blocked(x))).numpy(), kept) and (kept == 0).mean() > 0.3
+
+
+def test_the_network_runs_blocked_and_the_reference_does_not(monkeypatch):
+    kernels = []
+    original = _jit.cpu_code
+    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: kernels.append(k["kernel"]) or original(*a, **k))
+    model = jea.create_model("eanet_tiny", num_classes=7)
+    x = jt.array(normal(0, 1, 3, 33, 33))
+    y = model(x)
+    assert kernels.count("conv_blocked.h") == 3 + 4 * (3 + 1) + 6  # stem, a block with its shortcut per stage, head
+    monkeypatch.setenv("JEA_OPS", "ref")
+    kernels.clear()
+    reference = model(x)
+    assert kernels == [] and y.shape == reference.shape == [1, 7, 33, 33]
+
+
+@pytest.mark.parametrize("call", [
+    lambda: conv2d_blocked(jt.zeros((1, 2, 4, 4, block_size())), jt.zeros((16, 16, 1, 1))),
+    lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4)), jt.zeros((5, 3, 1, 1))),
+    lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4)), jt.zeros((16, 3, 5, 5))),
+    lambda: to_blocked(jt.zeros((1, 5, 2, 2))),
+    lambda: from_blocked(jt.zeros((1, 1, 2, 2, 5))),
+    lambda: max_pool_blocked(jt.zeros((1, 16, 2, 2))),
+    lambda: batch_norm_blocked(jt.zeros((1, 1, 2, 2, block_size())), jt.zeros((3,)), jt.zeros((3,))),
+    lambda: BatchNorm2d(32)(jt.zeros((1, 1, 2, 2, block_size()))),
+])
+def test_refused(call):
+    with pytest.raises(ValueError, match="expected|too small"):
+        call()
