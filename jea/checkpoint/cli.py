@@ -9,11 +9,12 @@ import sys
 from collections import Counter
 
 from .errors import CheckpointError, shown
+from .identity import KNOWN_BLOBS, git_blob_id
 from .keymap import is_counter
 from .loading import SUFFIXES, match, rename_for, require_complete, write
 from .reader import choose, opened, read
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
 
 
 def inspect_main(argv=None):
@@ -95,7 +96,8 @@ def _key_value(text):
 
 
 def parameter_count(shapes):
-    """Numbers that a model learns: all but BatchNorm's statistics, given {key: shape}."""
+    """Numbers that a model learns: all but BatchNorm's statistics and the vectors of spectral normalisation, given
+    {key: shape}."""
     return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BUFFERS))
 
 
@@ -111,7 +113,7 @@ def _inspect(arguments):
         "path": checkpoint.path, "bytes": os.path.getsize(arguments.file), "format": checkpoint.format,
         "wrapper": checkpoint.wrapper, "tensors": len(rows),
         "parameters": parameter_count({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
-        "meta": meta, "notes": checkpoint.notes,
+        "git_blob": git_blob_id(arguments.file), "meta": meta, "notes": checkpoint.notes,
     }
     if arguments.json:
         print(json.dumps({**summary, "state": rows}, allow_nan=False))
@@ -122,6 +124,8 @@ def _inspect(arguments):
     print(f"{arguments.file}")
     print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
     print(f"  contents    {summary['tensors']:,} tensors ({types}), {summary['parameters']:,} parameters")
+    known = KNOWN_BLOBS.get(summary["git_blob"])
+    print(f"  git blob    {summary['git_blob']}{known and f': {known}' or ''}")
     for key, value in checkpoint.meta.items():
         print(f"  {shown(str(key), 40):<11} {shown(value if isinstance(value, str) else repr(value), 400)}")
     for note in checkpoint.notes:

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
 
 from .errors import Malformed, shown
 
@@ -14,11 +17,17 @@ class KeyMap:
     """How the names in one kind of file map to a model's names.
 
     name     what kind of file this is, for reports: "EANet, PyTorch (MenghaoGuo/EANet)"
-    marker   a prefix of their keys whose presence selects this map
+    marker   a prefix of their keys, or several, whose presence selects this map
     rules    pairs (their prefix, our prefix), longest prefix first; the first that fits is used, and a
              key that none fits keeps its name
     drop     their prefixes that have no counterpart here
     partial  our prefixes that this kind of file does not hold: they stay as initialised
+    head     our prefixes of the classifier: left as initialised, and said so, where the file is for other classes
+    hint     (our name, shape in the file) -> what to do about a tensor of another shape, or ""
+    transposed  our names of matrices that this kind of file holds transposed; such files are read, not written
+    twins    pairs (their prefix, their prefix): two names of the same tensors, which have one name here. A file may
+             hold one of them, or both with equal values; both are written
+    unit_axes  whether their tensors may have further axes of length 1 at the end; such files are read, not written
 
     Names are only ever matched by these rules, never by order or suffix.
     """
@@ -28,15 +37,33 @@ class KeyMap:
     rules: tuple = ()
     drop: tuple = ()
     partial: tuple = ()
+    transposed: tuple = ()
+    head: tuple = ()
+    hint: Optional[Callable] = None
+    twins: tuple = ()
+    unit_axes: bool = False
+
+    @property
+    def writable(self):
+        """Whether a whole model can be written in this layout."""
+        return not (self.partial or self.transposed or self.unit_axes)
 
     def to_ours(self, key):
         """Our name for their ``key``."""
-        return _first_fit(key, self.rules)
+        return _first_fit(_first_fit(key, self.twins), self.rules)
 
     def to_theirs(self, key):
         """Their name for our ``key``; ``to_ours`` undoes it."""
         backwards = sorted(((ours, theirs) for theirs, ours in self.rules), key=lambda rule: -len(rule[0]))
         return _first_fit(key, backwards)
+
+    def are_twins(self, key, other):
+        return _first_fit(key, self.twins) == _first_fit(other, self.twins)
+
+    def with_twins(self, tensors):
+        """``tensors``, by their names, and those that have twins under both names."""
+        backwards = [(second, first) for first, second in self.twins]
+        return {name: tensor for key, tensor in tensors.items() for name in (_first_fit(key, backwards), key)}
 
     def drops(self, key):
         return key.startswith(self.drop) if self.drop else False
@@ -74,8 +101,13 @@ def apply(key_maps, tensors):
             dropped.append(key)
             continue
         ours = key_map.to_ours(key) if key_map else key
+        if ours in mapped and key_map and key_map.are_twins(key, origin[ours]):
+            if not np.array_equal(tensor, mapped[ours]):
+                raise Malformed(f"{shown(origin[ours])} and {shown(key)} are one tensor in this model, but differ in "
+                                f"the file")
+            continue
         if ours in mapped:
             raise Malformed(f"{shown(origin[ours])} and {shown(key)} both become {shown(ours)}; the file "
                             f"mixes two naming schemes")
-        mapped[ours], origin[ours] = tensor, key
+        mapped[ours], origin[ours] = tensor.T if key_map and ours in key_map.transposed else tensor, key
     return mapped, key_map, dropped

@@ -43,7 +43,7 @@ class LoadReport:
         lines = [f"{self.path}: {len(self.loaded)} tensors loaded ({self.format}{where}{naming})"]
         for title, keys in (("not in the file", self.missing), ("not in the model", self.unexpected),
                             ("of another shape or type", self.mismatched),
-                            ("not held by this kind of file, left as initialised", self.initialised)):
+                            ("that the file does not hold for this model, left as initialised", self.initialised)):
             if keys:
                 lines.append(f"  {len(keys)} {title}:\n{listed(keys)}")
         if self.dropped:
@@ -85,21 +85,28 @@ def match(key_maps, shapes, checkpoint):
     report = LoadReport(checkpoint.path, checkpoint.format, checkpoint.wrapper,
                         key_map=key_map.name if key_map else "", meta=checkpoint.meta, dropped=dropped,
                         notes=list(checkpoint.notes))
-    arrays = {}
+    arrays, reset = {}, []
+    head, hint = (tuple(key_map.head), key_map.hint) if key_map else ((), None)
     for key, array in mapped.items():
         if key not in shapes:
             report.unexpected.append(key)
             continue
         shape, dtype = shapes[key]
+        if key_map and key_map.unit_axes and set(array.shape[len(shape):]) == {1}:
+            array = array.reshape(array.shape[:len(shape)])
         problem = _misfit(array, shape, dtype)
-        if problem:
-            report.mismatched.append(f"{key}: {problem}")
+        if problem and key.startswith(head) and array.shape[1:] == shape[1:]:
+            reset.append(key)
+            report.notes.append(f"{key}: {problem}: dropped")
+        elif problem:
+            advice = hint(key, array.shape) if hint else ""
+            report.mismatched.append(f"{key}: {problem}{advice and f'; {advice}'}")
         else:
             with np.errstate(over="ignore"):  # an infinity that appears here is reported below
                 arrays[key] = array.astype(dtype, copy=False).reshape(shape)
     partial = tuple(key_map.partial) if key_map else ()
     absent = [key for key in shapes if key not in mapped]
-    report.initialised = [key for key in absent if key.startswith(partial)]
+    report.initialised = reset + [key for key in absent if key.startswith(partial)]
     report.missing = [key for key in absent if not key.startswith(partial)]
     report.loaded = list(arrays)
     narrowed = [key for key in arrays if mapped[key].dtype.itemsize > arrays[key].dtype.itemsize]
@@ -180,7 +187,7 @@ def rename_for(path, tensors, key_maps, layout="auto"):
     """``tensors`` under the names that a file of ``path``'s suffix should have; see :func:`save_weights`."""
     if layout not in ("auto", "ours", "upstream"):
         raise ValueError(f"layout is {layout!r}; it must be 'auto', 'ours' or 'upstream'")
-    full = next((key_map for key_map in key_maps if not key_map.partial), None)
+    full = next((key_map for key_map in key_maps if key_map.writable), None)
     if layout == "ours" or (layout == "auto" and not (full and _suffix(path) == ".pth")):
         return tensors
     if full is None:
@@ -189,7 +196,7 @@ def rename_for(path, tensors, key_maps, layout="auto"):
     if [full.to_ours(key) for key in renamed] != list(tensors):
         raise CheckpointError(path, f"the map to the names of {full.name} cannot be undone; use "
                                     f"layout='ours'")
-    return renamed
+    return full.with_twins(renamed)
 
 
 def _suffix(path):

@@ -94,6 +94,9 @@ class NumpyArray(LazyTensor):
             raise Malformed("a numpy array in the pickle has an unknown state (an array of objects?)")
         _, shape, element, self.fortran, data = state
         shape = checked_shape(shape, ITEMSIZE[element.name])
+        if type(data) is str:  # a Python 2 string that happens to be UTF-8
+            machine.produce(len(data))
+            data = data.encode("utf-8", "surrogatepass")
         if not isinstance(data, (bytes, memoryview)):
             raise Malformed("a numpy array in the pickle has no raw data (an array of objects?)")
         self.shape, self.dtype, self.element = shape, element.name, element

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jea
-from jea.checkpoint import KeyMap, load_npz, read, save_npz
+from jea.checkpoint import KeyMap, git_blob_id, load_npz, read, save_npz
+from jea.checkpoint import cli as checkpoint_cli
 from jea.checkpoint.cli import convert_main, inspect_main
 from jea.checkpoint.loading import write
 
@@ -48,6 +49,18 @@ def toy(monkeypatch):
     monkeypatch.setattr(jea, "models", types.SimpleNamespace(infer_kwargs=infer_kwargs), raising=False)
 
 
+def test_git_blob_id(tmp_path, capsys, monkeypatch):
+    """What `git hash-object` prints for the same content."""
+    for content, wanted in ((b"", "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"),
+                            (b"hello\n", "ce013625030ba8dba906f756967f9e9ca394464a")):
+        (tmp_path / "x").write_bytes(content)
+        assert git_blob_id(tmp_path / "x") == wanted
+    save_npz(tmp_path / "x.npz", TENSORS)
+    monkeypatch.setitem(checkpoint_cli.KNOWN_BLOBS, git_blob_id(tmp_path / "x.npz"), "the toy")
+    assert inspect_main([str(tmp_path / "x.npz")]) == 0
+    assert f"  git blob    {git_blob_id(tmp_path / 'x.npz')}: the toy\n" in capsys.readouterr().out
+
+
 def test_inspect(tmp_path, capsys):
     namespace = b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": b"K\2", "bad": b"G\x7f\xf8\0\0\0\0\0\0"}) + b"b"
     body = forge.mapping({"step": forge.whole(30000), "args": namespace, "net": forge.mapping({
@@ -60,6 +73,7 @@ def test_inspect(tmp_path, capsys):
     assert lines[0] == str(path)
     assert lines[1] == f"  format      torch-zip, under 'net', {path.stat().st_size:,} bytes"
     assert lines[2] == "  contents    3 tensors (2 float32, 1 bfloat16), 13 parameters"
+    assert lines[3] == f"  git blob    {git_blob_id(path)}"
     assert "  step        30000" in lines and "  args        {'lr': 2, 'bad': nan}" in lines
     assert [line.split() for line in lines[-3:]] == [
         ["a.weight", "4x3", "float32", "strided"],

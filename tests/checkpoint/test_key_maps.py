@@ -39,6 +39,32 @@ def test_counters_are_dropped_without_a_map():
     assert (mapped, used, dropped) == ({"bn.weight": 2, "my_num_batches_tracked": 3}, None, ["bn.num_batches_tracked"])
 
 
+TIED = KeyMap(name="toy with twins", marker=("sa.q.", "old."), rules=(("old.", "new."),), twins=(("sa.q.", "sa.k."),))
+
+
+def test_several_markers():
+    assert select((TIED,), ["old.w"]) is TIED and select((TIED,), ["sa.q.w"]) is TIED
+    assert select((TIED,), ["sa.k.w"]) is None
+
+
+def test_twins():
+    one, same, other = np.ones(3), np.ones(3), np.zeros(3)
+    for tensors in ({"sa.q.w": one}, {"sa.k.w": one, "sa.q.w": same}, {"sa.q.w": one, "sa.k.w": same}):
+        mapped, used, dropped = apply((TIED,), tensors)
+        assert list(mapped) == ["sa.k.w"] and mapped["sa.k.w"] is one and used is TIED and not dropped
+    with pytest.raises(Malformed, match="'?sa.k.w'? and '?sa.q.w'? are one tensor in this model, but differ"):
+        apply((TIED,), {"sa.k.w": one, "sa.q.w": other})
+    with pytest.raises(Malformed, match="both become"):
+        apply((TIED,), {"old.w": one, "new.w": same})
+    both = TIED.with_twins({"sa.k.w": one, "old.w": other})
+    assert set(both) == {"sa.k.w", "sa.q.w", "old.w"} and both["sa.q.w"] is one
+
+
+def test_what_can_be_written():
+    assert NET.writable and TIED.writable and not BACKBONE.writable
+    assert not KeyMap(name="4-D", marker="conv.", unit_axes=True).writable
+
+
 def test_two_names_for_one_tensor_are_an_error():
     with pytest.raises(Malformed, match="'?backbone.bn1.w'? and '?extractor.1.w'? both become"):
         apply((NET,), {"backbone.bn1.w": 1, "extractor.1.w": 2})
