@@ -1,10 +1,11 @@
 """The models by name. Each family is one file with its ENTRY_POINTS: name -> (class, fixed arguments)."""
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib
 import inspect
+
+from jea._words import nearest
 
 # Literal, so that names can be listed without importing Jittor; a test compares it with the families' ENTRY_POINTS.
 MODELS = {
@@ -12,6 +13,39 @@ MODELS = {
     "eanet_resnet101": "eanet",
     "eanet_resnet152": "eanet",
     "eanet_tiny": "eanet",
+    "ea_pct_cls": "ea_point",
+    "ea_pct_cls_simple": "ea_point",
+    "ea_pct_partseg": "ea_point",
+    "ea_pct_tiny_cls": "ea_point",
+    "ea_pct_tiny_partseg": "ea_point",
+    "eamlp_7": "eamlp",
+    "eamlp_10": "eamlp",
+    "eamlp_12": "eamlp",
+    "eamlp_14": "eamlp",
+    "eamlp_19": "eamlp",
+    "eamlp_24": "eamlp",
+    "eamlp_t_14": "eamlp",
+    "eamlp_t_19": "eamlp",
+    "eamlp_t_24": "eamlp",
+    "eamlp_14_se": "eamlp",
+    "eamlp_dense": "eamlp",
+    "eamlp_16_ghost": "eamlp",
+    "eamlp_tiny": "eamlp",
+    "t2t_vit_7": "eamlp",
+    "t2t_vit_10": "eamlp",
+    "t2t_vit_12": "eamlp",
+    "t2t_vit_14": "eamlp",
+    "t2t_vit_19": "eamlp",
+    "t2t_vit_24": "eamlp",
+    "t2t_vit_t_14": "eamlp",
+    "t2t_vit_t_19": "eamlp",
+    "t2t_vit_t_24": "eamlp",
+    "ea_sagan_cifar10": "eagan",
+    "ea_sagan_tiny_imagenet": "eagan",
+    "ea_sagan_tiny": "eagan",
+    "inception_fid": "inception",
+    "eanet_jseg_resnet50": "eanet_jseg",
+    "eanet_jseg_resnet101": "eanet_jseg",
 }
 
 
@@ -33,7 +67,7 @@ def create_model(name: str, **kwargs):
     allowed = model_arguments(name)
     for key in kwargs:
         if key not in allowed:
-            raise ValueError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{_nearest(key, allowed)}")
+            raise ValueError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
     model = cls(**fixed, **kwargs)
     model.train()
     return model
@@ -47,8 +81,8 @@ def model_arguments(name: str) -> dict:
 
 def infer_kwargs(name: str, tensors: dict) -> dict:
     """The arguments of create_model(name) that a checkpoint's tensors tell, such as num_classes."""
-    _entry(name)
-    return _family(name).infer_kwargs(tensors)
+    allowed = model_arguments(name)
+    return {key: value for key, value in _family(name).infer_kwargs(tensors).items() if key in allowed}
 
 
 def _family(name: str):
@@ -57,10 +91,5 @@ def _family(name: str):
 
 def _entry(name: str):
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; there are {', '.join(list_models())}{_nearest(name, MODELS)}")
+        raise ValueError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
     return _family(name).ENTRY_POINTS[name]
-
-
-def _nearest(word: str, words) -> str:
-    close = difflib.get_close_matches(str(word), list(words), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

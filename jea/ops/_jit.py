@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 
 from jea import runtime
@@ -11,12 +12,30 @@ from jea._jittor import jt
 FOLDER = Path(__file__).parent
 
 
+_INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
+
+
 @functools.lru_cache(maxsize=None)
 def header(name: str) -> str:
-    """The text of a kernel header. Its text, not an #include, so that an edited header is compiled anew."""
+    """The text of a kernel header, with the neighbours that it includes in place of their #include lines.
+
+    Text, not an #include that Jittor's compiler would follow, so that an edited header is compiled anew.
+    """
+    seen = {name}
+
+    def insert(match) -> str:
+        neighbour = match.group(1)
+        if neighbour in seen:
+            return ""
+        seen.add(neighbour)
+        return _INCLUDE.sub(insert, _read(neighbour))
+    return _INCLUDE.sub(insert, _read(name))
+
+
+def _read(name: str) -> str:
     path = FOLDER / name
     try:
-        return path.read_text()
+        return path.read_text().replace("#pragma once\n", "")
     except OSError as error:
         raise RuntimeError(f"jea's kernel {path} cannot be read ({error.strerror}): reinstall jea") from error
 
@@ -31,7 +50,12 @@ def use_fused(impl: str, *, name: str, possible: bool, reason: str) -> bool:
         raise ValueError(f'{name}: impl is {impl!r}; expected "auto", "fused" or "ref"')
     if impl == "fused" and not possible:
         raise ValueError(f"{name}: no fused kernel here: {reason}")
-    return possible and impl != "ref" and (impl == "fused" or os.environ.get("JEA_OPS", "") != "ref")
+    return possible and impl != "ref" and (impl == "fused" or not references_only())
+
+
+def references_only() -> bool:
+    """Whether JEA_OPS=ref turns all kernels off."""
+    return os.environ.get("JEA_OPS", "") == "ref"
 
 
 @functools.lru_cache(maxsize=None)
@@ -56,6 +80,37 @@ def cpu_code_in_place(inputs, output, *, kernel: str, source: str, data: dict | 
     """Like cpu_code, but the result takes over the memory of `output`, whose value is lost."""
     result, = jt.code(inputs, [output], cpu_header=header(kernel), cpu_src=source, data=data or {})
     return _compiled(result, onednn)
+
+
+def cuda_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, workspace: int = 0):
+    """One jt.code call on the GPU: `source` calls host functions of the header `kernel`, which launch its kernels.
+
+    Several outputs: lists of shapes and dtypes. `workspace`: so many float32 of scratch memory, called `workspace` in
+    `source`. A launch that CUDA refuses raises; Jittor alone would go on with whatever the outputs held.
+    """
+    several = isinstance(dtype, (list, tuple))
+    shapes, dtypes = (list(shape), list(dtype)) if several else ([shape], [dtype])
+    if workspace:
+        source = f"float* const workspace = out{len(shapes)}_p;\n{source}"
+        shapes.append((workspace,))
+        dtypes.append("float32")
+    source += f"""
+        if (const cudaError_t refused = cudaGetLastError())
+            LOGf << "{kernel}: the launch failed:" << cudaGetErrorString(refused);"""
+    results = jt.code(shapes, dtypes, inputs, cuda_header=header(kernel), cuda_src=source, data=data or {})
+    return results[:len(results) - bool(workspace)] if several else results[0]
+
+
+def code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, workspace: int = 0):
+    """cpu_code with `kernel`.h, or cuda_code with `kernel`.cuh where CUDA is on: both define what `source` calls.
+
+    `workspace` is for CUDA; on the CPU the pointer of that name is null.
+    """
+    if jt.flags.use_cuda:
+        return cuda_code(shape, dtype, inputs, kernel=kernel + ".cuh", source=source, data=data, workspace=workspace)
+    if workspace:
+        source = "float* const workspace = nullptr;\n" + source
+    return cpu_code(shape, dtype, inputs, kernel=kernel + ".h", source=source, data=data)
 
 
 def _compiled(result, onednn: bool):

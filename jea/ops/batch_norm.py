@@ -13,6 +13,8 @@ _SIZES = """
 class _BatchNorm(jt.Function):
     """x and residual (B, C, N); the statistics are None while training. Leaves self.mean and self.variance."""
 
+    kernel, sizes, forward, backward = "batch_norm.h", _SIZES, "jea::batch_norm_forward", "jea::batch_norm_backward"
+
     def execute(self, x, weight, bias, residual, statistics, numbers):
         self.numbers = dict(numbers, residual=int(residual is not None))
         self.x, self.weight = x, weight
@@ -20,10 +22,9 @@ class _BatchNorm(jt.Function):
         mean, variance = (bias, weight) if statistics is None else statistics
         self.y, self.mean, self.variance = _jit.cpu_code(
             [x.shape, weight.shape, weight.shape], ["float32"] * 3,
-            [x, weight, bias, mean, variance, x if residual is None else residual], kernel="batch_norm.h",
-            data=self.numbers, source=_SIZES + """
-            jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
-                                    out0_p, out1_p, out2_p);""")
+            [x, weight, bias, mean, variance, x if residual is None else residual], kernel=self.kernel,
+            data=self.numbers, source=self.sizes + self.forward + """(
+            sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr, out0_p, out1_p, out2_p);""")
         return self.y
 
     def grad(self, dy):
@@ -33,11 +34,48 @@ class _BatchNorm(jt.Function):
         if masked:
             shapes.append(self.x.shape)
         gradients = _jit.cpu_code(
-            shapes, ["float32"] * len(shapes), inputs, kernel="batch_norm.h", data=self.numbers,
-            source=_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, out1_p, "
-                            f"out2_p, {'out3_p' if masked else 'nullptr'});")
+            shapes, ["float32"] * len(shapes), inputs, kernel=self.kernel, data=self.numbers,
+            source=self.sizes + self.backward + "(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, out1_p, "
+                                                f"out2_p, {'out3_p' if masked else 'nullptr'});")
         dx, dweight, dbias = gradients[:3]
         dresidual = gradients[3] if masked else dy if self.numbers["residual"] else None
+        return dx, dweight, dbias, dresidual, None, None
+
+
+_CUDA_SIZES = _SIZES.replace('data["eps"]', 'data["eps"], (long)data["splits"]')
+
+
+def cuda_splits(channels: int, count: int) -> int:
+    """Into how many parts CUDA cuts a channel of `count` values: enough blocks for a large GPU, of 2048 or more."""
+    return max(1, min(-(-count // 2048), -(-1024 // max(channels, 1))))
+
+
+class _BatchNormCuda(jt.Function):
+    """As _BatchNorm."""
+
+    def execute(self, x, weight, bias, residual, statistics, numbers):
+        channels = x.shape[1]
+        splits = cuda_splits(channels, x.shape[0] * x.shape[2])
+        self.numbers = dict(numbers, residual=int(residual is not None), splits=splits)
+        self.x, self.weight, self.workspace = x, weight, channels * (3 + 6 * splits)
+        mean, variance = (bias, weight) if statistics is None else statistics
+        self.y, self.mean, self.variance = _jit.cuda_code(
+            [x.shape, weight.shape, weight.shape], ["float32"] * 3,
+            [x, weight, bias, mean, variance, x if residual is None else residual], kernel="batch_norm.cuh",
+            data=self.numbers, workspace=self.workspace, source=_CUDA_SIZES + """
+            jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
+                                    out0_p, out1_p, out2_p, workspace);""")
+        return self.y
+
+    def grad(self, dy):
+        masked = self.numbers["residual"] and self.numbers["relu"]  # without ReLU its gradient is dy
+        shapes = [self.x.shape] + [self.weight.shape] * 2 + [self.x.shape] * masked
+        dx, dweight, dbias, *rest = _jit.cuda_code(
+            shapes, ["float32"] * len(shapes), [self.x, self.y, dy, self.weight, self.mean, self.variance],
+            kernel="batch_norm.cuh", data=self.numbers, workspace=self.workspace,
+            source=_CUDA_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, "
+                                 f"out1_p, out2_p, {'out3_p' if masked else 'nullptr'}, workspace);")
+        dresidual = rest[0] if masked else dy if self.numbers["residual"] else None
         return dx, dweight, dbias, dresidual, None, None
 
 
@@ -79,7 +117,7 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
         dL/dx = weight / sqrt(variance + eps) (g - mean(g) - h mean(g h))       [given statistics: the first g alone]
         dL/dweight = sum g h,   dL/dbias = sum g,   dL/dresidual = g
 
-    The fused kernel (CPU, float32) sums in two passes, float64 beyond 4096 values, and hands NaN through the ReLU.
+    The fused kernels (float32) keep their digits far from zero and hand NaN through the ReLU.
 
     Args:
         x: float (B, C, ...), with any number of further axes.
@@ -104,12 +142,12 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
     if residual is not None and tuple(residual.shape) != shape:
         raise ValueError(f"batch_norm: residual is {tuple(residual.shape)}; expected x's shape {shape}")
     floats = [x, *vectors.values()] + ([] if residual is None else [residual])
-    possible = not jt.flags.use_cuda and all(v.dtype == "float32" for v in floats)
-    if not _jit.use_fused(impl, name="batch_norm", possible=possible, reason="it takes float32 on the CPU"):
+    possible = all(v.dtype == "float32" for v in floats)
+    if not _jit.use_fused(impl, name="batch_norm", possible=possible, reason="it takes float32"):
         return batch_norm_reference(x, weight, bias, statistics=statistics, residual=residual, relu=relu, eps=eps)
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
     flat = shape[:2] + (-1,)
-    function = _BatchNorm()
+    function = _BatchNormCuda() if jt.flags.use_cuda else _BatchNorm()
     residual = None if residual is None else residual.reshape(flat)
     y = function(x.reshape(flat), weight, bias, residual, statistics, numbers)
     return y.reshape(shape), function.mean.stop_grad(), function.variance.stop_grad()

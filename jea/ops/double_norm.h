@@ -2,8 +2,6 @@
 //
 // x is cut into tiles of positions. A tile is read from memory once: its own maxima, exponentials relative to them and
 // their sums; then the tiles' statistics are joined; then each tile is rescaled and normalised per position.
-// Jittor compiles with -Ofast, under which comparisons with NaN mean nothing: values that are not finite are told by
-// their bits.
 #pragma once
 #include <algorithm>
 #include <cfloat>
@@ -11,43 +9,19 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#include "exp.h"
 
 namespace jea {
 
-// 0x7f800000 or more for NaN and +inf, less for all others. -inf counts as 0: it is a mask.
-constexpr uint32_t kNoSoftmax = 0x7f800000u;
-inline uint32_t softmax_bits(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return bits == 0xff800000u ? 0u : bits & 0x7fffffffu;
-}
-
-inline float from_bits(uint32_t bits) {
-    float x;
-    std::memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-// exp(x) for x <= 0, to 2 units in the last place; 0 below -87. A polynomial, so that any compiler vectorises it.
-inline float exp_negative(float x) {
-    const float clamped = std::max(x, -87.f);
-    const float n = std::nearbyint(clamped * 1.44269504f);
-    const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, clamped));  // x - n ln 2
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.f;
-    const float scaled = p * from_bits(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
-    return x < -87.f ? 0.f : scaled;
-}
-
 // One batch entry: element (s, n) of the map stands at s * stride_s + n * stride_n; one of the strides is 1.
+// The memories are those of `groups` maps side by side (more than one only where the memories are last): the second
+// step sums over each group's own.
 struct DoubleNorm {
     long batch, memories, positions;
     bool positions_last;
+    long groups = 1;
+
+    long group() const { return memories / groups; }
 
     long tile() const {  // positions of a tile: about 64 kB, a multiple of 16
         const long fitting = 16384 / std::max(memories, 1L) / 16 * 16;
@@ -63,11 +37,11 @@ inline bool without_softmax(const float* x, long count) {
     return most >= kNoSoftmax;
 }
 
-// Forward. denominators (batch, N) keeps eps + sum_s a[s, n] for the gradient.
+// Forward. denominators (batch, N, groups) keeps eps + sum_s a[s, n] for the gradient.
 inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, float* y, float* denominators) {
-    const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles();
+    const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles(), G = d.groups, P = d.group();
     std::vector<float> maxima(d.batch * tiles * S), sums(maxima.size()), factors(maxima.size());
-    std::vector<char> poisoned(d.batch * tiles);
+    std::vector<char> poisoned(d.batch * tiles * G);
 
     #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
@@ -77,12 +51,12 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
             float* out = y + b * S * N;
             float* tile_max = &maxima[(b * tiles + t) * S];
             float* tile_sum = &sums[(b * tiles + t) * S];
-            bool poison = false;
+            char* poison = &poisoned[(b * tiles + t) * G];
             if (d.positions_last) {
                 for (long s = 0; s < S; s++) {
                     const float* row = in + s * N + first;
                     float* to = out + s * N + first;
-                    poison = poison || without_softmax(row, count);
+                    poison[0] = poison[0] || without_softmax(row, count);
                     float most = -FLT_MAX;  // not -inf: a tile of masked positions must give zeros
                     #pragma omp simd reduction(max : most)
                     for (long n = 0; n < count; n++) most = row[n] > most ? row[n] : most;
@@ -98,7 +72,9 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
                 }
             } else {
                 const float* rows = in + first * S;
-                poison = without_softmax(rows, count * S);
+                if (without_softmax(rows, count * S))
+                    for (long i = 0; i < count * G; i++)
+                        poison[i % G] = poison[i % G] || without_softmax(rows + i * P, P);
                 std::fill(tile_max, tile_max + S, -FLT_MAX);
                 for (long n = 0; n < count; n++) {
                     #pragma omp simd
@@ -115,35 +91,37 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
                     }
                 }
             }
-            poisoned[b * tiles + t] = poison;
         }
 
     // Softmax over all positions: e of tile t, times factors[t, s], is a.
-    for (long b = 0; b < d.batch; b++) {
-        bool poison = false;
-        for (long t = 0; t < tiles; t++) poison = poison || poisoned[b * tiles + t];
-        for (long s = 0; s < S; s++) {
-            float most = maxima[b * tiles * S + s];
-            for (long t = 1; t < tiles; t++) most = std::max(most, maxima[(b * tiles + t) * S + s]);
-            double sum = 0.;
-            for (long t = 0; t < tiles; t++) {
-                const long i = (b * tiles + t) * S + s;
-                factors[i] = exp_negative(maxima[i] - most);
-                sum += static_cast<double>(sums[i]) * factors[i];
+    #pragma omp parallel for collapse(2)
+    for (long b = 0; b < d.batch; b++)
+        for (long g = 0; g < G; g++) {
+            bool poison = false;
+            for (long t = 0; t < tiles; t++) poison = poison || poisoned[(b * tiles + t) * G + g];
+            for (long s = g * P; s < (g + 1) * P; s++) {
+                float most = maxima[b * tiles * S + s];
+                for (long t = 1; t < tiles; t++) most = std::max(most, maxima[(b * tiles + t) * S + s]);
+                double sum = 0.;
+                for (long t = 0; t < tiles; t++) {
+                    const long i = (b * tiles + t) * S + s;
+                    factors[i] = exp_negative(maxima[i] - most);
+                    sum += static_cast<double>(sums[i]) * factors[i];
+                }
+                poison = poison || sum == 0.;  // every position masked
+                for (long t = 0; t < tiles; t++) factors[(b * tiles + t) * S + s] /= static_cast<float>(sum);
             }
-            poison = poison || sum == 0.;  // every position masked
-            for (long t = 0; t < tiles; t++) factors[(b * tiles + t) * S + s] /= static_cast<float>(sum);
+            // A memory without a softmax makes the sums over the memories NaN at every position.
+            if (poison)
+                for (long t = 0; t < tiles; t++) poisoned[(b * tiles + t) * G + g] = 1;
         }
-        // A memory without a softmax makes the sums over the memories NaN at every position.
-        if (poison) std::fill(&poisoned[b * tiles], &poisoned[b * tiles] + tiles, char(1));
-    }
 
     #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
         for (long t = 0; t < tiles; t++) {
             const long first = t * T, count = std::min(T, N - first);
             float* out = y + b * S * N;
-            float* total = denominators + b * N + first;
+            float* total = denominators + (b * N + first) * G;
             const float* factor = &factors[(b * tiles + t) * S];
             if (d.positions_last) {
                 std::fill(total, total + count, eps);
@@ -162,27 +140,29 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
                     for (long n = 0; n < count; n++) row[n] /= total[n];
                 }
             } else {
-                for (long n = 0; n < count; n++) {
-                    float* row = out + (first + n) * S;
+                for (long i = 0; i < count * G; i++) {
+                    float* row = out + first * S + i * P;
+                    const float* of_group = factor + i % G * P;
                     float sum = eps;
                     #pragma omp simd reduction(+ : sum)
-                    for (long s = 0; s < S; s++) {
-                        row[s] *= factor[s];
+                    for (long s = 0; s < P; s++) {
+                        row[s] *= of_group[s];
                         sum += row[s];
                     }
                     const float inverse = 1.f / sum;
                     #pragma omp simd
-                    for (long s = 0; s < S; s++) row[s] *= inverse;
-                    total[n] = sum;
+                    for (long s = 0; s < P; s++) row[s] *= inverse;
+                    total[i] = sum;
                 }
             }
-            if (poisoned[b * tiles + t]) {
-                const float nan = from_bits(0x7fc00000u);
-                std::fill(total, total + count, nan);
+            const float nan = from_bits(0x7fc00000u);
+            for (long g = 0; g < G; g++) {
+                if (!poisoned[(b * tiles + t) * G + g]) continue;
+                for (long n = 0; n < count; n++) total[n * G + g] = nan;
                 if (d.positions_last)
                     for (long s = 0; s < S; s++) std::fill_n(out + s * N + first, count, nan);
                 else
-                    std::fill_n(out + first * S, count * S, nan);
+                    for (long n = 0; n < count; n++) std::fill_n(out + (first + n) * S + g * P, P, nan);
             }
         }
 }
@@ -191,7 +171,7 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
 //     u = y (g - sum_s g y),   dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n']
 inline void double_norm_backward(const DoubleNorm& d, const float* y, const float* denominators, const float* g,
                                  float* dx) {
-    const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles();
+    const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles(), G = d.groups, P = d.group();
     std::vector<float> partial(d.batch * tiles * S), sums(d.batch * S);
 
     #pragma omp parallel for collapse(2)
@@ -218,20 +198,22 @@ inline void double_norm_backward(const DoubleNorm& d, const float* y, const floa
                 }
             } else {
                 std::fill(tile_sum, tile_sum + S, 0.f);
-                for (long n = 0; n < count; n++) {
-                    const long at = base + (first + n) * S;
+                for (long i = 0; i < count * G; i++) {
+                    const long at = base + first * S + i * P;
+                    float* of_group = tile_sum + i % G * P;
                     float dot = 0.f;
                     #pragma omp simd reduction(+ : dot)
-                    for (long s = 0; s < S; s++) dot += g[at + s] * y[at + s];
+                    for (long s = 0; s < P; s++) dot += g[at + s] * y[at + s];
                     #pragma omp simd
-                    for (long s = 0; s < S; s++) {
+                    for (long s = 0; s < P; s++) {
                         dx[at + s] = y[at + s] * (g[at + s] - dot);
-                        tile_sum[s] += dx[at + s];
+                        of_group[s] += dx[at + s];
                     }
                 }
             }
         }
 
+    #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
         for (long s = 0; s < S; s++) {
             double sum = 0.;
@@ -243,7 +225,7 @@ inline void double_norm_backward(const DoubleNorm& d, const float* y, const floa
     for (long b = 0; b < d.batch; b++)
         for (long t = 0; t < tiles; t++) {
             const long first = t * T, count = std::min(T, N - first), base = b * S * N;
-            const float* total = denominators + b * N + first;
+            const float* total = denominators + (b * N + first) * G;
             const float* sum = &sums[b * S];
             if (d.positions_last) {
                 for (long s = 0; s < S; s++) {
@@ -252,10 +234,11 @@ inline void double_norm_backward(const DoubleNorm& d, const float* y, const floa
                     for (long n = 0; n < count; n++) dx[at + n] -= y[at + n] * total[n] * sum[s];
                 }
             } else {
-                for (long n = 0; n < count; n++) {
-                    const long at = base + (first + n) * S;
+                for (long i = 0; i < count * G; i++) {
+                    const long at = base + first * S + i * P;
+                    const float* of_group = sum + i % G * P;
                     #pragma omp simd
-                    for (long s = 0; s < S; s++) dx[at + s] -= y[at + s] * total[n] * sum[s];
+                    for (long s = 0; s < P; s++) dx[at + s] -= y[at + s] * total[i] * of_group[s];
                 }
             }
         }

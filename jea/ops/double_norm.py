@@ -8,32 +8,66 @@ from jea.ops import _jit
 
 EPSILON = 1e-9  # upstream adds it to the denominator of the L1 step only
 
-# (batch, S, N) or (batch, N, S)
+# (batch, S, N), or (batch, N, S) with S the memories of all heads
 _SIZES = """
     const bool positions_last = data["positions_last"] != 0;
     const jea::DoubleNorm sizes{in0_shape0, positions_last ? in0_shape1 : in0_shape2,
-                                positions_last ? in0_shape2 : in0_shape1, positions_last};
+                                positions_last ? in0_shape2 : in0_shape1, positions_last, (long)data["heads"]};
 """
 
 
 class _DoubleNorm(jt.Function):
-    def execute(self, x, layout, eps):
-        self.numbers = {"positions_last": int(layout == "bsn"), "eps": eps}
+    def execute(self, x, layout, eps, heads):
+        self.numbers = {"positions_last": int(layout == "bsn"), "eps": eps, "heads": heads}
         positions = x.shape[2 if layout == "bsn" else 1]
         self.y, self.denominators = _jit.cpu_code(
-            [x.shape, (x.shape[0], positions)], ["float32", "float32"], [x], kernel="double_norm.h", data=self.numbers,
+            [x.shape, (x.shape[0], positions * heads)], ["float32", "float32"], [x], kernel="double_norm.h",
+            data=self.numbers,
             source=_SIZES + 'jea::double_norm_forward(sizes, data["eps"], in0_p, out0_p, out1_p);')
         return self.y
 
     def grad(self, dy):
         return _jit.cpu_code(
             self.y.shape, "float32", [self.y, self.denominators, dy], kernel="double_norm.h", data=self.numbers,
-            source=_SIZES + "jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p);")
+            source=_SIZES + "jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p);"), None, None, None
+
+
+# batch is then the number of maps, heads included
+_CUDA_SIZES = """
+    const jea::DoubleNorm sizes{(long)data["batch"], (long)data["memories"], (long)data["positions"],
+                                data["positions_last"] != 0, (long)data["heads"], (long)data["splits"]};
+"""
+
+
+def cuda_splits(batch: int, positions: int) -> int:
+    """Into how many parts CUDA cuts the positions: enough blocks for a large GPU, of 32 positions or more."""
+    return max(1, min(-(-positions // 32), 1024 // max(batch, 1)))
+
+
+class _DoubleNormCuda(jt.Function):
+    def execute(self, x, layout, eps, heads):
+        memories, positions = x.shape[1:] if layout == "bsn" else (x.shape[2] // heads, x.shape[1])
+        batch = x.shape[0] * heads
+        splits = cuda_splits(batch, positions)
+        self.numbers = {"batch": batch, "memories": memories, "positions": positions, "eps": eps, "heads": heads,
+                        "positions_last": int(layout == "bsn"), "splits": splits}
+        self.y, self.denominators = _jit.cuda_code(
+            [x.shape, (batch, positions)], [x.dtype, "float32"], [x], kernel="double_norm.cuh", data=self.numbers,
+            workspace=2 * batch * memories * (splits + 1), source=_CUDA_SIZES + """
+            jea::double_norm_forward(sizes, (float)data["eps"], in0_p, out0_p, out1_p, workspace);""")
+        return self.y
+
+    def grad(self, dy):
+        n = self.numbers
+        return _jit.cuda_code(
+            self.y.shape, self.y.dtype, [self.y, self.denominators, dy], kernel="double_norm.cuh", data=n,
+            workspace=n["batch"] * (n["memories"] * (n["splits"] + 1) + n["positions"]), source=_CUDA_SIZES + """
+            jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p, workspace);"""), None, None, None
 
 
 def double_norm_reference(logits, *, layout: str = "bsn", eps: float = EPSILON):
     """double_norm composed of Jittor's own functions."""
-    positions, memories = (-1, -2) if layout == "bsn" else (-2, -1)
+    positions, memories = {"bsn": (-1, -2), "bns": (-2, -1), "bnhs": (-3, -1)}[layout]
     positions, memories = positions % logits.ndim, memories % logits.ndim
     exponentials = (logits - logits.max(positions, keepdims=True).stop_grad()).exp()
     softmax = exponentials / exponentials.sum(positions, keepdims=True)
@@ -57,7 +91,8 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     Args:
         logits: attention logits, float, of rank 2 or more.
         layout: "bsn": (..., S, N), positions last (the Conv1d layout of the segmentation block);
-                "bns": (..., N, S), memories last (the Linear layout of the multi-head block).
+                "bns": (..., N, S), memories last (the Linear layout of the multi-head block);
+                "bnhs": (..., N, H, S), a map for each of H heads, as it stands before the heads are moved apart.
         eps: added to the denominator of the second step; 1e-9 upstream, 0 in xmu-xiaoma666's variant.
         impl: "auto", "fused" or "ref".
 
@@ -67,13 +102,23 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     Raises:
         ValueError: unknown layout, a rank below 2, or "fused" where there is no kernel.
     """
-    if layout not in ("bsn", "bns"):
-        raise ValueError(f'double_norm: layout is {layout!r}; expected "bsn" (..., S, N) or "bns" (..., N, S)')
-    shape = tuple(logits.shape)
-    if len(shape) < 2:
-        raise ValueError(f"double_norm: logits have shape {shape}; expected at least two axes")
-    possible = not jt.flags.use_cuda and logits.dtype == "float32"
-    if _jit.use_fused(impl, name="double_norm", possible=possible, reason="it takes float32 on the CPU"):
-        flat = logits.reshape((math.prod(shape[:-2]),) + shape[-2:])
-        return _DoubleNorm.apply(flat, layout, float(eps)).reshape(shape)
+    if layout not in ("bsn", "bns", "bnhs"):
+        raise ValueError(f'double_norm: layout is {layout!r}; expected "bsn" (..., S, N), "bnhs" (..., N, H, S) '
+                         'or "bns" (..., N, S)')
+    shape, heads = tuple(logits.shape), 1
+    if len(shape) < len(layout) - 1:
+        raise ValueError(f"double_norm: logits have shape {shape}; expected at least "
+                         f"{'three' if layout == 'bnhs' else 'two'} axes")
+    if jt.flags.use_cuda:
+        kernel, dtypes = _DoubleNormCuda, ("float32", "float16", "bfloat16")
+    else:
+        kernel, dtypes = _DoubleNorm, ("float32",)
+    reason = f"it takes {' and '.join(dtypes)} on {'CUDA' if jt.flags.use_cuda else 'the CPU'}"
+    if _jit.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes, reason=reason):
+        axes = len(layout) - 1  # of one map
+        if layout == "bnhs":
+            heads = shape[-2]
+            logits = logits.reshape(shape[:-2] + (-1,))
+        flat = logits.reshape((math.prod(shape[:-axes]),) + tuple(logits.shape[-2:]))
+        return kernel.apply(flat, layout, float(eps), heads).reshape(shape)
     return double_norm_reference(logits, layout=layout, eps=eps)

@@ -9,12 +9,12 @@ class _Resize(jt.Function):
     def execute(self, x, out_h, out_w):
         self.shape = tuple(x.shape)
         b, c = self.shape[:2]
-        return _jit.cpu_code((b, c, out_h, out_w), x.dtype, [x], kernel="resize.h", source="""
+        return _jit.code((b, c, out_h, out_w), x.dtype, [x], kernel="resize", source="""
             jea::resize_forward(in0_p, out0_p, in0_shape0 * in0_shape1, in0_shape2, in0_shape3,
                                 out0_shape2, out0_shape3);""")
 
     def grad(self, dy):
-        return _jit.cpu_code(self.shape, dy.dtype, [dy], kernel="resize.h", source="""
+        return _jit.code(self.shape, dy.dtype, [dy], kernel="resize", source="""
             jea::resize_backward(in0_p, out0_p, in0_shape0 * in0_shape1, out0_shape2, out0_shape3,
                                  in0_shape2, in0_shape3);""")
 
@@ -23,7 +23,7 @@ def resize_bilinear(x, size, *, impl: str = "auto"):
     """Resize (B, C, H, W) to (B, C, *size), bilinear, corners of input and output aligned.
 
     y[i, j] is the bilinear interpolation of x at (i (H-1)/(H'-1), j (W-1)/(W'-1)). The gradient is the transposed map.
-    The fused kernel (CPU, float32) takes its sizes at run time; Jittor's own compiles anew for each pair of sizes,
+    The fused kernels (float32) take the sizes at run time; Jittor's own compiles anew for each pair of sizes,
     seconds for every picture of a data set.
 
     Args:
@@ -39,7 +39,6 @@ def resize_bilinear(x, size, *, impl: str = "auto"):
                          "expected (B, C, H, W) and (height, width), all at least 1")
     if (out_h, out_w) == tuple(x.shape[2:]):
         return x
-    possible = not jt.flags.use_cuda and x.dtype == "float32"
-    if _jit.use_fused(impl, name="resize_bilinear", possible=possible, reason="it takes float32 on the CPU"):
+    if _jit.use_fused(impl, name="resize_bilinear", possible=x.dtype == "float32", reason="it takes float32"):
         return _Resize.apply(x, out_h, out_w)
     return nn.interpolate(x, size=(out_h, out_w), mode="bilinear", align_corners=True)

@@ -5,6 +5,8 @@ import pytest
 from jea._jittor import jt
 from jea.ops import _jit, double_norm
 
+pytestmark = pytest.mark.usefixtures("device")
+
 LAYOUTS = ("bsn", "bns")
 
 
@@ -48,17 +50,17 @@ def test_output_and_gradient(layout, impl):
         check(logits(rng, layout, batch, s, n), layout, impl)
 
 
-def test_the_kernel_ran(monkeypatch):
-    calls = []
-    original = _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+def test_the_kernel_ran(monkeypatch, device):
+    calls, function, kernel = [], *(("cpu_code", "double_norm.h") if device == "cpu" else ("cuda_code", "double_norm.cuh"))
+    original = getattr(_jit, function)
+    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(2, 8, 9)
     double_norm(x, impl="ref").sync()
     assert calls == []
     y = double_norm(x)
-    assert calls == ["double_norm.h"]
+    assert calls == [kernel]
     jt.grad(y.sum(), x).sync()
-    assert calls == ["double_norm.h"] * 2
+    assert calls == [kernel] * 2
     monkeypatch.setenv("JEA_OPS", "ref")
     double_norm(x).sync()
     assert len(calls) == 2
@@ -95,6 +97,30 @@ def test_masked_positions(layout):
     y = double_norm(jt.array(x), layout=layout, impl="fused").numpy()
     assert np.isfinite(y).all() and np.abs(y - y64).max() <= 2e-6
     assert (y[y64 == 0] == 0).all()
+
+
+@pytest.mark.parametrize("impl", ["fused", "ref"])
+def test_heads_side_by_side(impl):
+    """(B, N, H, S) is the same as (B H, N, S) of heads moved apart, output and gradient."""
+    tolerance = 2e-5 if impl == "ref" else 3e-6
+    for batch, n, heads, s in ((1, 1, 1, 1), (2, 63, 3, 5), (1, 197, 16, 64), (3, 4225, 2, 8), (2, 9, 70, 1)):
+        rng = np.random.default_rng(10)
+        x = (rng.standard_normal((batch, n, heads, s)) * 3).astype(np.float32)
+        g = rng.standard_normal(x.shape).astype(np.float32)
+        apart = (lambda a: np.ascontiguousarray(a.transpose(0, 2, 1, 3)))
+        y64, dx64 = expected(apart(x), "bns", 1e-9, apart(g))
+        var = jt.array(x)
+        y = double_norm(var, layout="bnhs", impl=impl)
+        dx = jt.grad((y * jt.array(g)).sum(), var).numpy()
+        assert np.abs(apart(y.numpy()) - y64).max() <= tolerance
+        assert np.abs(apart(dx) - dx64).max() <= tolerance * max(np.abs(dx64).max(), 1.0)
+
+
+def test_nan_stays_in_its_head():
+    x = np.zeros((2, 300, 3, 8), np.float32)
+    x[1, 7, 2, 0] = np.nan
+    y = double_norm(jt.array(x), layout="bnhs", impl="fused").numpy()
+    assert np.isnan(y[1, :, 2]).all() and np.isfinite(y[0]).all() and np.isfinite(y[1, :, :2]).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -154,8 +180,26 @@ def test_other_dtypes_take_the_reference():
         var = jt.array(x)
         y = double_norm(var)
         assert y.dtype == "float64" and np.abs(y.numpy() - expected(x, "bsn")).max() < 1e-14
-        with pytest.raises(ValueError, match="double_norm: no fused kernel here: it takes float32 on the CPU"):
+        with pytest.raises(ValueError, match="double_norm: no fused kernel here: it takes float32"):
             double_norm(var, impl="fused")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_sums_in_float32(layout, dtype, device):
+    if device == "cpu":
+        pytest.skip("the CPU's kernel takes float32")
+    digits = 2 ** -11 if dtype == "float16" else 2 ** -8
+    rng = np.random.default_rng(10)
+    for batch, s, n in ((2, 64, 63), (1, 64, 16641), (1, 256, 4225)):
+        x = jt.array(logits(rng, layout, batch, s, n)).cast(dtype)
+        g = jt.array(rng.standard_normal(x.shape).astype(np.float32)).cast(dtype)
+        y = double_norm(x, layout=layout, impl="fused")
+        dx = jt.grad((y.float32() * g.float32()).sum(), x)
+        assert y.dtype == dx.dtype == dtype
+        y64, dx64 = expected(x.float32().numpy(), layout, 1e-9, g.float32().numpy())
+        assert np.abs(y.float32().numpy() - y64).max() <= digits
+        assert np.abs(dx.float32().numpy() - dx64).max() <= 8 * digits * max(np.abs(dx64).max(), 1.0)
 
 
 def test_bad_arguments():
@@ -163,5 +207,7 @@ def test_bad_arguments():
         double_norm(jt.zeros((2, 3, 4)), layout="sbn")
     with pytest.raises(ValueError, match=r"shape \(3,\); expected at least two axes"):
         double_norm(jt.zeros((3,)))
+    with pytest.raises(ValueError, match=r"shape \(3, 4\); expected at least three axes"):
+        double_norm(jt.zeros((3, 4)), layout="bnhs")
     with pytest.raises(ValueError, match="impl is 'fast'"):
         double_norm(jt.zeros((2, 3, 4)), impl="fast")

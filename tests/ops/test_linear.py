@@ -1,0 +1,119 @@
+"""linear: the kernel and the composed form against float64, output and every gradient."""
+import math
+
+import numpy as np
+import pytest
+
+from jea._jittor import jt
+from jea.ops import _jit, linear
+
+needs_onednn = pytest.mark.skipif(_jit.onednn_include() is None, reason="Jittor runs without oneDNN")
+pytestmark = needs_onednn
+
+
+def normal_integral(x):
+    return np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(x)
+
+
+def expected(x, weight, bias, summand, gelu, g):
+    """y and the gradients of x, weight, bias, summand, in float64."""
+    x, weight, g = (v.astype(np.float64) for v in (x, weight, g))
+    h = x @ weight.T + (0 if bias is None else bias)
+    y, dh = h, g
+    if gelu:
+        integral = normal_integral(h)
+        y, dh = h * integral, g * (integral + h * np.exp(-h * h / 2) / math.sqrt(2 * math.pi))
+    flat, rows = dh.reshape(-1, dh.shape[-1]), x.reshape(-1, x.shape[-1])
+    return y + (0 if summand is None else summand), [dh @ weight, flat.T @ rows, flat.sum(0), g]
+
+
+def check(shape, out, *, bias=True, summand=False, gelu=False, impl="fused"):
+    rng = np.random.default_rng(0)
+    new = (lambda *size: rng.standard_normal(size).astype(np.float32))
+    x, weight, g = new(*shape), new(out, shape[-1]) / np.float32(shape[-1] ** 0.5), new(*shape[:-1], out)
+    arrays = [x, weight, new(out) if bias else None, new(*shape[:-1], out) if summand else None]
+    variables = [None if v is None else jt.array(v) for v in arrays]
+    y = linear(*variables[:3], gelu=gelu, summand=variables[3], impl=impl)
+    with jt.no_grad():  # the form that keeps nothing for a gradient
+        same = linear(*variables[:3], gelu=gelu, summand=variables[3], impl=impl)
+    assert tuple(y.shape) == shape[:-1] + (out,)
+    gradients = jt.grad((y * jt.array(g)).sum(), [v for v in variables if v is not None])
+    y64, gradients64 = expected(*arrays, gelu, g)
+    assert np.abs(y.numpy() - y64).max() <= 2e-6 * max(np.abs(y64).max(), 1)
+    assert np.abs(same.numpy() - y64).max() <= 2e-6 * max(np.abs(y64).max(), 1)
+    wanted = [v for v, array in zip(gradients64, arrays) if array is not None]
+    assert len(wanted) == len(gradients)
+    for got, value in zip(gradients, wanted):
+        assert np.abs(got.numpy() - value).max() <= 4e-6 * max(np.abs(value).max(), x.size ** 0.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"summand": True}, {"bias": False, "summand": True},
+                                     {"gelu": True}, {"gelu": True, "bias": False}], ids=str)
+@pytest.mark.parametrize("impl", ["fused", "ref"])
+def test_output_and_gradients(options, impl):
+    for shape, out in (((1, 1), 1), ((1, 63), 64), ((63, 1), 3), ((4225, 9), 5), ((2, 3, 5, 64), 64)):
+        check(shape, out, impl=impl, **options)
+
+
+def test_gelu_everywhere():
+    """The whole range: the tails, zero, and values whose square overflows."""
+    special = [0.0, -0.0, 1e-30, -1e-30, 40, -40, 1e30, -1e30]
+    x = np.concatenate([np.linspace(-12, 12, 4001), special]).astype(np.float32)
+    var, one = jt.array(x[:, None]), jt.ones((1, 1))
+    wanted = x * normal_integral(x.astype(np.float64))
+    for grad in (True, False):
+        with jt.flag_scope(no_grad=int(not grad)):
+            y = linear(var, one, gelu=True, impl="fused").numpy()[:, 0]
+        assert np.abs(y - wanted).max() <= 1e-6 * np.abs(wanted).max() and np.abs(y - wanted)[:4001].max() <= 1e-6
+    slope = jt.grad(linear(var, one, gelu=True, impl="fused").sum(), var).numpy()[:4001, 0]
+    x64 = x[:4001].astype(np.float64)
+    assert np.abs(slope - normal_integral(x64) - x64 * np.exp(-x64 ** 2 / 2) / math.sqrt(2 * math.pi)).max() <= 1e-6
+
+
+def test_batch_sizes_do_not_mix():
+    """Products are prepared once per shape: a second shape must not get the first one's."""
+    weight = jt.randn(5, 7)
+    for rows in (3, 8, 3, 1):
+        x = jt.randn(rows, 7)
+        assert np.abs(linear(x, weight, impl="fused").numpy() - x.numpy() @ weight.numpy().T).max() < 1e-5
+        x = jt.randn(rows, 7).transpose(1, 0)
+        sums = linear(x, jt.ones((2, rows)), impl="fused").numpy()
+        assert np.abs(sums - x.numpy().sum(1, keepdims=True)).max() < 1e-5
+
+
+def test_the_kernel_ran(monkeypatch):
+    calls, original = [], _jit.cpu_code
+    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    x, weight = jt.randn(4, 9), jt.randn(3, 9)
+    linear(x, weight, impl="ref").sync()
+    assert calls == []
+    y = linear(x, weight)
+    jt.grad(y.sum(), weight).sync()
+    assert calls == ["linear.h"] * 2
+    monkeypatch.setenv("JEA_OPS", "ref")
+    linear(x, weight).sync()
+    assert len(calls) == 2
+
+
+def test_every_output_element_is_written():
+    """Memory that Jittor hands out holds what was there before: fill it with NaN first."""
+    for _ in range(3):
+        poison = [jt.full((rows, 64), float("nan")) for rows in (63, 64) for _ in range(6)]
+        jt.sync(poison)
+        del poison
+        check((63, 64), 64, gelu=True)
+        check((63, 64), 64, summand=True)
+
+
+def test_bad_arguments():
+    x, weight = jt.zeros((2, 4)), jt.zeros((3, 4))
+    with pytest.raises(ValueError, match=r"x is \(2, 5\) and weight \(3, 4\)"):
+        linear(jt.zeros((2, 5)), weight)
+    with pytest.raises(ValueError, match=r"bias is \(4,\); expected \(3,\)"):
+        linear(x, weight, jt.zeros((4,)))
+    with pytest.raises(ValueError, match=r"summand is \(3,\); expected \(2, 3\)"):
+        linear(x, weight, summand=jt.zeros((3,)))
+    with pytest.raises(ValueError, match="gelu and summand together"):
+        linear(x, weight, gelu=True, summand=jt.zeros((2, 3)))
+    with pytest.raises(ValueError, match="linear: no fused kernel here: it takes float32 on the CPU"):
+        linear(x.float64(), weight, impl="fused")
