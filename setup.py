@@ -31,6 +31,23 @@ setup(
         f"onednn-devel-cpu-gomp==2022.2.1; {LINUX_X86}",
     ],
     extras_require={
+        # CUDA 13 with cuDNN 9 for jea/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13 builds use.
+        "cuda13": [
+            "nvidia-cuda-nvcc==13.0.88",
+            "nvidia-nvvm==13.0.88",
+            "nvidia-cuda-crt==13.0.88",
+            "nvidia-cuda-runtime==13.0.96",
+            "nvidia-cuda-cccl==13.0.85",
+            "nvidia-cuda-nvrtc==13.0.88",
+            "nvidia-cublas==13.1.0.3",
+            "nvidia-cudnn-cu13==9.19.0.56",
+            "nvidia-curand==10.4.0.35",
+            "nvidia-cufft==12.0.0.61",
+            "nvidia-cusparse==12.6.3.3",
+            "nvidia-nvjitlink==13.0.88",
+            "nvidia-nccl-cu13==2.28.9",
+        ],
+        "points": ["h5py>=3"],  # ModelNet40 and ShapeNetPart in their HDF5 form
         "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
         "test": ["pytest>=7"],
     },

@@ -1,7 +1,8 @@
-"""The command line: `jea train | test | convert | inspect | info`. train.py and test.py call the first two."""
+"""The command line: `jea train | test | convert | inspect | info | doctor ...`. train.py and test.py call the first two."""
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ _COMMANDS = {
     "test": "evaluate a model, or run it on your own pictures",
     "convert": "convert a checkpoint between PyTorch, Jittor and jea",
     "inspect": "show what a checkpoint holds",
+    "data": "data check CONFIG: read a data set once and list all that is wrong with it",
     "info": "show versions, device, oneDNN, compilers and caches",
+    "bench": "measure external attention on this machine",
+    "doctor": "compile and run a kernel, a convolution and a matrix product, and compare them with numpy",
 }
 
 
@@ -36,9 +40,17 @@ def main(argv=None) -> int:
         return train_main(rest)
     if command == "test":
         return test_main(rest)
+    if command == "data":
+        return data_main(rest)
     if command == "info":
         from jea.info import main as info_main
         return info_main(rest)
+    if command == "bench":
+        from jea.bench import main as bench_main
+        return bench_main(rest)
+    if command == "doctor":
+        from jea.doctor import main as doctor_main
+        return doctor_main(rest)
     if command in ("convert", "inspect"):
         from jea.checkpoint import cli
         return {"convert": cli.convert_main, "inspect": cli.inspect_main}[command](rest)
@@ -62,9 +74,8 @@ def _train(arguments) -> int:
     config, stem = _load_config(arguments)
     if arguments.weights:
         config["train"]["init_weights"] = arguments.weights
-    device = _start(arguments.device)
+    device = _start(arguments)
     from jea import engine
-    from jea.checkpoint import load_weights
     task = _create_task(config)
     out = Path(arguments.out or Path("runs") / stem)
     _say(f"{_describe(config, task)}; device {device}; output {out}")
@@ -74,7 +85,7 @@ def _train(arguments) -> int:
         return 0
     try:
         if init and not arguments.resume:
-            _say(str(load_weights(task.model, init)))
+            _say(_load(task, init))
         task.dataset(config["eval"].get("split", task.Eval.split))  # fail now, not at the first evaluation
         result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
     finally:
@@ -95,10 +106,11 @@ def test_main(argv=None) -> int:
     parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry in "
                         "weights/index.yaml)")
     parser.add_argument("--split", help="part of the data set (default: eval.split); test writes the VOC submission")
-    parser.add_argument("--input", metavar="PATH", help="a picture or a folder of pictures instead of the data set")
+    parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them")
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of the split")
+    parser.add_argument("--no-ema", action="store_true", help="of a checkpoint with averaged weights, take the others")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
@@ -106,27 +118,29 @@ def test_main(argv=None) -> int:
 
 
 def _test(arguments) -> int:
+    from jea.config import ConfigError
     config, stem = _load_config(arguments)
     weights = arguments.weights or _bundled_weights(stem)
     if weights is None and not arguments.dry_run:
-        from jea.config import ConfigError
         trained = Path("runs") / stem / "best.npz"
         hint = f"; you trained {trained}" if trained.is_file() else ""
         raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE{hint}")
-    device = _start(arguments.device)
+    device = _start(arguments)
     task = _create_task(config)
     if arguments.multi_scale:
-        from jea.tasks.segmentation import MULTI_SCALE
-        task.eval.scales, task.eval.flip = MULTI_SCALE, True
+        if not hasattr(task, "multi_scale"):
+            raise ConfigError(f"--multi-scale: there is no such test for {config['task']}; leave it out")
+        task.multi_scale()
     out = Path(arguments.out or Path("results") / stem)
     _say(f"{_describe(config, task)}; device {device}; weights {weights}; output {out}")
     if arguments.dry_run:
         _say(f"dry run: would test; data: {_data_state(task)}")
         return 0
-    from jea.checkpoint import load_weights
-    _say(str(load_weights(task.model, weights)))
-    if not arguments.no_fuse:
+    _say(_load(task, weights, ema=not arguments.no_ema))
+    if hasattr(task, "fuse") and not arguments.no_fuse:
         task.fuse()
+    if arguments.input and not hasattr(task, "predict_files"):
+        raise ConfigError(f"--input: {config['task']} does not take single files; leave it out")
     if arguments.input:
         result = task.predict_files(arguments.input, out)
     else:
@@ -140,6 +154,39 @@ def _test(arguments) -> int:
     return 0
 
 
+def data_main(argv=None) -> int:
+    """`jea data check CONFIG`: 0 when nothing is wrong, 1 when something is, 2 when it cannot be checked."""
+    parser = argparse.ArgumentParser(
+        prog="jea data", description="Read the data set of a config once, whole, and list all that is wrong with it: "
+        "files that are missing, broken or without counterpart, sizes that differ, label values that are no class, "
+        "pictures that occur twice, classes that never occur. Shows how often each class occurs.",
+        epilog="example: jea data check configs/segmentation_eanet_resnet101_ade20k.yaml --data ADEChallengeData2016")
+    parser.add_argument("action", choices=("check",))
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or its name in configs/")
+    parser.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
+    parser.add_argument("--split", action="append", metavar="NAME", help="part to read, repeatable (default: data.split "
+                        "and eval.split)")
+    parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that read (default: 2)")
+    parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: data.num_classes=3")
+    return _run("data", _data_check, parser.parse_intermixed_args(argv))
+
+
+def _data_check(arguments) -> int:
+    config, _ = _load_config(arguments)
+    from jea.data import DATASETS
+    from jea.data.check import check_splits
+    from jea.tasks import task_class
+    block = dict(config["data"])
+    dataset_class = DATASETS[block.pop("name")]
+    schema, parameters = task_class(config["task"]).Eval, inspect.signature(dataset_class).parameters
+    splits = arguments.split or [block.get("split", parameters["split"].default),
+                                 config["eval"].get("split", getattr(schema, "split", None))]
+    report = check_splits(dataset_class, block, list(dict.fromkeys(filter(None, splits))),
+                          num_workers=arguments.num_workers)
+    print("\n".join(report.lines()))
+    return 1 if report.problems else 0
+
+
 # -- shared -----------------------------------------------------------------------------------------------------
 
 def _parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -147,6 +194,8 @@ def _parser(command: str, description: str, example: str) -> argparse.ArgumentPa
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file, or its name in configs/ (default: the demo)")
     parser.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--tf32", action="store_true", help="CUDA: let convolutions round to TF32 (3 digits)")
+    parser.add_argument("--deterministic", action="store_true", help="CUDA: choose cuDNN's algorithms by rule, not by trial")
     parser.add_argument("--dry-run", action="store_true", help="check everything but the data, then stop")
     parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: train.lr=0.01")
     return parser
@@ -189,12 +238,27 @@ def _create_task(config):
         raise ConfigError(str(error)) from error
 
 
-def _start(wanted: str) -> str:
+def _load(task, path, *, ema: bool = True) -> str:
+    """Load a checkpoint into a task's networks; what was loaded."""
+    if hasattr(task, "load_weights"):
+        if not ema:
+            from jea.config import ConfigError
+            raise ConfigError("--no-ema: this task's checkpoints have no averaged weights; leave it out")
+        return str(task.load_weights(path))
+    from jea.checkpoint import load_weights
+    return str(load_weights(task.model, path, ema=ema))
+
+
+def _start(arguments) -> str:
     """Choose the device and import Jittor; returns "cpu (reason)"."""
-    device = runtime.choose_device(wanted)
+    device = runtime.choose_device(arguments.device)
+    if arguments.tf32:
+        runtime.allow_tf32()
     from jea._jittor import jt
     jt.flags.use_cuda = int(device == "cuda")
-    return f"{device} ({runtime.prepare().device_reason})" if wanted == "auto" else device
+    if device == "cuda" and arguments.deterministic:
+        jt.cudnn.set_algorithm_cache_size(0)  # cuDNN's first choice by rule instead of the fastest of this run
+    return f"{device} ({runtime.prepare().device_reason})" if arguments.device == "auto" else device
 
 
 def _say(text: str) -> None:
@@ -203,7 +267,7 @@ def _say(text: str) -> None:
 
 def _describe(config: dict, task) -> str:
     parameters = sum(var.numel() for module in task.modules.values() for name, var in module.state_dict().items()
-                     if not name.endswith(("running_mean", "running_var")))
+                     if not name.endswith(("running_mean", "running_var", "weight_u", "weight_v")))
     return f"{config['task']}, {config['model']['name']}, {parameters:,} parameters"
 
 
@@ -238,11 +302,22 @@ def _print_result(result: dict) -> None:
             for key, number in value.items():
                 print(f"  {key:{width}}  {number:.4f}")
         elif isinstance(value, list):
+            print(f"{name.replace('_', ' ')}:")
             for entry in value:
-                classes = ", ".join(f"{name} {share:.1%}" for name, share in entry["classes"].items())
-                print(f"{entry['input']} -> {entry['prediction']}: {classes}")
+                print(f"  {_entry_text(entry)}")
         else:
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def _entry_text(entry: dict) -> str:
+    """{"input": "a.jpg", "classes": {"cat": 0.9}} -> "a.jpg: cat 90.0%"; texts, then numbers, then shares."""
+    texts = [value for value in entry.values() if isinstance(value, str)]
+    numbers = [f"{key} {value:.1%}" for key, value in entry.items() if isinstance(value, float)]
+    shares = [(key, ", ".join(f"{name} {share:.1%}" for name, share in value.items())) for key, value in entry.items()
+              if isinstance(value, dict) and value]
+    # The only dict of an entry speaks for itself; beside numbers it needs its name.
+    shares = [f"{key.replace('_', ' ')} {text}" if numbers else text for key, text in shares]
+    return " -> ".join(texts) + ": " + "; ".join(numbers + shares)
 
 
 if __name__ == "__main__":

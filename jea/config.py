@@ -7,12 +7,13 @@ Train and Eval dataclasses. Nothing is inherited, interpolated or taken from the
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 from pathlib import Path
 
 import yaml
+
+from jea._words import nearest
 
 BLOCKS = ("model", "data", "train", "eval")
 
@@ -38,7 +39,7 @@ def load(path, overrides=()) -> dict:
     except FileNotFoundError:
         from jea.paths import shared_folder
         there = sorted(p.stem for p in shared_folder("configs").glob("*.yaml"))
-        raise ConfigError(f"{path}: no such config{_nearest(path.stem, there)}; there are: {', '.join(there)}") from None
+        raise ConfigError(f"{path}: no such config{nearest(path.stem, there)}; there are: {', '.join(there)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
@@ -88,12 +89,12 @@ def check(config: dict) -> list:
     from jea.tasks import TASKS
 
     known = ("task", *BLOCKS)
-    problems = [f"{key}: unknown; a config has {', '.join(known)}{_nearest(key, known)}"
+    problems = [f"{key}: unknown; a config has {', '.join(known)}{nearest(key, known)}"
                 for key in config if key not in known]
     task_name = config.get("task")
     if task_name not in TASKS:
         said = "missing" if task_name is None else f"unknown task {task_name!r}"
-        return problems + [f"task: {said}; there are {', '.join(TASKS)}{_nearest(task_name, TASKS)}"]
+        return problems + [f"task: {said}; there are {', '.join(TASKS)}{nearest(task_name, TASKS)}"]
     from jea.tasks import task_class
     task = task_class(task_name)
     blocks = {}
@@ -106,7 +107,7 @@ def check(config: dict) -> list:
     if blocks["model"] is not None:
         problems += _check_named("model", blocks["model"], _model_names(), _model_arguments)
     if blocks["data"] is not None:
-        problems += _check_named("data", blocks["data"], list(DATASETS), _dataset_arguments)
+        problems += _check_named("data", blocks["data"], getattr(task, "datasets", list(DATASETS)), _dataset_arguments)
     for block, schema in (("train", task.Train), ("eval", task.Eval)):
         if blocks[block] is not None:
             fields = {f.name: _field_default(f) for f in dataclasses.fields(schema)}
@@ -138,7 +139,7 @@ def _check_named(block: str, values: dict, names, arguments_of) -> list:
     name = values.get("name")
     if name not in names:
         said = "missing" if name is None else f"unknown {name!r}"
-        return [f"{block}.name: {said}; there are {', '.join(names)}{_nearest(name, names)}"]
+        return [f"{block}.name: {said}; there are {', '.join(names)}{nearest(name, names)}"]
     allowed = arguments_of(name)
     problems = _check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
     for key, default in allowed.items():
@@ -151,7 +152,7 @@ def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
     problems = []
     for key, value in values.items():
         if key not in allowed:
-            problems.append(f"{block}.{key}: unknown; {owner} takes {', '.join(allowed)}{_nearest(key, allowed)}")
+            problems.append(f"{block}.{key}: unknown; {owner} takes {', '.join(allowed)}{nearest(key, allowed)}")
             continue
         problem = _type_problem(value, allowed[key])
         if problem:
@@ -184,8 +185,3 @@ def _field_default(field):
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-
-
-def _nearest(word, words) -> str:
-    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

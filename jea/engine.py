@@ -5,6 +5,7 @@ the random numbers on the device. So a checkpoint needs no generator states, and
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -50,6 +51,10 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
         step, best = _restore(task, phases, out_dir / LAST)
     elif (out_dir / LAST).exists():
         raise TrainingError(f"{out_dir / LAST} is there already: add --resume to go on from it, or choose another --out")
+    else:
+        for phase in phases:
+            if phase.average:
+                phase.average.reset()
     log.keep_before(step)
     task.begin_training()
     end = total if stop_after is None else min(stop_after, total)
@@ -61,7 +66,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
             for batch in task.batches(epoch, start):
                 started = time.perf_counter()
                 jt.set_seed(_step_seed(options.seed, step))
-                values = _step(phases, batch, step)
+                values = _step(phases, batch, step, options)
                 seconds = time.perf_counter() - started
                 step += 1
                 images = len(next(iter(batch.values())))
@@ -71,15 +76,16 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                 if step % options.log_every == 0 or step == total:
                     log.write(step=step, images_per_second=round(images / seconds, 3), **values)
                 if (options.eval_every and step % options.eval_every == 0) or step == total:
-                    result = task.evaluate(out_dir / "val", progress=progress)
-                    score = next(iter(result.values()))
+                    with _averages_applied(phases):
+                        result = task.evaluate(out_dir / "val", progress=progress)
+                        score = next(iter(result.values()))
+                        if best is None or score > best:
+                            best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
+                            store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
+                                                                               metrics=plain(result)))
                     log.write(step=step, evaluation=plain(result))
                     bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
                               file=sys.stderr)
-                    if best is None or score > best:
-                        best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
-                        store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
-                                                                           metrics=plain(result)))
                     log.draw()
                 if step % options.save_every == 0 or step == total:
                     _save(task, phases, out_dir / LAST, step, best)
@@ -95,25 +101,76 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     return result
 
 
-def _step(phases, batch, step: int) -> dict:
+def _step(phases, batch, step: int, options) -> dict:
     """Run the due phases on one batch; returns numbers for the log."""
-    logged = {}
+    logged, parts = {}, _parts(batch, options.grad_accumulation)
     for phase in phases:
         if step % phase.every:
             continue
         rate = phase.set_rates(step)
-        losses = phase.losses(batch)
-        values = {name: float(value.item()) for name, value in losses.items()}
-        for name, value in values.items():
-            # Before the optimizer's step: the weights stay those of the last good step.
-            if not math.isfinite(value):
-                raise TrainingError(f"step {step}, phase {phase.name}: {name} is {value}. The weights of the last save "
-                                    "are untouched; a lower learning rate or gradient clipping often helps.")
-        phase.optimizer.step(losses["loss"])
+        values: dict = {}
+        for part in parts:
+            losses = phase.losses(part)
+            for name, value in losses.items():
+                values[name] = values.get(name, 0.0) + float(value.item()) / len(parts)
+            _check_finite(values, step, phase)  # before the optimizer's step, so the weights stay those of the last
+            phase.optimizer.backward(losses["loss"] if len(parts) == 1 else losses["loss"] / len(parts))
+            if len(parts) > 1:
+                jt.sync_all()  # frees this part's activations
+        phase.optimizer.n_step -= len(parts) - 1  # Jittor counts the backward passes; Adam's correction wants the steps
+        if options.grad_clip:
+            values["grad_norm"] = _clip(phase.optimizer, options.grad_clip)
+            _check_finite(values, step, phase)
+        phase.optimizer.step()
+        for group in phase.optimizer.param_groups:
+            del group["grads"]  # Jittor would keep them through the next forward pass
+        if phase.average:
+            phase.average.update()
         prefix = "" if len(phases) == 1 else f"{phase.name}/"
         logged.update({prefix + name: value for name, value in values.items()}, **{prefix + "lr": rate})
         jt.sync_all()
     return logged
+
+
+def _parts(batch: dict, count: int) -> list:
+    """The batch cut into `count` pieces of one size, along the first axis of its arrays."""
+    if count == 1:
+        return [batch]
+    size = len(next(iter(batch.values()))) // count
+    return [{name: array[k * size:(k + 1) * size] for name, array in batch.items()} for k in range(count)]
+
+
+def _check_finite(values: dict, step: int, phase) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(f"step {step}, phase {phase.name}: {name} is {value}. The weights of the last save are "
+                                "untouched; a lower learning rate or gradient clipping often helps.")
+
+
+def _clip(optimizer, largest: float) -> float:
+    """Scale an optimizer's gradients so that their global norm is at most `largest`; returns the norm before.
+
+    As torch's clip_grad_norm_: by min(1, largest / (norm + 1e-6)). The sum of squares runs in float64.
+    """
+    gradients = [g for group in optimizer.param_groups for p, g in zip(group["params"], group["grads"])
+                 if not p.is_stop_grad()]
+    squares = jt.concat([g.float64().sqr().sum().reshape(1) for g in gradients])
+    norm = math.sqrt(squares.sum().item()) if jt.isfinite(squares).all().item() else math.nan
+    if norm > largest:
+        factor = largest / (norm + 1e-6)
+        for g in gradients:
+            g.update(g * factor)
+    return norm
+
+
+@contextlib.contextmanager
+def _averages_applied(phases):
+    """Inside the block the modules have the averaged weights of the phases that keep some."""
+    with contextlib.ExitStack() as stack:
+        for phase in phases:
+            if phase.average:
+                stack.enter_context(phase.average.applied())
+        yield
 
 
 def _step_seed(seed: int, step: int) -> int:
@@ -129,10 +186,13 @@ def _weights(task) -> dict:
             for key, var in module.state_dict().items()}
 
 
-def _optimizer_state(phases) -> dict:
-    """name -> Var of all optimizer state that is a list beside `params`, such as SGD's momentum buffers."""
+def _phase_state(phases) -> dict:
+    """name -> Var of averaged weights, and of all optimizer state that is a list beside `params`, such as SGD's
+    momentum buffers."""
     found = {}
     for phase in phases:
+        if phase.average:
+            found.update({f"average/{phase.name}/{key}": var for key, var in phase.average.state.items()})
         for number, group in enumerate(phase.optimizer.param_groups):
             for kind, values in group.items():
                 if kind in ("params", "grads") or not isinstance(values, list):
@@ -144,7 +204,7 @@ def _optimizer_state(phases) -> dict:
 
 def _save(task, phases, path: Path, step: int, best) -> None:
     tensors = {f"model/{key}": value for key, value in _weights(task).items()}
-    tensors.update({key: var.numpy() for key, var in _optimizer_state(phases).items()})
+    tensors.update({key: var.numpy() for key, var in _phase_state(phases).items()})
     counts = {phase.name: int(phase.optimizer.n_step) for phase in phases}
     store.save_npz(path, tensors, dict(task.description, kind="training", step=step, best=best, seed=task.options.seed,
                                        optimizer_steps=counts))
@@ -162,7 +222,7 @@ def _restore(task, phases, path: Path) -> tuple:
     many = len(task.modules) > 1
     wanted = {f"model/{name}/{key}" if many else f"model/{key}": var for name, module in task.modules.items()
               for key, var in module.state_dict().items()}
-    wanted.update(_optimizer_state(phases))
+    wanted.update(_phase_state(phases))
     different = sorted(key for key in wanted.keys() | tensors.keys()
                        if key not in wanted or key not in tensors or tuple(wanted[key].shape) != tensors[key].shape)
     if different:

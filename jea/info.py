@@ -35,6 +35,7 @@ def collect() -> dict:
         "compiler": _compiler(),
         "toolchain": toolchain,
         "nvcc": _nvcc(found),
+        **({"precision": _precision(found)} if found.device == "cuda" else {}),
         "jittor cache": str(cache or "jittor is not installed"),
         "jittor core": "compiled" if cache and runtime.core_is_compiled(cache) else "compiled at the first use",
         "operators": operators(),
@@ -45,23 +46,39 @@ def collect() -> dict:
 
 
 # Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
-FUSED_ON_CPU = {"batch_norm": False, "conv2d_nhwc": True, "double_norm": False, "max_pool_nhwc": False,
-                "resize_bilinear": False}
+FUSED_ON_CPU = {"batch_norm": False, "batch_norm_blocked": False, "conv2d_blocked": True, "conv2d_nhwc": True,
+                "cross_entropy": False, "double_norm": False, "external_attention": True, "farthest_point_sample":
+                False, "from_blocked": False, "gather_points": False, "knn": False, "layer_norm": False, "linear":
+                True, "max_last": False, "max_pool_blocked": False, "max_pool_nhwc": False, "resize_bilinear": False,
+                "soft_split": False, "three_interpolate": False, "to_blocked": False}
+
+# Operators with a fused CUDA kernel, and the types that it takes.
+FUSED_ON_CUDA = {"batch_norm": "float32", "double_norm": "float32, float16, bfloat16", "layer_norm": "float32",
+                 "farthest_point_sample": "float32", "gather_points": "float32", "knn": "float32",
+                 "max_last": "float32", "three_interpolate": "float32",
+                 "resize_bilinear": "float32"}
 
 
 def operators() -> dict:
     """What each operator would run on the chosen device, and why."""
     found = runtime.prepare()
 
-    def describe(needs_onednn: bool) -> str:
+    def describe(name: str, needs_onednn: bool) -> str:
         if os.environ.get("JEA_OPS") == "ref":
             return "reference: JEA_OPS=ref"
         if found.device == "cuda":
-            return "reference: there is no CUDA kernel"
+            return (f"fused: CUDA kernel, {FUSED_ON_CUDA[name]}" if name in FUSED_ON_CUDA
+                    else "reference: there is no CUDA kernel")
         if needs_onednn and not found.onednn:
             return "reference: oneDNN is missing"
         return "fused: CPU kernel, float32"
-    return {name: describe(needs_onednn) for name, needs_onednn in FUSED_ON_CPU.items()}
+    return {name: describe(name, needs_onednn) for name, needs_onednn in FUSED_ON_CPU.items()}
+
+
+def _precision(found) -> str:
+    if found.tf32_off:
+        return "float32 stays float32: NVIDIA_TF32_OVERRIDE=0 (--tf32 lets convolutions round to TF32)"
+    return f"NVIDIA_TF32_OVERRIDE={os.environ.get('NVIDIA_TF32_OVERRIDE', '')} set by the user"
 
 
 def _version(package: str) -> str:

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from jea import cuda_home
 
 # Jittor takes the first folder here whose name starts with "dnnl" and skips its download if this one is filled.
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
@@ -38,6 +39,7 @@ class Decisions:
     device_reason: str = ""
     cuda_broken: bool = False  # a GPU is there, but Jittor cannot use it
     nvcc: str = ""
+    tf32_off: bool = False  # CUDA's libraries are told to keep float32
     onednn: str = ""  # version, "jittor's own download" or "" when there is none
     onednn_reason: str = ""
     notes: list = field(default_factory=list)
@@ -187,78 +189,150 @@ def _link(source: Path, link: Path) -> None:
 
 # -- CUDA -------------------------------------------------------------------------------------------------------
 
-def driver_device_count() -> tuple[int, str]:
-    """GPUs that the NVIDIA driver offers, and what it said. Asks the driver: an nvcc proves nothing."""
+@dataclass(frozen=True)
+class Driver:
+    """What the NVIDIA driver says."""
+    said: str  # for people: the cards and the driver's version, or why there are none
+    capabilities: tuple = ()  # of each card, such as (9, 0)
+    version: tuple = (0, 0)  # the newest CUDA that it can run
+
+
+def ask_driver() -> Driver:
+    """The cards that the NVIDIA driver offers. Asks the driver: an nvcc proves nothing."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0, "no NVIDIA driver (libcuda.so.1) on this machine"
+        return Driver("no NVIDIA driver (libcuda.so.1) on this machine")
+    number, more = ctypes.c_int(), ctypes.c_int()
     try:
         status = driver.cuInit(0)
         if status != 0:
-            return 0, f"the NVIDIA driver does not start (cuInit error {status})"
-        count = ctypes.c_int()
-        status = driver.cuDeviceGetCount(ctypes.byref(count))
+            return Driver(f"the NVIDIA driver does not start (cuInit error {status})")
+        if driver.cuDeviceGetCount(ctypes.byref(number)) != 0 or number.value == 0:
+            return Driver("the NVIDIA driver sees no GPU")
+        capabilities = []
+        for index in range(number.value):
+            device, values = ctypes.c_int(), []
+            driver.cuDeviceGet(ctypes.byref(device), index)
+            for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+                driver.cuDeviceGetAttribute(ctypes.byref(more), attribute, device)
+                values.append(more.value)
+            capabilities.append(tuple(values))
+        driver.cuDriverGetVersion(ctypes.byref(more))
     except AttributeError:
-        return 0, "libcuda.so.1 is not a usable NVIDIA driver"
-    if status != 0 or count.value == 0:
-        return 0, "the NVIDIA driver sees no GPU"
-    return count.value, f"{count.value} GPU" + ("s" if count.value > 1 else "")
+        return Driver("libcuda.so.1 is not a usable NVIDIA driver")
+    version = (more.value // 1000, more.value % 1000 // 10)
+    cards = ", ".join(sorted({f"{major}.{minor}" for major, minor in capabilities}))
+    return Driver(f"{len(capabilities)} GPU{'s' if len(capabilities) > 1 else ''} of compute capability {cards}, driver for "
+                  f"CUDA {version[0]}.{version[1]}", tuple(capabilities), version)
 
 
 def _decide_cuda(found: Decisions) -> None:
     if os.environ.get("nvcc_path") == "":
         found.device_reason = "CUDA turned off by nvcc_path="
         return
-    count, said = driver_device_count()
-    if count == 0:
+    driver = ask_driver()
+    if not driver.capabilities:
         # Jittor aborts the process if it finds an nvcc but no GPU.
-        found.device_reason = said
+        found.device_reason = driver.said
         os.environ["nvcc_path"] = ""
         return
     if "nvcc_path" in os.environ:
-        found.device, found.nvcc = "cuda", os.environ["nvcc_path"]
-        found.device_reason = f"{said}; nvcc_path={found.nvcc} set by the user"
-        return
-    if (jittor_cache() / "jtcuda").is_dir():
-        found.device, found.device_reason = "cuda", f"{said}; the CUDA that Jittor installed"
-        return
-    nvcc = shutil.which("nvcc") or next((p for p in ("/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc")
-                                         if os.access(p, os.X_OK)), None)
-    problem = cuda_problem(nvcc)
-    if problem:
-        found.cuda_broken = True
-        found.device_reason = f"{said}, but {problem}"
-        os.environ["nvcc_path"] = ""
-        return
-    found.device, found.nvcc, found.device_reason = "cuda", nvcc, said
-    os.environ["nvcc_path"] = nvcc
+        found.nvcc, reason = os.environ["nvcc_path"], f"nvcc_path={os.environ['nvcc_path']} set by the user"
+    elif (jittor_cache() / "jtcuda").is_dir():
+        reason = "the CUDA that Jittor installed"
+    else:
+        try:
+            reason = _choose_toolkit(found, driver)
+        except (cuda_home.HomeError, OSError) as error:
+            found.cuda_broken = True
+            found.device_reason = f"{driver.said}, but {error}"
+            os.environ["nvcc_path"] = ""
+            return
+        os.environ["nvcc_path"] = found.nvcc
+    found.device, found.device_reason = "cuda", f"{driver.said}; {reason}"
+    # Jittor's convolutions would take TF32, with 10 bits of mantissa, on their own.
+    found.tf32_off = os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0") == "0"
 
 
-def cuda_problem(nvcc: str | None) -> str | None:
-    """Why Jittor cannot use the toolkit of this nvcc, or None. Jittor aborts instead of saying so."""
-    remedy = f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs one for Jittor"
-    if not nvcc:
-        return f"no CUDA toolkit (nvcc) was found; {remedy}"
-    try:
-        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"{nvcc} does not run ({error}); {remedy}"
-    version = re.search(r"release (\d+)\.(\d+)", text)
-    if not version:
-        return f"{nvcc} --version is not understood; {remedy}"
-    if int(version.group(1)) > 12:
-        return f"Jittor 1.3.11 takes CUDA up to 12, and {nvcc} is {version.group(1)}.{version.group(2)}; {remedy}"
-    home = Path(os.path.realpath(nvcc)).parent.parent
-    folders = [home / "bin", home / "lib64", home / "targets/x86_64-linux/lib", Path("/usr/lib/x86_64-linux-gnu"),
-               Path("/usr/lib")]
+def _toolkit_places() -> list:
+    """Where an nvcc may be, in order."""
+    places = [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc", "/usr/bin/nvcc", "/opt/cuda/bin/nvcc"]
+    places += map(str, sorted(Path("/usr/local").glob("cuda-*/bin/nvcc"), reverse=True))
+    places.append(cuda_home.wheel_nvcc())
+    return list({os.path.realpath(p): p for p in places if p and os.access(p, os.X_OK)}.values())
+
+
+def _choose_toolkit(found: Decisions, driver: Driver) -> str:
+    """Set found.nvcc and the environment; returns the reason. HomeError with all that speaks against each toolkit."""
+    toolkits, problems = [], []
+    for nvcc in _toolkit_places():
+        try:
+            toolkits.append(cuda_home.read_toolkit(nvcc))
+        except cuda_home.HomeError as error:
+            problems.append(str(error))
+    for toolkit in toolkits:
+        if toolkit.version[0] <= 12:
+            problem = jittors_own_problem(toolkit)
+            if not problem:
+                found.nvcc = toolkit.nvcc
+                return f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home}"
+            problems.append(problem)
+    for toolkit in toolkits:
+        if toolkit.version[0] > 12:
+            try:
+                return _use_cuda13(found, driver, toolkit)
+            except cuda_home.HomeError as error:
+                problems.append(str(error))
+    if not toolkits:
+        problems.append("no CUDA toolkit (nvcc) was found; install one for this Python with: pip install 'jea[cuda13]'"
+                        if driver.version >= cuda_home.LOWEST_DRIVER else "no CUDA toolkit (nvcc) was found; "
+                        f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs one for Jittor")
+    raise cuda_home.HomeError("; ".join(problems))
+
+
+def jittors_own_problem(toolkit) -> str | None:
+    """Why Jittor cannot use a CUDA toolkit up to 12 as it is, or None. Jittor aborts instead of saying so."""
+    folders = [toolkit.home / "bin", toolkit.home / "lib64", toolkit.home / "targets/x86_64-linux/lib",
+               Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib")]
     wanted = ["libcudart.so", "libcublas.so", "libcudnn.so"]
-    if int(version.group(1)) >= 11:
+    if toolkit.version[0] >= 11:
         wanted.append("libcudnn_ops_infer.so")  # cuDNN 8 split the library; cuDNN 9 renamed its parts
     missing = [name for name in wanted if not any(glob for d in folders for glob in d.glob(name + "*"))]
     if missing:
-        return f"{', '.join(missing)} not found beside {nvcc} (Jittor wants cuDNN 8); {remedy}"
+        return (f"{', '.join(missing)} not found beside {toolkit.nvcc} (Jittor wants cuDNN 8); "
+                f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs a complete CUDA for Jittor")
     return None
+
+
+def _use_cuda13(found: Decisions, driver: Driver, toolkit) -> str:
+    if driver.version < cuda_home.LOWEST_DRIVER:
+        raise cuda_home.HomeError(f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home} wants a driver for "
+                                  "CUDA 13 (580 or newer): update the driver")
+    old = [c for c in driver.capabilities if c < cuda_home.LOWEST_CAPABILITY]
+    if old:
+        raise cuda_home.HomeError(f"CUDA 13 has no code for compute capability {old[0][0]}.{old[0][1]} (7.5 is its lowest); "
+                                  f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs CUDA 12")
+    folder = Path(os.environ.get("JEA_HOME") or Path.home() / ".cache" / "jea") / "cuda"
+    home = cuda_home.prepare(toolkit, folder.absolute())
+    found.nvcc = home.nvcc
+    # Jittor would download these two, written for CUDA 11, and NCCL's sources.
+    os.environ.setdefault("use_cutt", "0")
+    os.environ.setdefault("use_cutlass", "0")
+    if home.nccl_library:
+        os.environ.setdefault("nccl_include_path", home.nccl_include)
+        os.environ.setdefault("nccl_lib_path", home.nccl_library)
+    else:
+        os.environ.setdefault("use_nccl", "0")
+        found.notes.append("NCCL is missing, which several GPUs under mpirun need: pip install "
+                           f"nvidia-nccl-cu13=={cuda_home.PACKAGES['nvidia-nccl-cu13']}")
+    return f"{home.made_from}, made fit for Jittor in {Path(home.nvcc).parents[1]}"
+
+
+def allow_tf32() -> None:
+    """Undo jea's NVIDIA_TF32_OVERRIDE=0 (for --tf32). Before Jittor is imported: its libraries read it when they load."""
+    if prepare().tf32_off:
+        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
 
 
 def choose_device(wanted: str) -> str:

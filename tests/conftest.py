@@ -69,6 +69,16 @@ def close():
     return check
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """Runs a test on the CPU and, where there is one that Jittor can use, on a GPU (pytest -m cuda)."""
+    from jea._jittor import jt
+    if request.param == "cuda" and not jt.has_cuda:
+        pytest.skip("no GPU that Jittor can use")
+    with jt.flag_scope(use_cuda=int(request.param == "cuda")):
+        yield request.param
+
+
 def pytest_sessionfinish(session, exitstatus):
     session.config.jea_exit_status = int(exitstatus)
 

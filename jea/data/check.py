@@ -124,7 +124,7 @@ class _Probe:
             pair = self._try(problems, dataset.load, index)
             image, label = pair if pair is not None else (None, None)
         if label is not None:
-            counts = np.bincount(np.asarray(label).reshape(-1), minlength=256)
+            counts = np.bincount(np.asarray(label).reshape(-1), minlength=max(256, dataset.num_classes))
             if is_map and image is not None and label.shape != image.shape[:2]:
                 problems.append(f"{dataset.root / sample.label}: label is {label.shape[1]} x {label.shape[0]}, its "
                                 f"picture {name} is {image.shape[1]} x {image.shape[0]}")

@@ -109,7 +109,8 @@ def sheet(images: np.ndarray, columns: int, *, zoom: int = 1, gap: int = 2) -> n
     """Pictures (N, H, W, 3) uint8 row by row on a white sheet, each pixel enlarged to zoom x zoom; (h, w, 3) uint8."""
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images) or columns < 1:
-        raise ValueError(f"sheet takes uint8 (N, H, W, 3) and at least 1 column, got {images.dtype} {images.shape}, {columns}")
+        raise ValueError(f"sheet takes uint8 (N, H, W, 3) and at least 1 column, got {images.dtype} {images.shape}, "
+                         f"{columns}")
     images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     _, height, width, _ = images.shape
     rows = -(-len(images) // columns)

@@ -29,8 +29,8 @@ class PlainShapes:
         if split not in _SPLITS:
             raise DataError(f"unknown split {split!r} of plain_shapes; there are {', '.join(_SPLITS)}")
         if size < 16 or num_train < 1 or num_val < 1:
-            raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}; expected size >= 16 and at least 1 "
-                            "picture in each")
+            raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}; expected size >= 16 and at "
+                            "least 1 picture in each")
         self.split, self.size = split, size
         self._count = num_train if split == "train" else num_val
 

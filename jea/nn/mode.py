@@ -30,7 +30,7 @@ def evaluating(*networks):
 
 @contextlib.contextmanager
 def keeping_buffers(network):
-    """Forward passes inside the block leave running statistics and the vectors of spectral normalisation as they were."""
+    """Forward passes in the block leave running statistics and the vectors of spectral normalisation as they were."""
     buffers = [var for name, var in network.state_dict().items() if name.endswith(_BUFFERS)]
     before = [var.clone() for var in buffers]
     try:

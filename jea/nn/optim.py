@@ -9,7 +9,7 @@ from jea._jittor import nn
 class Adam(nn.Adam):
     """Adam as PyTorch has it: p <- p - lr m' / (sqrt(v') + eps), with m' = m / (1 - beta1^t), v' = v / (1 - beta2^t).
 
-    Jittor's own adds eps to sqrt(v): at the first steps that is 1 / sqrt(1 - beta2) = 32 times as much for beta2 = 0.999.
+    Jittor's own adds eps to sqrt(v): with beta2 = 0.999, at the first step 1 / sqrt(1 - beta2) = 32 times as much.
     """
 
     def step(self, loss=None, retain_graph=False):

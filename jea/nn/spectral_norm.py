@@ -1,4 +1,4 @@
-"""Spectral normalisation (Miyato et al., arXiv 1802.05957) with the semantics and names of torch.nn.utils.spectral_norm.
+"""Spectral normalisation (Miyato et al., arXiv 1802.05957), with the semantics and names of PyTorch's spectral_norm.
 
     weight = weight_orig / sigma,   sigma = u^T W v,   W = weight_orig as a matrix (first axis, all others)
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.nn.blocks import plain
+from jea.nn.fused import FusedModule
 from jea.ops import can_block, conv2d_blocked, from_blocked, to_blocked
 
 EPSILON = 1e-6  # StudioGAN's
@@ -40,7 +41,7 @@ class SpectralNorm(nn.Module):
                 u = _unit(nn.matmul(matrix, v.unsqueeze(1))[:, 0], self.eps)
                 self.weight_u.update(u)
                 self.weight_v.update(v)
-        # In float64: an error of sigma is an error of all that follows, and Jittor's float32 sums and divisions make some.
+        # In float64: an error of sigma is one of all that follows, and Jittor's float32 sums and divisions make some.
         self._sigma = (nn.matmul(matrix, v.unsqueeze(1))[:, 0].float64() * u.float64()).sum()
         return self.weight_orig * (1 / self._sigma).float32()
 
@@ -118,6 +119,18 @@ def folded(network):
     if isinstance(network, SpectralNorm):
         new.fold()
     return new
+
+
+class FoldedNetwork(FusedModule):
+    """What jea.fuse makes of a network with spectral normalisation that is called with an input and labels: the same
+    network with folded weights, inference only."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.network = folded(model)
+
+    def execute(self, x, label, **options):
+        return self._guarded(x, lambda x: self.network(x, label, **options))
 
 
 def orthogonal(shape) -> np.ndarray:

@@ -108,6 +108,19 @@ template <long L> inline typename Lanes<L>::Float where_positive(typename Lanes<
     return dy;
 }
 
+// The sums of each channel (groups * L) over all positions: a bias's gradient.
+template <long L>
+void blocked_channel_sums(long batch, long groups, long positions, const float* x, float* sums) {
+    const BlockedNorm d{batch, groups, positions, false, false, 0.};
+    #pragma omp parallel for
+    for (long g = 0; g < groups; g++) {
+        ChannelSums<L> sum;
+        for (long p = 0; p < d.pieces(); p++)
+            d.each_row<L>(g, p, [&](long i) { sum.a += load<L>(x + i); }, [&] { sum.flush(); });
+        for (long l = 0; l < L; l++) sums[g * L + l] = static_cast<float>(sum.first[l]);
+    }
+}
+
 // Runs the stages of a group one after the other: piece by piece and joined after each.
 template <class Piece, class Join>
 void in_stages(const BlockedNorm& d, int stages, Piece piece, Join join) {

@@ -107,23 +107,25 @@ class _Conv(jt.Function):
         size = [(n[axis] + 2 * n["padding"] - n["dilation"] * (n[kernel] - 1) - 1) // n["stride"] + 1
                 for axis, kernel in (("height", "kernel_h"), ("width", "kernel_w"))]
         self.shape = [n["batch"], n["out_channels"] // n["block"], *size, n["block"]]
-        return self.run([x, weight, weight if bias is None else bias], [self.shape],
+        return self.run([x, weight, weight if bias is None else bias], self.shape,
                         "blocked_conv_forward(conv, in0_p, in1_p, in2_p, out0_p, out1_p, out1->num);")
 
     def grad(self, dy):
-        dx = self.run([dy, self.weight], [self.x.shape],
+        dx = self.run([dy, self.weight], self.x.shape,
                       "blocked_conv_backward_input(conv, in0_p, in1_p, out0_p, out1_p, out1->num);")
-        shapes = [self.weight.shape] + [(self.numbers["out_channels"],)] * self.numbers["bias"]
-        dweight = self.run([self.x, dy], shapes, "blocked_conv_backward_weights(conv, in0_p, in1_p, out0_p, " + (
-            "out1_p, out2_p, out2->num);" if self.numbers["bias"] else "nullptr, out1_p, out1->num);"))
-        return (dx, *dweight, None) if self.numbers["bias"] else (dx, dweight, None, None)
+        dweight = self.run([self.x, dy], self.weight.shape,
+                           "blocked_conv_backward_weights(conv, in0_p, in1_p, out0_p, out1_p, out1->num);")
+        if not self.numbers["bias"]:
+            return dx, dweight, None, None
+        dbias = _jit.cpu_code(
+            (self.numbers["out_channels"],), "float32", [dy], kernel="blocked.h", source=_kernel("blocked_channel_sums")
+            + "(in0_shape0, in0_shape1, in0_shape2 * in0_shape3, in0_p, out0_p);")
+        return dx, dweight, dbias, None
 
-    def run(self, inputs, shapes, call):
-        """One kernel; its last output is a workspace as large as the weights, free again at once."""
-        outputs = _jit.cpu_code([*shapes, (self.weight.numel(),)], ["float32"] * (len(shapes) + 1), inputs,
-                                kernel="conv_blocked.h", data=self.numbers, onednn=True,
-                                source=_CONV + "jea::" + call)
-        return outputs[0] if len(shapes) == 1 else outputs[:-1]
+    def run(self, inputs, shape, call):
+        """One kernel, with a workspace as large as the weights that is free again at once."""
+        return _jit.cpu_code([shape, (self.weight.numel(),)], ["float32"] * 2, inputs, kernel="conv_blocked.h",
+                             data=self.numbers, onednn=True, source=_CONV + "jea::" + call)[0]
 
 
 def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1):

@@ -3,6 +3,7 @@
 // Primitives are kept; weights come and go as (O, I, H, W) and are reordered into `workspace`, of as many floats.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -16,46 +17,54 @@ struct BlockedConv {
     int64_t block;
     bool plain_input, bias;  // the input is (B, C, H, W): a picture
 
-    dnnl::memory::desc input(bool any = false) const {
-        using tag = dnnl::memory::format_tag;
+    using tag = dnnl::memory::format_tag;
+    tag blocked() const { return block == 16 ? tag::nChw16c : tag::nChw8c; }
+    // `layout` is blocked() or another one that oneDNN can have instead.
+    dnnl::memory::desc input(tag layout) const {
         return {{shape.batch, shape.channels, shape.height, shape.width}, dnnl::memory::data_type::f32,
-                !plain_input ? blocked() : any ? tag::any : tag::nchw};
+                plain_input && layout == blocked() ? tag::nchw : layout};
     }
-    dnnl::memory::desc output() const {
+    dnnl::memory::desc output(tag layout) const {
         return {{shape.batch, shape.out_channels, shape.out_height(), shape.out_width()},
-                dnnl::memory::data_type::f32, blocked()};
+                dnnl::memory::data_type::f32, layout};
     }
+    dnnl::memory::desc input() const { return input(blocked()); }
+    dnnl::memory::desc output() const { return output(blocked()); }
     dnnl::memory::desc weights() const {
-        return {weight_dims(shape), dnnl::memory::data_type::f32, dnnl::memory::format_tag::any};
+        return {weight_dims(shape), dnnl::memory::data_type::f32, tag::any};
     }
-    dnnl::memory::desc biases() const {
-        return {{shape.out_channels}, dnnl::memory::data_type::f32, dnnl::memory::format_tag::x};
-    }
+    dnnl::memory::desc biases() const { return {{shape.out_channels}, dnnl::memory::data_type::f32, tag::x}; }
     dnnl::memory::dims strides() const { return {shape.stride, shape.stride}; }
     dnnl::memory::dims dilations() const { return {shape.dilation - 1, shape.dilation - 1}; }
     dnnl::memory::dims padding() const { return {shape.padding, shape.padding}; }
-
-private:
-    dnnl::memory::format_tag blocked() const {
-        return block == 16 ? dnnl::memory::format_tag::nChw16c : dnnl::memory::format_tag::nChw8c;
-    }
 };
 
 constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 
-inline dnnl::convolution_forward::primitive_desc forward_description(const BlockedConv& c, bool any_input = false) {
+inline dnnl::convolution_forward::primitive_desc forward_description(const BlockedConv& c, BlockedConv::tag layout) {
     const auto training = dnnl::prop_kind::forward_training;
     if (c.bias)
-        return {{training, kDirect, c.input(any_input), c.weights(), c.biases(), c.output(), c.strides(), c.dilations(),
-                 c.padding(), c.padding()}, conv_engine()};
-    return {{training, kDirect, c.input(any_input), c.weights(), c.output(), c.strides(), c.dilations(), c.padding(),
+        return {{training, kDirect, c.input(layout), c.weights(), c.biases(), c.output(layout), c.strides(),
+                 c.dilations(), c.padding(), c.padding()}, conv_engine()};
+    return {{training, kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
              c.padding()}, conv_engine()};
 }
 
-// A primitive with the layout of its weights, and what reorders them from or to (O, I, H, W).
+// The description in the first layout for which oneDNN has more than its reference: a 3x3 with dilation 16, say, has
+// no other kernel for blocked activations, and the reference is a thousand times slower.
+template <class Describe>
+auto fast_description(const BlockedConv& c, Describe describe) -> decltype(describe(BlockedConv::tag::any)) {
+    for (const auto layout : {c.blocked(), BlockedConv::tag::nhwc}) {
+        auto description = describe(layout);
+        if (std::strncmp(description.impl_info_str(), "ref", 3) != 0) return description;
+    }
+    return describe(BlockedConv::tag::any);
+}
+
+// A primitive with the layouts that it wants, and what reorders weights from or to (O, I, H, W).
 struct PreparedBlocked {
     dnnl::primitive convolution;
-    dnnl::memory::desc weights, input;
+    dnnl::memory::desc input, weights, output;
     dnnl::reorder reordering;
 };
 
@@ -77,6 +86,21 @@ inline dnnl::reorder reordering(const dnnl::memory::desc& from, const dnnl::memo
     return dnnl::reorder(dnnl::reorder::primitive_desc(conv_engine(), from, conv_engine(), to));
 }
 
+// `ours` itself where it has the layout that the primitive wants, else other memory: as an input reordered, as an output
+// to be handed back.
+inline dnnl::memory wanted_input(dnnl::memory ours, const dnnl::memory::desc& wanted, dnnl::stream& stream) {
+    if (ours.get_desc() == wanted) return ours;
+    dnnl::memory other(wanted, conv_engine());
+    reordering(ours.get_desc(), wanted).execute(stream, ours, other);
+    return other;
+}
+inline dnnl::memory wanted_output(const dnnl::memory& ours, const dnnl::memory::desc& wanted) {
+    return ours.get_desc() == wanted ? ours : dnnl::memory(wanted, conv_engine());
+}
+inline void hand_back(dnnl::memory found, dnnl::memory ours, dnnl::stream& stream) {
+    if (found.get_desc() != ours.get_desc()) reordering(found.get_desc(), ours.get_desc()).execute(stream, found, ours);
+}
+
 // The place for reordered weights: `workspace`, or memory of oneDNN where padding needs more.
 inline dnnl::memory weights_memory(const dnnl::memory::desc& desc, float* workspace, int64_t floats) {
     return desc.get_size() <= floats * sizeof(float) ? memory_of(desc, workspace) : dnnl::memory(desc, conv_engine());
@@ -95,16 +119,18 @@ inline dnnl::memory packed_weights(PreparedBlocked& conv, const BlockedConv& c, 
 inline void blocked_conv_forward(const BlockedConv& c, const float* x, const float* weight, const float* bias, float* y,
                                  float* workspace, int64_t floats) {
     PreparedBlocked& conv = prepared_blocked(c, [&] {
-        const auto description = forward_description(c);
-        return PreparedBlocked{dnnl::convolution_forward(description), description.weights_desc(), c.input(),
-                               reordering(plain_weights(c.shape), description.weights_desc())};
+        const auto d = fast_description(c, [&](BlockedConv::tag layout) { return forward_description(c, layout); });
+        return PreparedBlocked{dnnl::convolution_forward(d), d.src_desc(), d.weights_desc(), d.dst_desc(),
+                               reordering(plain_weights(c.shape), d.weights_desc())};
     });
     dnnl::stream stream(conv_engine());
+    dnnl::memory ours = memory_of(c.output(), y), found = wanted_output(ours, conv.output);
     std::unordered_map<int, dnnl::memory> arguments{
-        {DNNL_ARG_SRC, memory_of(c.input(), x)}, {DNNL_ARG_DST, memory_of(c.output(), y)},
+        {DNNL_ARG_SRC, wanted_input(memory_of(c.input(), x), conv.input, stream)}, {DNNL_ARG_DST, found},
         {DNNL_ARG_WEIGHTS, packed_weights(conv, c, weight, workspace, floats, stream)}};
     if (c.bias) arguments.emplace(DNNL_ARG_BIAS, memory_of(c.biases(), bias));
     conv.convolution.execute(stream, arguments);
+    hand_back(found, ours, stream);
     stream.wait();
 }
 
@@ -112,46 +138,43 @@ inline void blocked_conv_forward(const BlockedConv& c, const float* x, const flo
 inline void blocked_conv_backward_input(const BlockedConv& c, const float* dy, const float* weight, float* dx,
                                         float* workspace, int64_t floats) {
     PreparedBlocked& conv = prepared_blocked(c, [&] {
-        // A picture's gradient comes in whatever layout oneDNN has a fast kernel for.
-        const dnnl::convolution_backward_data::primitive_desc description(
-            {kDirect, c.input(true), c.weights(), c.output(), c.strides(), c.dilations(), c.padding(), c.padding()},
-            conv_engine(), forward_description(c, true));
-        return PreparedBlocked{dnnl::convolution_backward_data(description), description.weights_desc(),
-                               description.diff_src_desc(),
-                               reordering(plain_weights(c.shape), description.weights_desc())};
+        const auto d = fast_description(c, [&](BlockedConv::tag layout) {
+            return dnnl::convolution_backward_data::primitive_desc(
+                {kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
+                 c.padding()}, conv_engine(), forward_description(c, layout));
+        });
+        return PreparedBlocked{dnnl::convolution_backward_data(d), d.diff_src_desc(), d.weights_desc(),
+                               d.diff_dst_desc(), reordering(plain_weights(c.shape), d.weights_desc())};
     });
     dnnl::stream stream(conv_engine());
-    const bool direct = conv.input == c.input();
-    dnnl::memory wanted = memory_of(c.input(), dx), found = direct ? wanted : dnnl::memory(conv.input, conv_engine());
-    conv.convolution.execute(stream, {{DNNL_ARG_DIFF_DST, memory_of(c.output(), dy)}, {DNNL_ARG_DIFF_SRC, found},
+    dnnl::memory ours = memory_of(c.input(), dx), found = wanted_output(ours, conv.input);
+    conv.convolution.execute(stream, {
+        {DNNL_ARG_DIFF_DST, wanted_input(memory_of(c.output(), dy), conv.output, stream)}, {DNNL_ARG_DIFF_SRC, found},
         {DNNL_ARG_WEIGHTS, packed_weights(conv, c, weight, workspace, floats, stream)}});
-    if (!direct) reordering(conv.input, c.input()).execute(stream, found, wanted);
+    hand_back(found, ours, stream);
     stream.wait();
 }
 
-// dweight and, with a bias, dbias from x and dy.
+// dweight from x and dy.
 inline void blocked_conv_backward_weights(const BlockedConv& c, const float* x, const float* dy, float* dweight,
-                                          float* dbias, float* workspace, int64_t floats) {
+                                          float* workspace, int64_t floats) {
     PreparedBlocked& conv = prepared_blocked(c, [&] {
-        const auto forward = forward_description(c);
-        using Description = dnnl::convolution_backward_weights::primitive_desc;
-        const Description description = c.bias
-            ? Description({kDirect, c.input(), c.weights(), c.biases(), c.output(), c.strides(), c.dilations(),
-                           c.padding(), c.padding()}, conv_engine(), forward)
-            : Description({kDirect, c.input(), c.weights(), c.output(), c.strides(), c.dilations(), c.padding(),
-                           c.padding()}, conv_engine(), forward);
-        return PreparedBlocked{dnnl::convolution_backward_weights(description), description.diff_weights_desc(),
-                               c.input(), reordering(description.diff_weights_desc(), plain_weights(c.shape))};
+        const auto d = fast_description(c, [&](BlockedConv::tag layout) {
+            return dnnl::convolution_backward_weights::primitive_desc(
+                {kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
+                 c.padding()}, conv_engine(), forward_description(c, layout));
+        });
+        return PreparedBlocked{dnnl::convolution_backward_weights(d), d.src_desc(), d.diff_weights_desc(),
+                               d.diff_dst_desc(), reordering(d.diff_weights_desc(), plain_weights(c.shape))};
     });
     dnnl::stream stream(conv_engine());
     dnnl::memory plain = memory_of(plain_weights(c.shape), dweight);
     const bool direct = conv.weights == plain.get_desc();
     dnnl::memory found = direct ? plain : weights_memory(conv.weights, workspace, floats);
-    std::unordered_map<int, dnnl::memory> arguments{
-        {DNNL_ARG_SRC, memory_of(c.input(), x)}, {DNNL_ARG_DIFF_DST, memory_of(c.output(), dy)},
-        {DNNL_ARG_DIFF_WEIGHTS, found}};
-    if (c.bias) arguments.emplace(DNNL_ARG_DIFF_BIAS, memory_of(c.biases(), dbias));
-    conv.convolution.execute(stream, arguments);
+    conv.convolution.execute(stream, {
+        {DNNL_ARG_SRC, wanted_input(memory_of(c.input(), x), conv.input, stream)},
+        {DNNL_ARG_DIFF_DST, wanted_input(memory_of(c.output(), dy), conv.output, stream)},
+        {DNNL_ARG_DIFF_WEIGHTS, found}});
     if (!direct) conv.reordering.execute(stream, found, plain);
     stream.wait();
 }

@@ -5,6 +5,10 @@ import importlib
 
 TASKS = {
     "segmentation": "jea.tasks.segmentation:Segmentation",
+    "point_classification": "jea.tasks.point_classification:PointClassification",
+    "part_segmentation": "jea.tasks.part_segmentation:PartSegmentation",
+    "classification": "jea.tasks.classification:Classification",
+    "generation": "jea.tasks.generation:Generation",
 }
 
 

@@ -10,11 +10,20 @@ A task is a plain class with
     begin_training()                puts the modules into the right mode
     evaluate(out_dir, progress=)    dict of results; the first value judges "best", higher is better
     close()                         ends worker processes
+and, where the task has such a thing,
+    datasets            names of the data sets (jea.data.DATASETS) that it can take; without it, all
+    fuse()                          evaluates the fused form of its network from now on
+    multi_scale()                   evaluates at several scales from now on
+    load_weights(path)              loads more kinds of files than jea.load_weights; returns what it did
+    predict_files(path, out_dir)    runs on pictures that are no data set; dict for printing
 """
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Callable, Optional
+
+from jea._jittor import jt
 
 
 class TrainingError(RuntimeError):
@@ -26,7 +35,9 @@ class TrainOptions:
     """The train block's keys that the engine reads; a task's Train dataclass adds its own."""
     steps: Optional[int] = None  # exactly one of steps and epochs
     epochs: Optional[int] = None
-    batch_size: int = 16
+    batch_size: int = 16  # samples per step
+    grad_accumulation: int = 1  # run a batch in this many parts, one after the other: less memory, the same step
+    grad_clip: float = 0.0  # largest global norm of a phase's gradients; 0: any
     seed: int = 0
     num_workers: int = 2  # processes that prepare batches; 0: this one
     log_every: int = 10  # steps between lines of the log
@@ -34,19 +45,63 @@ class TrainOptions:
     save_every: int = 600  # steps between saves of last.npz; it is also saved at the end and by Ctrl-C
     init_weights: Optional[str] = None  # checkpoint to start from, whole or backbone only
 
+    def __post_init__(self):
+        if self.grad_accumulation < 1 or self.batch_size % self.grad_accumulation:
+            raise ValueError(f"grad_accumulation is {self.grad_accumulation}; expected a divisor of batch_size, which "
+                             f"is {self.batch_size}")
+        if self.grad_clip < 0:
+            raise ValueError(f"grad_clip is {self.grad_clip}; expected a norm above 0, or 0 for no clipping")
+
+
+class WeightAverage:
+    """Exponential moving average of a module's parameters and buffers: a <- a + (1 - decay) (w - a) after each step.
+
+    It starts at the module's weights when `reset` is called, which the engine does before the first step.
+    """
+
+    def __init__(self, module, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of averaged weights is {decay}; expected 0 <= decay < 1")
+        self.decay = decay
+        self._weights = module.state_dict()
+        self.state = {name: jt.zeros_like(var).stop_grad() for name, var in self._weights.items()}
+
+    def reset(self) -> None:
+        for name, var in self._weights.items():
+            self.state[name].assign(var.numpy())
+
+    def update(self) -> None:
+        for name, var in self._weights.items():
+            average = self.state[name]
+            average.update(average + (1 - self.decay) * (var - average))
+
+    @contextlib.contextmanager
+    def applied(self):
+        """Inside the block the module has the averaged weights, afterwards its own again."""
+        own = {name: var.numpy() for name, var in self._weights.items()}
+        try:
+            for name, var in self._weights.items():
+                var.assign(self.state[name].numpy())
+            yield
+        finally:
+            for name, var in self._weights.items():
+                var.assign(own[name])
+
 
 @dataclass
 class Phase:
     """One optimizer's part of a step.
 
     losses(batch) -> {"loss": scalar Var that is stepped, other names: scalars for the log}. The learning rate of each
-    parameter group is its base rate times schedule(step). The phase runs at every `every`-th step.
+    parameter group is its base rate times schedule(step). The phase runs at every `every`-th step. The weights in
+    `average` are what is evaluated and written to best.npz.
     """
     name: str
     optimizer: object
     losses: Callable[[dict], dict]
     schedule: Callable[[int], float] = lambda step: 1.0
     every: int = 1
+    average: Optional[WeightAverage] = None
     base_rates: list = field(init=False)
 
     def __post_init__(self):

@@ -51,6 +51,8 @@ def test_layout_and_back():
     (1, (1, 1), 16, 16, 1, 1, 0, 1, True), (2, (19, 23), 32, 48, 3, 1, 1, 1, True), (2, (19, 23), 32, 48, 3, 2, 2, 2, False),
     (2, (18, 21), 3, 16, 3, 2, 1, 1, False), (1, (9, 9), 16, 16, 3, 1, 16, 16, False), (1, (33, 30), 48, 96, 1, 2, 0, 1, False),
     (1, (8, 9), 5, 32, 5, 3, 2, 1, True),
+    # Shapes that oneDNN has fast kernels of in another layout only: forward, then the gradient of the weights.
+    (2, (33, 35), 64, 32, 3, 1, 16, 16, True), (2, (17, 17), 64, 32, 3, 1, 16, 16, True),
 ], ids=str)
 def test_convolution_and_gradients(numbers, close):
     batch, size, i, o, kernel, stride, padding, dilation, with_bias = numbers
@@ -64,8 +66,10 @@ def test_convolution_and_gradients(numbers, close):
     gradients = jt.grad((y * jt.array(g)).sum(), inputs)
     y64, *gradients64 = conv64(x, w, bias, g, stride, padding, dilation)
     close(y.numpy(), y64, 2e-6)
+    terms = g[:, 0].size  # of size 1 and either sign: the sums' rounding errors are of the terms' scale
     for name, got, wanted in zip(("x", "weight", "bias"), gradients, gradients64):
-        close(got.numpy(), wanted, 2e-6, name)
+        scale = max(np.abs(wanted).max(), 1 if name == "x" else terms ** 0.5)
+        assert np.abs(got.numpy() - wanted).max() <= 2e-6 * scale, name
 
 
 @pytest.mark.parametrize("training, with_residual, relu", list(itertools.product((True, False), repeat=3)))

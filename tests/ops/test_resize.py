@@ -5,6 +5,8 @@ import pytest
 from jea._jittor import jt
 from jea.ops import _jit, resize_bilinear
 
+pytestmark = pytest.mark.usefixtures("device")
+
 # (H, W) -> (H', W'): single rows and columns, enlarging, shrinking, both, the real one
 CASES = [((1, 1), (3, 5)), ((4, 5), (1, 1)), ((1, 6), (4, 3)), ((7, 1), (2, 9)), ((5, 7), (9, 13)), ((9, 13), (4, 6)),
          ((6, 5), (3, 11)), ((2, 2), (5, 5)), ((65, 65), (513, 513))]
@@ -66,13 +68,13 @@ def test_equal_size_is_the_input_itself():
     assert resize_bilinear(x, (4, 5)) is x
 
 
-def test_the_kernel_ran(monkeypatch):
-    calls = []
-    original = _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+def test_the_kernel_ran(monkeypatch, device):
+    calls, function, kernel = [], *(("cpu_code", "resize.h") if device == "cpu" else ("cuda_code", "resize.cuh"))
+    original = getattr(_jit, function)
+    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(1, 2, 4, 5)
     jt.grad(resize_bilinear(x, (8, 9)).sum(), x).sync()
-    assert calls == ["resize.h"] * 2
+    assert calls == [kernel] * 2
 
 
 def test_every_output_element_is_written():

@@ -1,0 +1,267 @@
+"""Image classification: the recipe of EAMLP and T2T-ViT (timm's), evaluation on a centre crop."""
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+
+from jea._jittor import jt, nn
+from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image
+from jea.data.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
+from jea.data.images import write_bytes
+from jea.metrics.classification import ClassificationScores
+from jea.models import create_model
+from jea.nn.mode import evaluating
+from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.schedules import cosine
+
+NO_DECAY = ("cls_token", "pos_embed")
+
+
+class Classification:
+    """The classification task of a config.
+
+    Args:
+        model: {"name": ..., keywords of jea.create_model}; its img_size is the size of the pictures.
+        data: {"name": ..., keywords of the data set}; its `split` is for training.
+        train, eval: fields of Train and Eval.
+    """
+
+    datasets = ("image_folder", "tiny_imagenet", "cifar10", "cifar100", "shape_classes")
+
+    @dataclass
+    class Train(TrainOptions):
+        lr: float = 1.0e-3
+        weight_decay: float = 0.03  # not of biases, other vectors, cls_token and pos_embed
+        warmup_lr: float = 1.0e-6  # the rate rises from here to the cosine ...
+        warmup_epochs: float = 5.0  # ... over this many epochs
+        min_lr: float = 1.0e-5  # where the cosine ends ...
+        cooldown_epochs: float = 0.0  # ... and stays for this many epochs, which are part of the run's length
+        lr_per_epoch: bool = False  # change the rate only between epochs, as upstream does
+        ema_decay: float = 0.0  # of the averaged weights, which are then evaluated and kept; 0: none
+        label_smoothing: float = 0.1
+        mixup: float = 0.0  # alpha; 0: none
+        cutmix: float = 0.0  # alpha; 0: none
+        mix_prob: float = 1.0  # of mixing a batch
+        mix_switch_prob: float = 0.5  # of CutMix where both are on
+        crop_scale: Sequence[float] = (0.08, 1.0)  # area of the random crop
+        crop_ratio: Sequence[float] = (0.75, 1.3333333333333333)  # its width / height
+        flip: float = 0.5
+        rand_augment: Optional[float] = None  # magnitude, 0 to 10
+        rand_augment_std: float = 0.5
+        color_jitter: float = 0.0
+        erase: float = 0.0  # probability of random erasing
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.lr <= 0:
+                raise ValueError(f"lr is {self.lr}; expected a rate above 0")
+
+    @dataclass
+    class Eval:
+        split: Optional[str] = "val"
+        batch_size: int = 64
+        crop_pct: float = 0.9  # the resized shorter side is img_size / crop_pct
+        num_workers: int = 2  # processes that read pictures ahead
+        worst: int = 10  # how many classes with the lowest accuracy are shown
+        class_list: Optional[str] = None  # text file with a class name per line, in the order of the model's outputs
+
+    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
+        self.options = self.Train(**(train or {}))
+        self.eval = self.Eval(**(eval or {}))
+        self._model, self._data = dict(model), dict(data)
+        jt.set_global_seed(self.options.seed)
+        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        self.modules = {"model": self.model}
+        self.description = {"task": "classification", "model": self._model, "data": self._data,
+                            "train": asdict(self.options)}
+        self._loader = None
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+    def dataset(self, split: Optional[str] = None):
+        """The data set of the config, of the config's split or of another one."""
+        arguments = {k: v for k, v in self._data.items() if k != "name"}
+        if split is not None:
+            arguments["split"] = split
+        dataset = DATASETS[self._data["name"]](**arguments)
+        if dataset.num_classes != self.model.num_classes:
+            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
+                            "set model.num_classes")
+        return dataset
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def loader(self) -> Loader:
+        if self._loader is None:
+            o = self.options
+            transform = TrainPicture(size=self.model.img_size, crop_scale=o.crop_scale, crop_ratio=o.crop_ratio,
+                                     flip=o.flip, rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std,
+                                     color_jitter=o.color_jitter, erase=o.erase)
+            self._loader = Loader(TrainView(self.dataset(), transform), batch_size=o.batch_size, seed=o.seed,
+                                  num_workers=o.num_workers)
+        return self._loader
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int, start_batch: int):
+        """Batches of {"image" (B, 3, H, W), "target" (B, C) float32: smoothed, mixed; "label" (B,), "index" (B,)}."""
+        o = self.options
+        first = epoch * self.batches_per_epoch + start_batch
+        for step, batch in enumerate(self.loader.epoch(epoch, start_batch), first):
+            targets = soft_targets(batch["label"], self.model.num_classes, o.label_smoothing)
+            # Four numbers, where the loader's generators are seeded with three.
+            rng = np.random.Generator(np.random.PCG64((o.seed, 0, 0, step + 1)))
+            batch["image"], batch["target"] = mix_batch(batch["image"], targets, rng, mixup=o.mixup, cutmix=o.cutmix,
+                                                        prob=o.mix_prob, switch_prob=o.mix_switch_prob)
+            yield batch
+
+    def begin_training(self) -> None:
+        self.model.train()
+
+    def phases(self, total_steps: int) -> list:
+        o = self.options
+        decayed, others = parameter_groups(self.model)
+        optimizer = nn.AdamW([{"params": decayed, "weight_decay": o.weight_decay},
+                              {"params": others, "weight_decay": 0.0}], lr=o.lr)
+        return [Phase(name="classification", optimizer=optimizer, losses=self.losses,
+                      schedule=lambda step: self.rate_factor(step, total_steps),
+                      average=WeightAverage(self.model, o.ema_decay) if o.ema_decay else None)]
+
+    def rate_factor(self, step: int, total_steps: int) -> float:
+        """The factor of `lr` at a step."""
+        o, epoch = self.options, self.batches_per_epoch
+        if o.lr_per_epoch:
+            step = step // epoch * epoch
+        return cosine(step, total_steps, warmup=round(o.warmup_epochs * epoch), warmup_start=o.warmup_lr / o.lr,
+                      floor=o.min_lr / o.lr, cooldown=round(o.cooldown_epochs * epoch))
+
+    def losses(self, batch: dict) -> dict:
+        logits = self.model(jt.array(batch["image"]))
+        return {"loss": soft_cross_entropy(logits, jt.array(batch["target"]))}
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Pictures (B, 3, img_size, img_size) float32, normalised -> logits (B, num_classes) float32."""
+        with evaluating(self.model):
+            return self.model(jt.array(images)).numpy()
+
+    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
+                 progress: bool = True) -> dict:
+        """Run over a split and score it: {"top1": ..., "top5": ..., "mean_class": ..., "worst_classes": [...], ...}.
+
+        "images_per_second" is the network's, without reading the pictures. Writes out_dir/confusion.csv: the pictures
+        of each class (row) by the class that was found (column).
+        """
+        dataset = self.dataset(split or self.eval.split)
+        count = len(dataset) if limit is None else min(limit, len(dataset))
+        view = EvalView(dataset, self.model.img_size, self.eval.crop_pct)
+        scores, seconds = ClassificationScores(dataset.num_classes), 0.0
+        starts = range(0, count, self.eval.batch_size)
+        chunks = [range(start, min(start + self.eval.batch_size, count)) for start in starts]
+        batches = map_ordered(view.test_batch, chunks, self.eval.num_workers)
+        for images, labels in _bar(batches, len(chunks), str(dataset.split), progress):
+            started = time.perf_counter()
+            logits = self.logits(images)
+            seconds += time.perf_counter() - started
+            scores.update(logits, labels)
+        names = _unique(self._class_list() or dataset.class_names)
+        result = scores.scores()
+        _write_confusion(Path(out_dir) / "confusion.csv", names, result["confusion"])
+        worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
+                 for c, accuracy, others in scores.worst(self.eval.worst)]
+        return {"top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
+                "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst}
+
+    def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
+        """The five most likely classes of a picture or of each picture in a folder; EXIF rotation is honoured. Writes
+        out_dir/predictions.json."""
+        out_dir, files, names = Path(out_dir), list_inputs(path), self.class_names()
+        found = []
+        for file in _bar(files, len(files), "pictures", progress):
+            picture = eval_picture(read_image(file, exif=True), self.model.img_size, self.eval.crop_pct)
+            logits = self.logits(picture[None])[0].astype(np.float64)
+            shares = np.exp(logits - logits.max())
+            shares /= shares.sum()
+            best = np.argsort(-shares, kind="stable")[:5]
+            found.append({"input": str(file), "classes": {names[c]: round(float(shares[c]), 4) for c in best}})
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_bytes(out_dir / "predictions.json", json.dumps(found, indent=1).encode())
+        return {"images": len(found), "files": found}
+
+    def class_names(self) -> tuple:
+        """Names of the model's classes: of eval.class_list, else of the data set if it is there, else "class 0", ..."""
+        names = self._class_list()
+        if names is None:
+            try:
+                names = self.dataset(self.eval.split).class_names
+            except DataError:
+                names = [f"class {i}" for i in range(self.model.num_classes)]
+        return _unique(names)
+
+    def _class_list(self):
+        return read_class_list(self.eval.class_list, self.model.num_classes) if self.eval.class_list else None
+
+
+def parameter_groups(model) -> tuple:
+    """(decayed, not decayed) by timm's rule: no weight decay for vectors, biases, cls_token and pos_embed. What is
+    frozen is in neither."""
+    decayed, others = [], []
+    for name, var in model.state_dict().items():
+        if not var.is_stop_grad():
+            (others if var.ndim <= 1 or name.endswith((".bias", *NO_DECAY)) else decayed).append(var)
+    return decayed, others
+
+
+def soft_cross_entropy(logits, targets):
+    """Mean over the batch of -sum(targets * log softmax(logits)): logits and targets (B, C) float32 -> scalar."""
+    shifted = logits - logits.max(1, keepdims=True).stop_grad()
+    log_share = shifted - shifted.exp().sum(1, keepdims=True).log()
+    return -(targets * log_share).sum(1).mean()
+
+
+def read_class_list(path, num_classes: int) -> tuple:
+    """Class names from a text file, one per line; a wnid before the name (n01440764 tench, Tinca tinca) is left out."""
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the class list cannot be read: {error}") from None
+    names = [re.sub(r"^n\d{8}\s+", "", line.strip()) for line in lines if line.strip()]
+    if len(names) != num_classes:
+        raise DataError(f"{path}: {len(names)} classes in the list, the model has {num_classes}")
+    return tuple(names)
+
+
+def _unique(names) -> tuple:
+    """Names that stand twice (ImageNet has two cranes) get their class index added."""
+    names = list(names)
+    return tuple(name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names))
+
+
+def _write_confusion(path: Path, names, counts: np.ndarray) -> None:
+    def quoted(name):
+        return '"' + name.replace('"', '""') + '"'
+    rows = [",".join(["label", *map(quoted, names)])]
+    rows += [",".join([quoted(name), *map(str, row.tolist())]) for name, row in zip(names, counts)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, ("\n".join(rows) + "\n").encode())
+
+
+def _bar(items, total: int, title: str, shown: bool):
+    from tqdm import tqdm
+    return tqdm(items, total=total, desc=title, unit="batch", dynamic_ncols=True, disable=not shown, file=sys.stderr,
+                mininterval=0.1 if sys.stderr.isatty() else 10)

@@ -1,0 +1,195 @@
+"""A CUDA 13 toolkit whose libraries do nothing, and a driver with two cards that are not there.
+
+With them Jittor compiles every kernel with the real nvcc and "runs" it as nothing: a compile test without a GPU.
+
+    python tests/gpu/stubs.py FOLDER
+
+makes FOLDER/toolkit (headers, compilers and nvcc linked from an installed CUDA 13 and NVIDIA's wheels, libraries made from
+the symbol lists of the real ones) and FOLDER/driver (libcuda.so). Put FOLDER/toolkit/bin on PATH and FOLDER/driver on
+LD_LIBRARY_PATH, and jea takes them for a machine with two cards, of compute capability 9.0 and 8.0.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# name -> (number in the soname, symbol version or None)
+LIBRARIES = {"cudart": (13, "libcudart.so.13"), "cublas": (13, "libcublas.so.13"), "cublasLt": (13, "libcublasLt.so.13"),
+             "cudnn": (9, "libcudnn.so.9"), "curand": (10, None), "cufft": (12, None), "cusparse": (12, None)}
+
+# Functions that must do something. Memory is the CPU's.
+CUDART = r"""
+#include <cstdlib>
+#include <cstring>
+#define cudaGetDeviceProperties declared_with_another_type
+#include <cuda_runtime_api.h>
+#undef cudaGetDeviceProperties
+extern "C" {
+static int major_of(int device) { return device == 0 ? 9 : 8; }
+int stub_cudaGetDeviceCount(int* n) { *n = 2; return 0; }
+int stub_cudaGetDevice(int* n) { *n = 0; return 0; }
+int stub_cudaMalloc(void** p, size_t n) { *p = calloc(1, n ? n : 1); return 0; }
+int stub_cudaMallocHost(void** p, size_t n) { *p = calloc(1, n ? n : 1); return 0; }
+int stub_cudaHostAlloc(void** p, size_t n, unsigned) { *p = calloc(1, n ? n : 1); return 0; }
+int stub_cudaMallocManaged(void** p, size_t n, unsigned) { *p = calloc(1, n ? n : 1); return 0; }
+int stub_cudaFree(void* p) { free(p); return 0; }
+int stub_cudaFreeHost(void* p) { free(p); return 0; }
+int stub_cudaMemcpy(void* d, const void* s, size_t n, int) { memmove(d, s, n); return 0; }
+int stub_cudaMemcpyAsync(void* d, const void* s, size_t n, int, void*) { memmove(d, s, n); return 0; }
+int stub_cudaMemset(void* d, int v, size_t n) { memset(d, v, n); return 0; }
+int stub_cudaMemsetAsync(void* d, int v, size_t n, void*) { memset(d, v, n); return 0; }
+int stub_cudaMemGetInfo(size_t* f, size_t* t) { *f = *t = size_t(8) << 30; return 0; }
+int stub_cudaRuntimeGetVersion(int* v) { *v = 13000; return 0; }
+int stub_cudaDriverGetVersion(int* v) { *v = 13000; return 0; }
+int stub_cudaStreamCreate(void** s) { *s = (void*)1; return 0; }
+int stub_cudaStreamCreateWithFlags(void** s, unsigned) { *s = (void*)1; return 0; }
+int stub_cudaEventCreate(void** s) { *s = (void*)1; return 0; }
+int stub_cudaEventCreateWithFlags(void** s, unsigned) { *s = (void*)1; return 0; }
+int stub_cudaDeviceGetAttribute(int* v, int what, int device) {
+    switch (what) {
+        case cudaDevAttrComputeCapabilityMajor: *v = major_of(device); break;
+        case cudaDevAttrComputeCapabilityMinor: *v = 0; break;
+        case cudaDevAttrMultiProcessorCount: *v = 132; break;
+        case cudaDevAttrWarpSize: *v = 32; break;
+        case cudaDevAttrMaxThreadsPerBlock: case cudaDevAttrMaxBlockDimX: case cudaDevAttrMaxBlockDimY: *v = 1024; break;
+        case cudaDevAttrMaxThreadsPerMultiProcessor: *v = 2048; break;
+        case cudaDevAttrMaxSharedMemoryPerBlock: *v = 49152; break;
+        case cudaDevAttrMaxRegistersPerBlock: *v = 65536; break;
+        case cudaDevAttrMaxGridDimX: *v = 2147483647; break;
+        case cudaDevAttrMaxGridDimY: case cudaDevAttrMaxGridDimZ: *v = 65535; break;
+        default: *v = 1;
+    }
+    return 0;
+}
+int stub_cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+    memset(p, 0, sizeof *p);
+    strcpy(p->name, "a card that is not there");
+    p->major = major_of(device);
+    p->multiProcessorCount = 132;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = 1024;
+    p->totalGlobalMem = size_t(8) << 30;
+    p->sharedMemPerBlock = 49152;
+    return 0;
+}
+const char* stub_cudaGetErrorString(int) { return "stub"; }
+const char* stub_cudaGetErrorName(int) { return "stub"; }
+void* stub___cudaRegisterFatBinary(void*) { static void* one; return &one; }
+unsigned stub___cudaPushCallConfiguration() { return 0; }
+int stub___cudaPopCallConfiguration(void*, void*, size_t* shared, void*) { if (shared) *shared = 0; return 0; }
+}
+"""
+
+# Convolutions: one algorithm that needs no workspace.
+CUDNN = r"""
+#include <cstring>
+#include <cudnn.h>
+extern "C" {
+#define BY_HEURISTICS(name) int stub_##name(void*, void*, void*, void*, void*, int, int* n, void* p) { \
+    memset(p, 0, sizeof(cudnnConvolutionFwdAlgoPerf_t)); *n = 1; return 0; }
+BY_HEURISTICS(cudnnGetConvolutionForwardAlgorithm_v7)
+BY_HEURISTICS(cudnnGetConvolutionBackwardDataAlgorithm_v7)
+BY_HEURISTICS(cudnnGetConvolutionBackwardFilterAlgorithm_v7)
+#define BY_TRIAL(name) int stub_##name(void*, void*, void*, void*, void*, void*, void*, void*, int, int* n, void* p, \
+    void*, size_t) { memset(p, 0, sizeof(cudnnConvolutionFwdAlgoPerf_t)); *n = 1; return 0; }
+BY_TRIAL(cudnnFindConvolutionForwardAlgorithmEx)
+BY_TRIAL(cudnnFindConvolutionBackwardDataAlgorithmEx)
+BY_TRIAL(cudnnFindConvolutionBackwardFilterAlgorithmEx)
+#define WORKSPACE(name) int stub_##name(void*, void*, void*, void*, void*, int, size_t* n) { *n = 0; return 0; }
+WORKSPACE(cudnnGetConvolutionForwardWorkspaceSize)
+WORKSPACE(cudnnGetConvolutionBackwardDataWorkspaceSize)
+WORKSPACE(cudnnGetConvolutionBackwardFilterWorkspaceSize)
+}
+"""
+
+DRIVER = r"""
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
+int cuDeviceGetCount(int* n) { *n = 2; return 0; }
+int cuDeviceGet(int* device, int index) { *device = index; return 0; }
+int cuDeviceGetAttribute(int* v, int what, int device) { *v = what == 75 ? 9 - device : 0; return 0; }
+"""
+
+
+def run(*command) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"stubs: {' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def make_library(name: str, real: Path, include: Path, out: Path, work: Path) -> None:
+    number, version = LIBRARIES[name]
+    symbols = {line.split()[-1].split("@")[0] for line in run("nm", "-D", "--defined-only", real).splitlines()
+               if line.split()[-2] in "TWi"} - {"_init", "_fini"}
+    objects = []
+    special = {"cudart": CUDART, "cudnn": CUDNN}.get(name)
+    if special:
+        (work / f"{name}.cc").write_text(special)
+        objects.append(work / f"{name}.o")
+        run("g++", "-c", "-fPIC", "-w", f"-I{include}", work / f"{name}.cc", "-o", objects[0])
+        ours = [line.split()[-1] for line in run("nm", "--defined-only", objects[0]).splitlines() if " T stub_" in line]
+        renames = [part for symbol in ours for part in ("--redefine-sym", f"{symbol}={symbol[len('stub_'):]}")]
+        run("objcopy", *renames, objects[0])
+        symbols -= {symbol[len("stub_"):] for symbol in ours}
+    (work / f"{name}.c").write_text("".join(f"long {symbol}(void) {{ return 0; }}\n" for symbol in sorted(symbols)))
+    flags = []
+    if version:
+        (work / f"{name}.map").write_text(f"{version} {{ global: *; }};\n")
+        flags = [f"-Wl,--version-script={work / (name + '.map')}"]
+    soname = f"lib{name}.so.{number}"
+    run("gcc", "-w", "-shared", "-fPIC", "-fno-builtin", work / f"{name}.c", *objects, *flags, f"-Wl,-soname,{soname}",
+        "-o", out / soname)
+    (out / f"lib{name}.so").symlink_to(soname)
+
+
+def make(folder: Path) -> None:
+    """Everything below `folder`, which must not exist. Renamed into place at the end."""
+    from jea import cuda_home
+    nvcc = cuda_home.wheel_nvcc() or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    toolkit = cuda_home.read_toolkit(nvcc)
+    missing = cuda_home.missing_packages(toolkit)
+    if missing:
+        raise SystemExit(f"stubs: the headers are missing; pip install {' '.join(missing)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        real = cuda_home.prepare(toolkit, work / "homes")
+        home = Path(real.nvcc).parents[1]
+        made = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(made, ignore_errors=True)
+        for name in ("toolkit/bin", "toolkit/include/cub", "toolkit/lib64", "driver"):
+            (made / name).mkdir(parents=True)
+        for entry in Path(toolkit.nvcc).parent.iterdir():
+            if entry.name in ("nvcc", "nvcc.profile"):  # nvcc looks for the rest beside its own true place
+                shutil.copy2(entry, made / "toolkit" / "bin" / entry.name)
+            else:
+                (made / "toolkit" / "bin" / entry.name).symlink_to(entry)
+        nvvm = next(root / "nvvm" for root in (toolkit.home, *cuda_home.wheel_folders()) if (root / "nvvm").is_dir())
+        (made / "toolkit" / "nvvm").symlink_to(nvvm)
+        for entry in (home / "include").iterdir():  # the true headers, not the home's own
+            if entry.is_symlink():
+                (made / "toolkit" / "include" / entry.name.replace("_real.h", ".h")).symlink_to(os.readlink(entry))
+        for entry in (home / "include" / "cub").iterdir():
+            if entry.is_symlink():
+                (made / "toolkit" / "include" / "cub" / entry.name.replace("_real", "")).symlink_to(os.readlink(entry))
+        for name in LIBRARIES:
+            make_library(name, home / "lib64" / f"lib{name}.so", made / "toolkit" / "include", made / "toolkit" / "lib64",
+                         work)
+        for part in ("ops", "cnn"):  # Jittor loads them by name
+            (made / "toolkit" / "lib64" / f"libcudnn_{part}.so").symlink_to("libcudnn.so.9")
+        for name in ("libnvJitLink.so", "libcudadevrt.a", "libcudart_static.a"):
+            (made / "toolkit" / "lib64" / name).symlink_to(os.readlink(home / "lib64" / name))
+        (work / "driver.c").write_text(DRIVER)
+        run("gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", work / "driver.c", "-o", made / "driver" / "libcuda.so.1")
+        (made / "driver" / "libcuda.so").symlink_to("libcuda.so.1")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(made, folder)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    make(Path(sys.argv[1]).absolute())
