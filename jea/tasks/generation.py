@@ -1,0 +1,352 @@
+"""Class-conditional image generation: StudioGAN's SAGAN recipe (hinge loss, Adam, several D steps per G step) and the
+Frechet distance of the samples.
+
+FID wants the features of `inception_fid`, whose weights are a file of pytorch-fid. Without the file the features of a
+small fixed random network (jea.models.inception.RandomFeatures) give the `fid_proxy`, which is no FID.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from jea._jittor import jt, nn
+from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
+from jea.data import DATASETS, DataError, Loader, map_ordered, write_image
+from jea.data.pictures import sheet
+from jea.data.square import SquareView
+from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
+from jea.models import create_model
+from jea.models.inception import RandomFeatures
+from jea.nn.conditional_norm import ConditionalBatchNorm2d
+from jea.nn.fused import fuse
+from jea.nn.mode import evaluating, keeping_buffers
+from jea.nn.norm import BatchNorm2d
+from jea.nn.optim import Adam
+from jea.nn.spectral_norm import spectral_norms
+from jea.tasks.base import Phase, TrainOptions, WeightAverage
+
+NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
+                "pt_inception-2015-12-05-6726825d.pth from the fid_weights release of mseitzer/pytorch-fid and set "
+                "eval.inception to it")
+_CLASSES_SHOWN, _COLUMNS = 20, 10
+
+
+class Generation:
+    """The generation task of a config.
+
+    Args:
+        model: {"name": ..., keywords of jea.create_model}, a pair with `generator` and `discriminator`.
+        data: {"name": ..., keywords of the data set}; its `split` is for training.
+        train, eval: fields of Train and Eval.
+
+    A step of the engine is one step of the discriminator; every `d_steps`-th also trains the generator. Either phase
+    leaves the other network untouched, its running statistics and power iterations included (upstream's D steps move
+    those of G).
+    """
+
+    datasets = ("cifar10", "cifar100", "tiny_imagenet", "image_folder", "shape_classes", "plain_shapes")
+
+    @dataclass
+    class Train(TrainOptions):
+        batch_size: int = 64
+        lr_g: float = 2.0e-4
+        lr_d: float = 2.0e-4
+        beta1: float = 0.5
+        beta2: float = 0.999
+        d_steps: int = 5  # discriminator steps per generator step; `steps` counts the former
+        flip: bool = True  # mirror half of the pictures
+        ema_decay: float = 0.0  # of the averaged generator, which is then evaluated and kept; 0: none
+
+        def __post_init__(self):
+            super().__post_init__()
+            if self.d_steps < 1:
+                raise ValueError(f"d_steps is {self.d_steps}; expected at least 1")
+
+    @dataclass
+    class Eval:
+        split: Optional[str] = "test"  # what the samples are compared with
+        samples: int = 10000  # how many pictures are generated, the classes in turn
+        batch_size: int = 100
+        batch_statistics: bool = False  # BatchNorm with each batch's statistics, as StudioGAN's -stat_otf
+        inception: Optional[str] = None  # file with the weights of inception_fid
+        splits: int = 1  # of the Inception Score
+        metrics: bool = True  # False: only draw
+        save: Optional[str] = None  # also write the samples: "png" (a folder) or "npz"
+        num_workers: int = 2  # processes that read pictures ahead
+
+        def __post_init__(self):
+            if self.samples < 2 or self.batch_size < 2:
+                raise ValueError(f"eval.samples is {self.samples}, eval.batch_size {self.batch_size}; "
+                                 "expected at least 2")
+            if self.save not in (None, "png", "npz"):
+                raise ValueError(f'eval.save is {self.save!r}; expected "png", "npz" or null')
+
+    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
+        self.options = self.Train(**(train or {}))
+        self.eval = self.Eval(**(eval or {}))
+        self._model, self._data = dict(model), dict(data)
+        jt.set_global_seed(self.options.seed)
+        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        if not hasattr(self.model, "generator"):
+            raise ValueError(f"model.name is {self._model['name']}; the generation task wants a generator and a "
+                             "discriminator, such as ea_sagan_cifar10")
+        self.modules = {"model": self.model}
+        self.generator = self.model.generator  # what evaluation runs
+        self.description = {"task": "generation", "model": self._model, "data": self._data,
+                            "train": asdict(self.options)}
+        self._loader, self._features, self._step = None, None, None
+
+    def load_weights(self, path):
+        """Load a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file for each.
+
+        In a folder the best weights are preferred to the current ones. Returns the report, or the reports, of loading.
+        """
+        if not os.path.isdir(path):
+            return load_weights(self.model, path)
+        reports = []
+        for name, network in (("G", self.model.generator), ("D", self.model.discriminator)):
+            files = [file for kind in ("best", "current")
+                     for file in sorted(Path(path).glob(f"model={name}-{kind}-weights-step=*.pth"))]
+            if not files:
+                raise CheckpointError(path, f"no model={name}-best-weights-step=*.pth or -current- in this folder")
+            reports.append(load_weights(network, files[0]))
+        return "\n".join(map(str, reports))
+
+    def fuse(self) -> None:
+        """Evaluate with folded spectral normalisation from now on; the task no longer trains."""
+        self.generator, self.model, self.modules = fuse(self.model.generator).network, None, {}
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+    def dataset(self, split: Optional[str] = None):
+        """The data set of the config, of the config's split or of another one."""
+        arguments = {k: v for k, v in self._data.items() if k != "name"}
+        if split is not None:
+            arguments["split"] = split
+        dataset = DATASETS[self._data["name"]](**arguments)
+        if dataset.num_classes != self.generator.num_classes:
+            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model "
+                            f"{self.generator.num_classes}; set model.num_classes")
+        return dataset
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    @property
+    def loader(self) -> Loader:
+        if self._loader is None:
+            view = SquareView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
+            self._loader = Loader(view, batch_size=self.options.batch_size, seed=self.options.seed,
+                                  num_workers=self.options.num_workers)
+        return self._loader
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int, start_batch: int):
+        """Batches of {"image" (B, 3, S, S) float32 in [-1, 1], "label" (B,) int32, "index" (B,)}."""
+        first = epoch * self.batches_per_epoch + start_batch
+        for self._step, batch in enumerate(self.loader.epoch(epoch, start_batch), first + 1):
+            yield batch
+
+    def begin_training(self) -> None:
+        self.model.train()
+
+    def phases(self, total_steps: int) -> list:
+        o, phases = self.options, []
+        for name, network, rate, losses, every in (
+                ("discriminator", self.model.discriminator, o.lr_d, self.discriminator_losses, 1),
+                ("generator", self.model.generator, o.lr_g, self.generator_losses, o.d_steps)):
+            parameters = [var for var in network.parameters() if not var.is_stop_grad()]
+            phases.append(Phase(name=name, losses=losses, every=every,
+                                optimizer=Adam(parameters, lr=rate, betas=(o.beta1, o.beta2), eps=1e-6)))
+        if o.ema_decay:
+            phases[1].average = WeightAverage(self.model.generator, o.ema_decay)
+        return phases
+
+    def discriminator_losses(self, batch: dict) -> dict:
+        """Hinge loss of real and new pictures in one batch, so that one power iteration serves both."""
+        real, real_labels = jt.array(batch["image"]), jt.array(batch["label"])
+        count = len(real)
+        with jt.no_grad(), keeping_buffers(self.model.generator):
+            fake, fake_labels = self.new_pictures(count)
+            fake.sync()
+        scores = self.model.discriminator(jt.concat([real, fake]), jt.concat([real_labels, fake_labels]))
+        loss = hinge_d(scores[:count], scores[count:])
+        return {"loss": loss, "real": scores[:count].mean(), "fake": scores[count:].mean(),
+                "norms": spectral_norms(self.model.discriminator)}
+
+    def generator_losses(self, batch: dict) -> dict:
+        with keeping_buffers(self.model.discriminator):
+            fake, labels = self.new_pictures(len(batch["image"]))
+            loss = hinge_g(self.model.discriminator(fake, labels))
+        return {"loss": loss, "norms": spectral_norms(self.model.generator)}
+
+    def new_pictures(self, count: int):
+        """Pictures of random classes with the device's random numbers, and the classes."""
+        labels = jt.randint(0, self.generator.num_classes, (count,)).int32()
+        return self.generator(jt.randn(count, self.generator.z_dim), labels), labels
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def sample(self, z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Pictures (N, S, S, 3) uint8 of noise (N, z_dim) and classes (N,), or mixtures (N, num_classes) float32."""
+        pictures, size = [], self.eval.batch_size
+        with evaluating(self.generator), keeping_buffers(self.generator):
+            if self.eval.batch_statistics:
+                for module in self.generator.modules():
+                    if isinstance(module, (BatchNorm2d, ConditionalBatchNorm2d)):
+                        module.is_train = True
+            for start in range(0, len(z), size):
+                x = self.generator(jt.array(np.ascontiguousarray(z[start:start + size])),
+                                   np.ascontiguousarray(labels[start:start + size])).numpy()
+                pictures.append(np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
+        return np.concatenate(pictures)
+
+    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
+                 progress: bool = True) -> dict:
+        """Draw, and compare samples with a split: {"score": -fid, "fid": ..., "inception_score": ..., "samples": ...}.
+
+        Without eval.inception it is {"score": -fid_proxy, "fid_proxy": ..., ..., "note": how to get the FID}. The score
+        is minus the distance, as "best" is the highest. `limit`: generate at most so many pictures. Noise and classes
+        are the same every time.
+        Writes samples.png (a row per class), interpolation.png, while training also samples_<step>.png, and the
+        pictures themselves with eval.save.
+        """
+        out_dir, g = Path(out_dir), self.generator
+        out_dir.mkdir(parents=True, exist_ok=True)
+        self.draw(out_dir)
+        count = self.eval.samples if limit is None else max(2, min(limit, self.eval.samples))
+        if not (self.eval.metrics or self.eval.save):
+            return {"samples": 0}
+        rng = np.random.Generator(np.random.PCG64(1))
+        z = rng.standard_normal((count, g.z_dim), np.float32)
+        labels = np.arange(count, dtype=np.int32) % g.num_classes
+        real = self.reference(split or self.eval.split, progress=progress) if self.eval.metrics else None
+        moments, logits, saved, size = Moments(), [], [], self.eval.batch_size
+        for start in _bar(range(0, count, size), "samples", progress):
+            pictures = self.sample(z[start:start + size], labels[start:start + size])
+            if self.eval.metrics:
+                features, scores = self.features(pictures)
+                moments.update(features)
+                logits.append(scores)
+            if self.eval.save == "npz":
+                saved.append(pictures)
+            elif self.eval.save:
+                (out_dir / "samples").mkdir(exist_ok=True)
+                for number, picture in enumerate(pictures, start):
+                    write_image(out_dir / "samples" / f"{number:06d}_class{labels[number]:03d}.png", picture)
+        if saved:
+            save_npz(out_dir / "samples.npz", {"images": np.concatenate(saved), "labels": labels})
+        result = {"samples": count}
+        if self.eval.metrics:
+            distance = frechet_distance(moments.gaussian(), real)
+            if self.eval.inception:
+                result = {"score": -distance, "fid": distance,
+                          "inception_score": inception_score(np.concatenate(logits), self.eval.splits)[0], **result}
+            else:
+                result = {"score": -distance, "fid_proxy": distance, **result, "note": NO_INCEPTION}
+        return result
+
+    def draw(self, out_dir: Path) -> None:
+        """Write samples.png and interpolation.png, from fixed noise."""
+        g, rng = self.generator, np.random.Generator(np.random.PCG64(2))
+        shown = min(g.num_classes, _CLASSES_SHOWN)
+        z = rng.standard_normal((shown * _COLUMNS, g.z_dim), np.float32)
+        pictures = self.sample(z, np.repeat(np.arange(shown, dtype=np.int32), _COLUMNS))
+        zoom = max(1, 64 // g.img_size)
+        picture = sheet(pictures, _COLUMNS, zoom=zoom)
+        write_image(out_dir / "samples.png", picture)
+        if self._step is not None:
+            write_image(out_dir / f"samples_{self._step:07d}.png", picture)
+        # Upper half: from one noise vector to another within a class; lower half: from one class to the next.
+        share = np.linspace(0, 1, _COLUMNS, dtype=np.float32)[:, None]
+        rows, noise, eye = min(shown, 5), [], np.eye(g.num_classes, dtype=np.float32)
+        ends, mixtures = rng.standard_normal((rows, 2, 1, g.z_dim), np.float32), []
+        for row in range(rows):
+            noise.append(np.cos(share * np.pi / 2) * ends[row, 0] + np.sin(share * np.pi / 2) * ends[row, 1])
+            mixtures.append(np.repeat(eye[row:row + 1], _COLUMNS, axis=0))
+        for row in range(rows):
+            noise.append(np.repeat(ends[row, 0], _COLUMNS, axis=0))
+            mixtures.append((1 - share) * eye[row] + share * eye[(row + 1) % g.num_classes])
+        pictures = self.sample(np.concatenate(noise), np.concatenate(mixtures))
+        write_image(out_dir / "interpolation.png", sheet(pictures, _COLUMNS, zoom=zoom))
+
+    # -- features -----------------------------------------------------------------------------------------------------
+
+    def features(self, pictures: np.ndarray):
+        """(N, S, S, 3) uint8 -> features (N, C), and the scores of the classes for the Inception Score or None."""
+        network, _ = self.feature_network()
+        x = jt.array(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32) / np.float32(255))
+        with evaluating(network):
+            if self.eval.inception:
+                features, logits = network(x, return_logits=True)
+                return features.numpy(), logits.numpy()
+            return network(x).numpy(), None
+
+    def feature_network(self):
+        """The network behind the distance and a text that tells its weights from others."""
+        if self._features is None:
+            if self.eval.inception:
+                network = create_model("inception_fid")
+                load_weights(network, self.eval.inception)
+                checksum = 0
+                for var in network.parameters():
+                    checksum = zlib.crc32(np.ascontiguousarray(var.numpy()), checksum)
+                self._features = network, f"inception_fid {checksum:08x}"
+            else:
+                self._features = RandomFeatures(), "random 1"
+        return self._features
+
+    def reference(self, split: Optional[str], *, progress: bool = True) -> Gaussian:
+        """Mean and covariance of a split's features; kept in $JEA_HOME/statistics for the next time."""
+        view = SquareView(self.dataset(split), size=self.generator.img_size, flip=False)
+        if len(view) < 2:
+            raise DataError(f"{view.dataset.root}: split {split} has {len(view)} pictures; a distance needs at least 2")
+        # A few pictures stand for all: a changed data set of the same size is noticed.
+        some = np.stack([view.picture(int(i)) for i in np.linspace(0, len(view) - 1, 16)])
+        key = {"data": self._data, "split": split, "pictures": len(view), "size": view.size,
+               "checksum": zlib.crc32(some.tobytes()), "features": self.feature_network()[1]}
+        name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        home = Path(os.environ.get("JEA_HOME") or Path("~", ".cache", "jea")).expanduser()
+        path = home / "statistics" / f"{self._data['name']}-{name}.npz"
+        if path.is_file():
+            tensors, meta = load_npz(path)
+            return Gaussian(tensors["mean"], tensors["covariance"], meta["pictures"])
+        moments, size = Moments(), self.eval.batch_size
+        chunks = [range(start, min(start + size, len(view))) for start in range(0, len(view), size)]
+        batches = map_ordered(view.pictures, chunks, self.eval.num_workers)
+        for pictures in _bar(batches, f"features of {split}", progress, total=len(chunks)):
+            moments.update(self.features(pictures)[0])
+        gaussian = moments.gaussian()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_npz(path, {"mean": gaussian.mean, "covariance": gaussian.covariance}, key)
+        return gaussian
+
+
+def hinge_d(real, fake):
+    """mean max(0, 1 - real) + mean max(0, 1 + fake), of scores (B,)."""
+    return nn.relu(1 - real).mean() + nn.relu(1 + fake).mean()
+
+
+def hinge_g(fake):
+    """-mean fake, of scores (B,)."""
+    return -fake.mean()
+
+
+def _bar(items, title: str, shown: bool, total: Optional[int] = None):
+    from tqdm import tqdm
+    return tqdm(items, total=total, desc=title, unit="batch", dynamic_ncols=True, disable=not shown, file=sys.stderr,
+                mininterval=0.1 if sys.stderr.isatty() else 10)
