@@ -63,6 +63,7 @@ def prepare() -> Decisions:
             _set_up_onednn(found)
             _decide_cuda(found)
             _find_python_config()
+            _decide_mpi()
             os.environ.setdefault("log_silent", "1")
         _decisions = found
     return _decisions
@@ -343,6 +344,26 @@ def choose_device(wanted: str) -> str:
     return found.device if wanted == "auto" else wanted
 
 
+# -- MPI ----------------------------------------------------------------------------------------------------------
+
+def _decide_mpi() -> None:
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        os.environ.setdefault("use_mpi", "0")  # Jittor would compile its MPI part wherever there is an mpicc
+    elif os.environ.get("use_mpi") == "0":
+        for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"):
+            os.environ.pop(name, None)  # Jittor crashes where one is on and the other off
+
+
+def mpi_rank() -> int:
+    """The number of this process among those that mpirun (Open MPI) started, from 0."""
+    return int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+
+
+def mpi_size() -> int:
+    """How many processes mpirun started; 1 without mpirun."""
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))
+
+
 # -- compiler and Python headers ----------------------------------------------------------------------------------
 
 def _python_config_candidates() -> list[str]:
@@ -369,6 +390,9 @@ def check_toolchain() -> None:
     if importlib.util.find_spec("jittor") is None:
         raise SetupError(f"Jittor is not installed for {sys.executable}: `pip install jittor==1.3.11.0`, or install jea "
                          "itself with pip, which brings it.")
+    if mpi_size() > 1 and not shutil.which(os.environ.get("mpicc_path") or "mpicc"):
+        raise SetupError("started by mpirun, but there is no mpicc, with which Jittor compiles its MPI part. Install it: "
+                         "`apt install libopenmpi-dev` (Debian, Ubuntu), or set mpicc_path.")
     if platform.system() != "Linux":
         return  # Jittor's own rules apply there
     compiler = os.environ.get("cc_path") or "g++"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "jea"
 # Later layers may import earlier ones, never the reverse; checkpoint, data and metrics stand beside them.
-LAYERS = ["runtime", "_jittor", "ops", "nn", "models", "tasks", "engine", "cli"]
+LAYERS = ["runtime", "_jittor", "ranks", "ops", "nn", "models", "tasks", "engine", "cli"]
 PLAIN = ("metrics", "checkpoint", "data", "runtime", "info")  # must not need Jittor at import
 
 

@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```", README, re.M | re.S)
 COMMANDS = [line.strip() for language, text in BLOCKS if language == "bash" for line in text.splitlines() if line.strip()]
 DEMO_SCORE = float(re.search(r"It prints `mIoU: ([\d.]+)`", README).group(1))
+BUNDLED = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,12 @@ def folder(tmp_path_factory):
     jea.save_weights(jea.create_model("eanet_resnet101"), path / "eanet.pth")
     from PIL import Image
     Image.new("RGB", (60, 40), (90, 120, 30)).save(path / "photo.jpg")
+    for split, colour in (("train", 10), ("val", 200)):
+        for kind, picture in (("images", Image.new("RGB", (20, 10), (colour, 0, 0))), ("labels", Image.new("L", (20, 10)))):
+            (path / "mydata" / kind / split).mkdir(parents=True)
+            picture.putpixel((0, 0), (1, 1, 1) if kind == "images" else 1)
+            picture.save(path / "mydata" / kind / split / "a.png")
+    (path / "mydata" / "classes.yaml").write_text("- background\n- road\n")
     return path
 
 
@@ -43,15 +50,34 @@ def test_the_commands_are_found():
     assert "python -m pytest" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "voc" in c])
-def test_voc_commands(command, folder):
+def is_demo(command):
+    return bool(re.fullmatch(r"python test.py --config (\w+)", command)) and command.split()[-1] in BUNDLED
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python t") and not is_demo(c)])
+def test_commands_that_need_data_or_time(command, folder):
     done = run(command + " --dry-run", folder)
+    if "--device cuda" in command and done.returncode:
+        assert "no GPU" in done.stderr or "CUDA" in done.stderr, done.stderr
+        return
     assert done.returncode == 0 and "dry run" in done.stderr, done.stderr
 
 
-def test_checkpoint_commands(folder):
-    commands = [c for c in COMMANDS if c.startswith("jea ") and "info" not in c]
-    assert len(commands) == 4
+@pytest.mark.parametrize("command", [c for c in COMMANDS if is_demo(c)])
+def test_bundled_weights_score_what_the_readme_says(command, folder, tmp_path):
+    entry = BUNDLED[command.split()[-1]]
+    (name, wanted), = entry["metrics"].items()
+    assert f"`{name}: {wanted:.4f}`" in README or f"# {name}: {wanted:.4f}" in README, (name, wanted)
+    done = run(f"{command} --out {tmp_path}", folder)
+    assert done.returncode == 0, done.stderr
+    score = float(re.search(rf"^{name}: ([-\d.]+)$", done.stdout, re.M).group(1))
+    assert abs(score - wanted) < entry.get("tolerance", 0.005), (score, wanted)
+    assert (ROOT / "weights" / entry["file"]).stat().st_size < 3e6
+
+
+def test_other_commands(folder):
+    commands = [c for c in COMMANDS if c.startswith("jea ")]
+    assert len(commands) >= 7
     for command in commands:  # in their order: each reads what the one before wrote
         done = run(command, folder)
         assert done.returncode == 0, done.stderr
@@ -64,9 +90,8 @@ def test_demo_prints_the_score_of_the_readme(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     score = float(re.search(r"^mIoU: ([\d.]+)$", done.stdout, re.M).group(1))
     assert score >= 0.90 and abs(score - DEMO_SCORE) < 0.005, (score, DEMO_SCORE)  # JPEG decoders differ a little
-    index = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())["segmentation_eanet_tiny_shapes"]
+    index = BUNDLED["segmentation_eanet_tiny_shapes"]
     assert abs(index["metrics"]["mIoU"] - DEMO_SCORE) < 0.0002
-    assert (ROOT / "weights" / index["file"]).stat().st_size < 3e6
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 20
 
 

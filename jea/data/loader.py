@@ -18,7 +18,7 @@ import signal
 import sys
 import traceback
 import types
-from typing import Any, Callable, Dict, Iterable, Iterator, List
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 
@@ -37,20 +37,25 @@ class Loader:
     seed: a whole number >= 0.
     num_workers: processes that prepare batches; 0 prepares them in this process.
     drop_last: leave out the last batch of an epoch where it would be smaller.
+    share: (k, n), to get only every n-th sample of each batch from the k-th on: what one of n processes trains on.
     prefetch: batches under way or waiting, per worker.
 
     Close it, or use it in a `with` block, to end the workers.
     """
 
     def __init__(self, dataset, *, batch_size: int, seed: int = 0, num_workers: int = 0,
-                 drop_last: bool = True, prefetch: int = 2):
+                 drop_last: bool = True, prefetch: int = 2, share: Tuple[int, int] = (0, 1)):
         if batch_size < 1 or seed < 0 or num_workers < 0 or prefetch < 1:
             raise ValueError("expected batch_size >= 1, seed >= 0, num_workers >= 0 and prefetch >= 1, "
                              f"got {batch_size}, {seed}, {num_workers} and {prefetch}")
         if not len(dataset) // batch_size and (drop_last or not len(dataset)):
             raise DataError(f"the data set has {len(dataset)} samples, fewer than one batch of {batch_size}: "
                             "nothing to train on; use a smaller batch_size or drop_last=False")
+        if not 0 <= share[0] < share[1] or share[1] > 1 and (batch_size % share[1] or not drop_last):
+            raise ValueError(f"share is {share}, batch_size {batch_size}; expected (k, n), 0 <= k < n, an n that divides "
+                             "batch_size, and drop_last")
         self.batch_size = batch_size
+        self._share = slice(share[0], None, share[1])
         self._size = len(dataset)
         self._seed = seed
         self._drop_last = drop_last
@@ -71,7 +76,7 @@ class Loader:
             raise ValueError(f"start_batch is {start_batch}; an epoch has {len(self)} batches")
         order = _generator(self._seed, epoch).permutation(self._size)
         starts = range(start_batch * self.batch_size, len(self) * self.batch_size, self.batch_size)
-        return self._workers.map((epoch, order[start:start + self.batch_size]) for start in starts)
+        return self._workers.map((epoch, order[start:start + self.batch_size][self._share]) for start in starts)
 
     def close(self) -> None:
         """End the workers; a later `epoch` starts new ones."""

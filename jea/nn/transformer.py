@@ -8,7 +8,6 @@ from jea._jittor import jt, nn
 from jea.nn.external_attention import MultiHeadExternalAttention
 from jea.nn.linear import Linear, project
 from jea.nn.norm import LayerNorm
-from jea.ops import linear
 
 
 class Mlp(nn.Module):

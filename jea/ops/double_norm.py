@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from jea._jittor import jt
 from jea.ops import _jit
 
@@ -74,7 +76,19 @@ def double_norm_reference(logits, *, layout: str = "bsn", eps: float = EPSILON):
     return softmax / (eps + softmax.sum(memories, keepdims=True))
 
 
-def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str = "auto"):
+def _refuse_without_softmax(logits, layout: str) -> None:
+    values = np.asarray(logits.float32().numpy())
+    positions = values.ndim - layout[::-1].index("n") - 1
+    most = values.max(positions)  # NaN where there is one
+    bad = np.argwhere(~np.isfinite(most))
+    if len(bad):
+        place = tuple(int(i) for i in bad[0])
+        raise ValueError(f"double_norm: memory {place} of logits {values.shape} (all axes but the positions) has no softmax: "
+                         f"its largest logit is {most[place]}. {len(bad)} of {most.size} are like that; mask with -inf at "
+                         "most all positions but one, and look for NaN or overflow before the attention")
+
+
+def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str = "auto", check: bool = False):
     """Softmax over the positions, then L1 normalisation over the memories.
 
         a[s, n] = exp(x[s, n]) / sum_n' exp(x[s, n'])        for each memory s
@@ -86,7 +100,7 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
         dL/dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n']
 
     -inf masks a position of a memory. A NaN, a +inf, or a memory whose logits are all -inf has no softmax: the whole
-    matrix of the map is NaN.
+    matrix of the map is NaN, or, with `check`, the call is refused.
 
     Args:
         logits: attention logits, float, of rank 2 or more.
@@ -95,12 +109,13 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
                 "bnhs": (..., N, H, S), a map for each of H heads, as it stands before the heads are moved apart.
         eps: added to the denominator of the second step; 1e-9 upstream, 0 in xmu-xiaoma666's variant.
         impl: "auto", "fused" or "ref".
+        check: raise where a memory has no softmax. It computes the logits at once, which costs speed: for debugging.
 
     Returns:
         The attention map, of the shape of `logits`. Its sum over the memories is 1 at each position.
 
     Raises:
-        ValueError: unknown layout, a rank below 2, or "fused" where there is no kernel.
+        ValueError: unknown layout, a rank below 2, "fused" where there is no kernel, or what `check` found.
     """
     if layout not in ("bsn", "bns", "bnhs"):
         raise ValueError(f'double_norm: layout is {layout!r}; expected "bsn" (..., S, N), "bnhs" (..., N, H, S) '
@@ -109,6 +124,8 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     if len(shape) < len(layout) - 1:
         raise ValueError(f"double_norm: logits have shape {shape}; expected at least "
                          f"{'three' if layout == 'bnhs' else 'two'} axes")
+    if check:
+        _refuse_without_softmax(logits, layout)
     if jt.flags.use_cuda:
         kernel, dtypes = _DoubleNormCuda, ("float32", "float16", "bfloat16")
     else:

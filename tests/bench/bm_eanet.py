@@ -1,6 +1,7 @@
 """EANet-R50 (output stride 8) on the CPU: jea, plain and fused, against PyTorch eager with the same weights.
 
     python tests/bench/bm_eanet.py                      # inference at 513 x 513, training step at 2 x 257 x 257
+    python tests/bench/bm_eanet.py --compile            # inference also against torch.compile
     python tests/bench/bm_eanet.py --size 321 --runs 5 --skip-training --json result.json
 
 Logits are compared before anything is timed: beyond 2e-5 of the largest there are no numbers. The sides run in turn
@@ -22,6 +23,7 @@ from jea.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
 SIDES = ("jea", "jea fused", "torch contiguous", "torch channels_last")
+COMPILED = "torch compiled"  # torch.compile with freezing, with --compile
 TRAINING_SIDES = ("jea", "torch contiguous", "torch channels_last")
 
 
@@ -136,10 +138,14 @@ def inference_side(side: str, x: np.ndarray, state=None):
     import torch
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
     model = copied(torch_eanet(), state).eval().to(memory_format=layout)
+    if side == "torch compiled":
+        from torch._inductor import config
+        config.freezing = True
+        model = torch.compile(model)
     picture = torch.from_numpy(x).to(memory_format=layout)
 
     def run():
-        with torch.inference_mode():
+        with torch.no_grad():
             return model(picture)
     return run
 
@@ -149,19 +155,15 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
     if side.startswith("jea"):
         from jea._jittor import jt
+        from jea import engine
+        from jea.tasks.base import Phase, TrainOptions
         from jea.tasks.segmentation import pixel_cross_entropy
         model = jea_eanet() if model is None else model
         model.train()
-        optimizer = jt.optim.SGD(model.parameters(), **settings)
-        x, labels = jt.array(x), jt.array(labels)
-
-        def run():
-            loss = pixel_cross_entropy(model(x), labels)
-            value = loss.item()  # before the step, as the engine does
-            optimizer.step(loss)
-            jt.sync_all(True)
-            return value
-        return run
+        batch = {"image": x, "label": labels}
+        phase = Phase(name="segmentation", optimizer=jt.optim.SGD(model.parameters(), **settings), losses=lambda batch: {
+            "loss": pixel_cross_entropy(model(jt.array(batch["image"])), jt.array(batch["label"]))})
+        return lambda: engine._step([phase], batch, 0, TrainOptions())["loss"]
     import torch
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
     network = copied(torch_eanet(), model).train().to(memory_format=layout)
@@ -259,10 +261,10 @@ def peak_of_this_process() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def bench_inference(size: int, runs: int) -> dict:
+def bench_inference(size: int, runs: int, sides) -> dict:
     x, model = picture(1, size), jea_eanet()
     randomise_statistics(model)
-    functions = {side: inference_side(side, x, model) for side in SIDES}
+    functions = {side: inference_side(side, x, model) for side in sides}
     logits = {side: np.asarray(function().numpy()) for side, function in functions.items()}
     wanted = logits["torch contiguous"]
     errors = {side: float(np.abs(y - wanted).max() / np.abs(wanted).max()) for side, y in logits.items()}
@@ -274,10 +276,10 @@ def bench_inference(size: int, runs: int) -> dict:
         function()
     seconds = interleaved(functions, runs)
     sgemm = 2 * 2048 ** 3 / 1e9 / seconds.pop("sgemm")["best"]
-    best = min(seconds[side]["median"] for side in SIDES if side.startswith("torch"))
+    best = min(seconds[side]["median"] for side in SIDES if side.startswith("torch"))  # eager
     rows = {side: {**seconds[side], "error": errors[side], "ratio to torch's best": seconds[side]["median"] / best,
                    "GFLOP/s": gflop / seconds[side]["median"], "peak MB": peak_memory("inference", side, size)}
-            for side in SIDES}
+            for side in sides}
     return {"size": size, "GFLOP": gflop, "SGEMM GFLOP/s": sgemm, "sides": rows}
 
 
@@ -306,6 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, help="side of the picture (513; training: 257)")
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each side (9)")
+    parser.add_argument("--compile", action="store_true", help="inference also with torch.compile and freezing")
     parser.add_argument("--skip-training", action="store_true")
     parser.add_argument("--skip-inference", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
@@ -318,7 +321,8 @@ def main() -> None:
     result = {"machine": machine()}
     print("\n".join(f"{key}: {value}" for key, value in result["machine"].items()))
     if not arguments.skip_inference:
-        result["inference"] = bench_inference(arguments.size or 513, arguments.runs)
+        sides = SIDES + ((COMPILED,) if arguments.compile else ())
+        result["inference"] = bench_inference(arguments.size or 513, arguments.runs, sides)
         print(f"\nInference, 1 x {result['inference']['size']}^2: {result['inference']['GFLOP']:.0f} GFLOP; "
               f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s")
         print(table(result["inference"]["sides"], FORMATS))

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from jea.bench import interleaved, machine, threads  # noqa: E402
 TOLERANCE = 1e-4
 
 
@@ -138,11 +135,6 @@ def torch_pair(attention: str, width: int, num_classes: int = 10, z_dim: int = 1
     return Generator(), Discriminator()
 
 
-def threads() -> int:
-    """What OpenMP gives Jittor; PyTorch gets the same."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-
-
 def data(batch: int, z_dim: int = 128) -> dict:
     rng = np.random.default_rng(0)
     return {"image": rng.uniform(-1, 1, (batch, 3, 32, 32)).astype(np.float32),
@@ -230,13 +222,8 @@ def bench(batch: int, attention: str, width: int, runs: int) -> dict:
             raise SystemExit(f"{phase}: losses differ: {losses}; nothing is timed")
         for steps in sides.values():
             steps[phase]()
-        seconds = {side: [] for side in sides}
-        for _ in range(runs):
-            for side, steps in sides.items():
-                start = time.perf_counter()
-                steps[phase]()
-                seconds[side].append(time.perf_counter() - start)
-        medians = {side: float(np.median(values)) for side, values in seconds.items()}
+        seconds = interleaved({side: steps[phase] for side, steps in sides.items()}, runs)
+        medians = {side: value["median"] for side, value in seconds.items()}
         best = min(value for side, value in medians.items() if side.startswith("torch"))
         rows[phase] = {**medians, "speed of jea, PyTorch's best = 1": best / medians["jea"], "error": errors["jea"]}
     return rows
@@ -251,9 +238,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     rows = bench(arguments.batch, arguments.attention, arguments.width, arguments.runs)
-    print(f"{platform.processor() or platform.machine()}, {threads()} threads, Jittor {version('jittor')}, "
-          f"PyTorch {version('torch')}, Python {platform.python_version()}; batch {arguments.batch}, "
-          f"{arguments.attention} attention, width {arguments.width}; medians of {arguments.runs}, seconds")
+    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    print(f"batch {arguments.batch}, {arguments.attention} attention, width {arguments.width}; medians of {arguments.runs}, seconds")
     for phase, row in rows.items():
         print(f"{phase:14}" + "  ".join(f"{name} {value:.3g}" for name, value in row.items()))
     if arguments.json:

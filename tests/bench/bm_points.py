@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "models")]
+from jea.bench import interleaved, machine, threads  # noqa: E402
+
 TOLERANCE = 2e-5
 SIDES = ("jea", "torch")
-
-
-def threads() -> int:
-    """What OpenMP gives Jittor; PyTorch gets the same."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def clouds(batch: int, n: int) -> np.ndarray:
@@ -101,17 +94,6 @@ def training_sides(attention: str, x: np.ndarray) -> dict:
     return {"jea": run_jea, "torch": run_torch}
 
 
-def interleaved(functions: dict, runs: int) -> dict:
-    """Medians and least, in seconds. Each function has run before."""
-    seconds = {name: [] for name in functions}
-    for _ in range(runs):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: {"median": float(np.median(values)), "best": min(values)} for name, values in seconds.items()}
-
-
 def compare(functions: dict, runs: int) -> dict:
     values = {side: np.asarray(function()) for side, function in functions.items()}
     error = float(np.abs(values["jea"] - values["torch"]).max() / np.abs(values["torch"]).max())
@@ -162,17 +144,6 @@ def bench_scaling(sizes, runs: int) -> list:
         rows.append({"points": n, **{kind: seconds[kind]["median"] for kind in functions}})
         jt.gc()
     return rows
-
-
-def machine() -> dict:
-    import jea
-    name = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return {"cpu": name, "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
-            "jittor": version("jittor"), "oneDNN of jea": jea.runtime.prepare().onednn, "torch": version("torch"),
-            "python": platform.python_version()}
 
 
 def show(title: str, result: dict) -> None:

@@ -5,8 +5,8 @@
 With stub libraries (stubs.py) Jittor takes this machine for one with cards of compute capability 8.0 and 9.0. nvcc
 compiles each kernel for both, and running it does nothing. What an operator computes this does not show: for that there
 are tests/ops/test_cuda_kernels.py and, on a GPU, the tests marked `cuda`. FOLDER keeps Jittor's core and the kernels for
-the next time. What the time limit cuts off is named; it is an error only where it cuts off an operator. Without nvcc it
-says so and ends with status 0.
+the next time. What the time limit cuts off is named, and is no error: a slow machine is none. Without nvcc it says so and
+ends with status 0.
 """
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def run(work: Path, arguments) -> int:
         print(f"compile: not reached: {', '.join(missed)}")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"results": results, "missed": missed, "status": status}, indent=1))
-    incomplete = not expected or any(name.startswith("op ") for name in missed) or (missed and not late.is_set())
-    return 1 if failed or incomplete else 0
+    broken_off = (missed or not expected) and not late.is_set()
+    return 1 if failed or broken_off else 0
 
 
 # -- the child: its Jittor has the stubs ---------------------------------------------------------------------

@@ -211,3 +211,17 @@ def test_bad_arguments():
         double_norm(jt.zeros((3, 4)), layout="bnhs")
     with pytest.raises(ValueError, match="impl is 'fast'"):
         double_norm(jt.zeros((2, 3, 4)), impl="fast")
+
+
+@pytest.mark.parametrize("bad, place", [(-np.inf, slice(None)), (np.nan, 3), (np.inf, 3)])
+@pytest.mark.parametrize("layout", ["bsn", "bns", "bnhs"])
+def test_check_refuses_a_memory_without_softmax(layout, bad, place):
+    x = np.zeros({"bsn": (2, 4, 9), "bns": (2, 9, 4), "bnhs": (2, 9, 3, 4)}[layout], np.float32)
+    double_norm(jt.array(x), layout=layout, check=True)
+    x[{"bsn": (1, 2, place), "bns": (1, place, 2), "bnhs": (1, place, 0, 2)}[layout]] = bad
+    assert np.isnan(double_norm(jt.array(x), layout=layout).numpy()).any()
+    with pytest.raises(ValueError, match=r"memory \(1, (0, )?2\).*no softmax"):
+        double_norm(jt.array(x), layout=layout, check=True)
+    x[...] = 0
+    x[{"bsn": (1, 2, slice(8)), "bns": (1, slice(8), 2), "bnhs": (1, slice(8), 0, 2)}[layout]] = -np.inf  # one is left
+    double_norm(jt.array(x), layout=layout, check=True)
