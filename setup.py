@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "jea/__init__.py").read_text(), re.M).group(1)
+BUNDLED = re.findall(r"^  file: (\S+)$", (ROOT / "weights/index.yaml").read_text(), re.M)
 LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
 
 setup(
@@ -19,7 +20,7 @@ setup(
     package_data={"jea": ["ops/*.h", "ops/*.cuh"]},
     # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/paths.py).
     data_files=[("share/jea/configs", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.yaml"))),
-                ("share/jea/weights", ["weights/index.yaml", "weights/eanet_tiny_shapes.npz"])],
+                ("share/jea/weights", ["weights/index.yaml", *(f"weights/{name}" for name in BUNDLED)])],
     python_requires=">=3.9,<3.13",  # Jittor wants numpy<2, and numpy 1.26 has no wheel for 3.13
     install_requires=[
         "jittor==1.3.11.0",  # jea mends known faults of this very version (runtime.py, nn/)

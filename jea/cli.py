@@ -90,6 +90,8 @@ def _train(arguments) -> int:
         result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
     finally:
         task.close()
+    if runtime.mpi_rank():
+        return 0
     if not result:
         _say(f"stopped before the end; {out / engine.LAST} is saved, --resume goes on from it"
              if arguments.stop_after else "nothing left to do: this run had ended")
@@ -141,13 +143,15 @@ def _test(arguments) -> int:
         task.fuse()
     if arguments.input and not hasattr(task, "predict_files"):
         raise ConfigError(f"--input: {config['task']} does not take single files; leave it out")
+    from jea import engine, ranks
     if arguments.input:
-        result = task.predict_files(arguments.input, out)
+        result = ranks.on_first(lambda: task.predict_files(arguments.input, out))
     else:
-        result = task.evaluate(out, split=arguments.split, limit=arguments.limit)
+        result = engine.evaluate(task, out, split=arguments.split, limit=arguments.limit)
+    if runtime.mpi_rank():
+        return 0
     if arguments.json:
-        from jea.engine import plain
-        print(json.dumps(plain(result)))
+        print(json.dumps(engine.plain(result)))
     else:
         _print_result(result)
         print(f"output: {out}")
@@ -203,6 +207,13 @@ def _parser(command: str, description: str, example: str) -> argparse.ArgumentPa
 
 def _run(command: str, function, arguments) -> int:
     """Call a command; errors that a user can mend become one message, not a traceback."""
+    status = _status(command, function, arguments)
+    if status and "jea.ranks" in sys.modules:
+        sys.modules["jea.ranks"].leave(status)
+    return status
+
+
+def _status(command: str, function, arguments) -> int:
     from jea.checkpoint.errors import CheckpointError
     from jea.config import ConfigError
     from jea.data.errors import DataError
@@ -258,11 +269,15 @@ def _start(arguments) -> str:
     jt.flags.use_cuda = int(device == "cuda")
     if device == "cuda" and arguments.deterministic:
         jt.cudnn.set_algorithm_cache_size(0)  # cuDNN's first choice by rule instead of the fastest of this run
+    from jea import ranks
+    if ranks.size() > 1:
+        _say("; ".join(f"rank {number}: {place}" for number, place in enumerate(ranks.places())))
     return f"{device} ({runtime.prepare().device_reason})" if arguments.device == "auto" else device
 
 
 def _say(text: str) -> None:
-    print(f"jea: {text}", file=sys.stderr)
+    if runtime.mpi_rank() == 0:
+        print(f"jea: {text}", file=sys.stderr)
 
 
 def _describe(config: dict, task) -> str:

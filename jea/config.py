@@ -6,9 +6,11 @@ Train and Eval dataclasses. Nothing is inherited, interpolated or taken from the
 """
 from __future__ import annotations
 
-import dataclasses
+import collections.abc
 import inspect
+import math
 import re
+import typing
 from pathlib import Path
 
 import yaml
@@ -110,8 +112,7 @@ def check(config: dict) -> list:
         problems += _check_named("data", blocks["data"], getattr(task, "datasets", list(DATASETS)), _dataset_arguments)
     for block, schema in (("train", task.Train), ("eval", task.Eval)):
         if blocks[block] is not None:
-            fields = {f.name: _field_default(f) for f in dataclasses.fields(schema)}
-            problems += _check_values(block, blocks[block], fields, f"{task_name} {block}")
+            problems += _check_values(block, blocks[block], _arguments(schema), f"{task_name} {block}")
     train = blocks["train"]
     if train and train.get("steps") is not None and train.get("epochs") is not None:
         problems.append("train: both steps and epochs are given; expected exactly one")
@@ -127,12 +128,18 @@ def _model_names():
 
 def _model_arguments(name: str) -> dict:
     from jea.models import model_arguments
-    return {key: p.default for key, p in model_arguments(name).items()}
+    return model_arguments(name)
 
 
 def _dataset_arguments(name: str) -> dict:
     from jea.data import DATASETS
-    return {key: p.default for key, p in inspect.signature(DATASETS[name]).parameters.items()}
+    return _arguments(DATASETS[name])
+
+
+def _arguments(cls) -> dict:
+    """The keywords that a class takes: name -> inspect.Parameter, its annotation resolved."""
+    types = typing.get_type_hints(cls.__init__)
+    return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()}
 
 
 def _check_named(block: str, values: dict, names, arguments_of) -> list:
@@ -142,8 +149,8 @@ def _check_named(block: str, values: dict, names, arguments_of) -> list:
         return [f"{block}.name: {said}; there are {', '.join(names)}{nearest(name, names)}"]
     allowed = arguments_of(name)
     problems = _check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
-    for key, default in allowed.items():
-        if default is inspect.Parameter.empty and key not in values:
+    for key, parameter in allowed.items():
+        if parameter.default is inspect.Parameter.empty and key not in values:
             problems.append(f"{block}.{key}: missing; {name} needs it")
     return problems
 
@@ -154,34 +161,44 @@ def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
         if key not in allowed:
             problems.append(f"{block}.{key}: unknown; {owner} takes {', '.join(allowed)}{nearest(key, allowed)}")
             continue
-        problem = _type_problem(value, allowed[key])
+        problem = _type_problem(value, allowed[key].annotation, allowed[key].default)
         if problem:
             problems.append(f"{block}.{key}: {problem}")
     return problems
 
 
-def _type_problem(value, default):
-    """What is wrong with a value, judged by the default's type; a default of None or none at all tells nothing."""
+_KINDS = {bool: (bool, "true or false"), int: (int, "an integer"), float: ((int, float), "a number"), str: (str, "text"),
+          Path: (str, "text"), collections.abc.Sequence: ((list, tuple), "a list")}
+
+
+def _type_problem(value, wanted, default=inspect.Parameter.empty):
+    """What is wrong with a value, judged by the argument's type, or by its default where it has none written down."""
     if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         mantissa, exponent = re.split("[eE]", value)
         fixed = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent if exponent[0] in '+-' else '+' + exponent}"
         return f"{value!r} is read by YAML as text, not as a number: write {fixed}"
-    if default is None or default is inspect.Parameter.empty or value is None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}; expected a finite number"
+    if wanted is inspect.Parameter.empty:
+        wanted = typing.Any if default is None or default is wanted else type(default)
+    choices = typing.get_args(wanted) if typing.get_origin(wanted) is typing.Union else (wanted,)
+    optional = type(None) in choices
+    kinds = [typing.get_origin(choice) or choice for choice in choices if choice is not type(None)]
+    kinds = [collections.abc.Sequence if kind in (list, tuple) else kind for kind in kinds]
+    if value is None and optional or any(kind not in _KINDS for kind in kinds):
         return None
-    for kind, accepted, said in ((bool, bool, "true or false"), (int, int, "an integer"),
-                                 (float, (int, float), "a number"), (str, str, "text"),
-                                 ((list, tuple), (list, tuple), "a list")):
-        if isinstance(default, kind):
-            right = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-            return None if right else f"is {value!r}; expected {said}, such as {_as_yaml(default)}"
+    if not any(isinstance(value, _KINDS[kind][0]) and (kind is bool or not isinstance(value, bool)) for kind in kinds):
+        example = "" if default is None or default is inspect.Parameter.empty else f", such as {_as_yaml(default)}"
+        said = " or ".join(dict.fromkeys(_KINDS[kind][1] for kind in kinds)) + (" or null" if optional else "")
+        return f"is {'null' if value is None else repr(value)}; expected {said}{example}"
+    if isinstance(value, (list, tuple)):
+        entry_type = next((a for c in choices for a in typing.get_args(c) if a is not Ellipsis), inspect.Parameter.empty)
+        for entry in value:
+            problem = _type_problem(entry, entry_type)
+            if problem:
+                return f"an entry {problem}"
     return None
 
 
 def _as_yaml(value) -> str:
     return yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True).split("\n")[0]
-
-
-def _field_default(field):
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default

@@ -17,6 +17,7 @@ from typing import Optional
 
 import numpy as np
 
+from jea import ranks
 from jea._jittor import jt
 from jea.checkpoint import store
 from jea.checkpoint.errors import CheckpointError
@@ -42,16 +43,22 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
         CheckpointError: nothing to resume from, or it belongs to another run.
     """
     options, out_dir = task.options, Path(out_dir)
+    if options.batch_size % (ranks.size() * options.grad_accumulation):
+        raise TrainingError(f"batch_size is {options.batch_size}, for {ranks.size()} processes and grad_accumulation "
+                            f"{options.grad_accumulation}; it must be a multiple of their product: change train.batch_size "
+                            "or mpirun's -np")
+    progress = progress and ranks.is_first()
     out_dir.mkdir(parents=True, exist_ok=True)
     total = options.steps if options.steps is not None else options.epochs * task.batches_per_epoch
     phases = task.phases(total)
-    log = _Log(out_dir)
+    log = _Log(out_dir) if ranks.is_first() else _NoLog()
     step, best, result = 0, None, {}
     if resume:
         step, best = _restore(task, phases, out_dir / LAST)
     elif (out_dir / LAST).exists():
         raise TrainingError(f"{out_dir / LAST} is there already: add --resume to go on from it, or choose another --out")
     else:
+        ranks.share_variables(var for module in task.modules.values() for var in module.state_dict().values())
         for phase in phases:
             if phase.average:
                 phase.average.reset()
@@ -61,15 +68,16 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     bar = _bar(total, step, progress)
     with _Interrupt() as interrupt:
         saved = step
-        while step < end and not interrupt.asked:
+        stopped = False
+        while step < end and not stopped:
             epoch, start = divmod(step, task.batches_per_epoch)
             for batch in task.batches(epoch, start):
                 started = time.perf_counter()
-                jt.set_seed(_step_seed(options.seed, step))
+                jt.set_seed(_step_seed(options.seed, step, ranks.rank()))
                 values = _step(phases, batch, step, options)
                 seconds = time.perf_counter() - started
                 step += 1
-                images = len(next(iter(batch.values())))
+                images = len(next(iter(batch.values()))) * ranks.size()
                 shown = [f"{name} {value:.4g}" for name, value in values.items()]
                 bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]), refresh=False)
                 bar.update()
@@ -77,28 +85,38 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                     log.write(step=step, images_per_second=round(images / seconds, 3), **values)
                 if (options.eval_every and step % options.eval_every == 0) or step == total:
                     with _averages_applied(phases):
-                        result = task.evaluate(out_dir / "val", progress=progress)
+                        result = evaluate(task, out_dir / "val", progress=progress)
                         score = next(iter(result.values()))
                         if best is None or score > best:
                             best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
-                            store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
-                                                                               metrics=plain(result)))
+                            if ranks.is_first():
+                                store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
+                                                                                   metrics=plain(result)))
                     log.write(step=step, evaluation=plain(result))
-                    bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
-                              file=sys.stderr)
+                    if ranks.is_first():
+                        bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
+                                  file=sys.stderr)
                     log.draw()
                 if step % options.save_every == 0 or step == total:
                     _save(task, phases, out_dir / LAST, step, best)
                     saved = step
-                if step >= end or interrupt.asked:
+                stopped = ranks.total(interrupt.asked) > 0  # all ranks stop at the same step
+                if step >= end or stopped:
                     break
         if saved != step:
             _save(task, phases, out_dir / LAST, step, best)
     bar.close()
     log.close()
-    if interrupt.asked:
+    if stopped:
         raise KeyboardInterrupt(f"stopped at step {step}; {out_dir / LAST} is saved, --resume goes on from it")
     return result
+
+
+def evaluate(task, out_dir, **options) -> dict:
+    """task.evaluate, by all ranks or by rank 0 alone; all get the result."""
+    if getattr(task, "shares_evaluation", False):
+        return task.evaluate(out_dir, **options)
+    return ranks.on_first(lambda: task.evaluate(out_dir, **options))
 
 
 def _step(phases, batch, step: int, options) -> dict:
@@ -111,8 +129,9 @@ def _step(phases, batch, step: int, options) -> dict:
         values: dict = {}
         for part in parts:
             losses = phase.losses(part)
-            for name, value in losses.items():
-                values[name] = values.get(name, 0.0) + float(value.item()) / len(parts)
+            shares = ranks.total([value.item() for value in losses.values()]) / (ranks.size() * len(parts))
+            for name, value in zip(losses, shares.tolist()):
+                values[name] = values.get(name, 0.0) + value
             _check_finite(values, step, phase)  # before the optimizer's step, so the weights stay those of the last
             phase.optimizer.backward(losses["loss"] if len(parts) == 1 else losses["loss"] / len(parts))
             if len(parts) > 1:
@@ -173,8 +192,8 @@ def _averages_applied(phases):
         yield
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] & 0x7FFFFFFF)
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0] & 0x7FFFFFFF)
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -203,6 +222,8 @@ def _phase_state(phases) -> dict:
 
 
 def _save(task, phases, path: Path, step: int, best) -> None:
+    if not ranks.is_first():
+        return
     tensors = {f"model/{key}": value for key, value in _weights(task).items()}
     tensors.update({key: var.numpy() for key, var in _phase_state(phases).items()})
     counts = {phase.name: int(phase.optimizer.n_step) for phase in phases}
@@ -280,6 +301,18 @@ class _Log:
 
     def close(self) -> None:
         self.file.close()
+
+
+class _NoLog:
+    """The log of the ranks that write none."""
+
+    def keep_before(self, step: int) -> None:
+        pass
+
+    def write(self, **entry) -> None:
+        pass
+
+    draw = close = write
 
 
 def _columns(points) -> tuple:

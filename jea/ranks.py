@@ -22,12 +22,12 @@ from jea._jittor import jt
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return runtime.mpi_rank()
+    return runtime.mpi_rank() if jt.in_mpi else 0
 
 
 def size() -> int:
-    """How many processes there are."""
-    return runtime.mpi_size()
+    """How many processes work together; 1 inside `on_first`."""
+    return runtime.mpi_size() if jt.in_mpi else 1
 
 
 def is_first() -> bool:
@@ -38,11 +38,6 @@ def is_first() -> bool:
 def own(items: Sequence) -> Sequence:
     """The part of a sequence that is this process's: every size()-th item, so that all have as many but for one."""
     return items[rank()::size()]
-
-
-def batch_ranks() -> int:
-    """Over how many processes BatchNorm's batch is spread: size(), or 1 inside `on_first`."""
-    return size() if jt.in_mpi else 1
 
 
 def total(values) -> np.ndarray:
@@ -76,8 +71,7 @@ def share_variables(variables) -> None:
     """Set variables to those of rank 0, on all ranks."""
     if size() > 1:
         for var in variables:
-            var.assign(var.mpi_broadcast(0))
-        jt.sync_all()
+            var.assign(var.mpi_broadcast(0).numpy())  # not the broadcast Var: the weights would keep a history
 
 
 def places() -> list:
@@ -99,7 +93,7 @@ def leave(status: int) -> None:
     An orderly end would wait for them in MPI_Finalize, while they wait for this one's gradients: mpirun ends all when a
     process ends without it.
     """
-    if size() > 1:
+    if runtime.mpi_size() > 1:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -111,5 +105,5 @@ def _excepthook(kind, error, trace) -> None:
     leave(1)
 
 
-if size() > 1:
+if runtime.mpi_size() > 1:
     sys.excepthook = _excepthook

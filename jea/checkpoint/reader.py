@@ -11,7 +11,7 @@ from .safe_pickle import Symbol
 from .safetensors import SafeTensors
 from .store import Npz
 from .tensors import Budget, LazyTensor
-from .torch_reader import LEGACY_HEAD, TorchLegacy, TorchZip
+from .torch_reader import TorchLegacy, TorchZip, is_legacy
 from .zip_reader import ZipArchive
 
 #: Names under which checkpoints keep the model's state dict, most telling first.
@@ -122,7 +122,7 @@ def _source(file, size, budget):
         archive = ZipArchive(file, size)
         is_torch = any(name.endswith("data.pkl") for name in archive.entries)
         return TorchZip(archive, budget) if is_torch else Npz(archive, budget)
-    if head.startswith(LEGACY_HEAD):
+    if is_legacy(head):
         return TorchLegacy(file, size)
     if head[:1] == b"\x80":
         return JittorPickle(file)
@@ -165,7 +165,7 @@ def choose(source, *, ema=True, wrapper=None):
     meta.update(getattr(source, "meta", {}))
     if left_out:
         notes.append(f"tensors not read: those in {', '.join(shown(key) for key in left_out[:20])}")
-    tensors = _without_module(tensors, notes)
+    tensors = _without_wrapper_prefixes(tensors, notes)
     return Checkpoint(source.path, source.format, tensors, chosen, meta, notes)
 
 
@@ -208,12 +208,16 @@ def _grouped(root):
     return groups
 
 
-def _without_module(tensors, notes):
-    prefix = "module."
-    for _ in range(2):  # torch's DataParallel inside of another wrapper writes it twice
-        if all(key.startswith(prefix) and len(key) > len(prefix) for key in tensors):
-            notes.append(f"stripped DataParallel's {prefix!r} from every key")
-            tensors = {key[len(prefix):]: tensor for key, tensor in tensors.items()}
+#: What modules around the model put before every key.
+_PREFIXES = {"module.": "DataParallel's", "_orig_mod.": "torch.compile's"}
+
+
+def _without_wrapper_prefixes(tensors, notes):
+    for _ in range(2):  # one wrapper inside of the other, or DataParallel twice
+        for prefix, whose in _PREFIXES.items():
+            if all(key.startswith(prefix) and len(key) > len(prefix) for key in tensors):
+                notes.append(f"stripped {whose} {prefix!r} from every key")
+                tensors = {key[len(prefix):]: tensor for key, tensor in tensors.items()}
     return tensors
 
 

@@ -21,7 +21,7 @@ from .tensors import (ITEMSIZE, LazyTensor, checked_shape, checked_view, decode,
 #: The pickles of a checkpoint hold names and shapes: about 150 bytes per tensor.
 MAX_PICKLE = 64 << 20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
+_LEGACY_HEAD = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little") + b"."
 _LEGACY_PROTOCOL = 1001
 
 STORAGE_TYPES = {
@@ -75,6 +75,12 @@ class TorchTensor(LazyTensor):
         budget.take(self.size * flat.itemsize, f"a tensor of shape {self.shape}")
         strides = tuple(step * flat.itemsize for step in self.stride)
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, self.shape, strides))
+
+
+def is_legacy(head):
+    """Whether a file that begins with ``head`` is in the container before torch 1.6: a pickle of its magic number."""
+    framed = head[2:3] == b"\x95"  # FRAME and its length, from protocol 4 on
+    return head[:1] == b"\x80" and head[11 if framed else 2:].startswith(_LEGACY_HEAD)
 
 
 def _flat_size(machine, size=()):

@@ -48,6 +48,17 @@ class ClassificationScores:
         self.labelled += np.bincount(labels, minlength=self.num_classes)
         np.add.at(self.confusion, (labels[sound], scores[sound].argmax(1)), 1)
 
+    def merge(self, other: "ClassificationScores") -> None:
+        """Add the counts of another object with the same classes and k."""
+        if (other.num_classes, other.topk) != (self.num_classes, self.topk):
+            raise ValueError(f"cannot merge {other.num_classes} classes, topk {other.topk} into {self.num_classes}, "
+                             f"{self.topk}")
+        self.count += other.count
+        for k in self.topk:
+            self.right[k] += other.right[k]
+        self.confusion += other.confusion
+        self.labelled += other.labelled
+
     def scores(self) -> Dict[str, Score]:
         """The scores, in [0, 1]; nan without any picture to judge.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
+import typing
 
 from jea._words import nearest
 
@@ -74,9 +75,11 @@ def create_model(name: str, **kwargs):
 
 
 def model_arguments(name: str) -> dict:
-    """The keywords that a model takes: name -> inspect.Parameter."""
+    """The keywords that a model takes: name -> inspect.Parameter, its annotation resolved."""
     cls, fixed = _entry(name)
-    return {key: p for key, p in inspect.signature(cls).parameters.items() if key not in fixed}
+    types = typing.get_type_hints(cls.__init__)
+    return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()
+            if key not in fixed}
 
 
 def infer_kwargs(name: str, tensors: dict) -> dict:

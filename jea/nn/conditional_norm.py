@@ -1,6 +1,7 @@
 """Class-conditional BatchNorm (StudioGAN, utils/ops.py; Dumoulin et al., arXiv 1610.07629)."""
 from __future__ import annotations
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.nn.spectral_norm import SNLinear
 from jea.ops import batch_norm, batch_norm_blocked
@@ -33,12 +34,13 @@ class ConditionalBatchNorm2d(nn.Module):
         normalise = batch_norm_blocked if block else batch_norm
         gain, bias = (1 + self.gain(y)).reshape(-1), self.bias(y).reshape(-1)  # B C
         if self.is_training():
-            if b * h * w < 2:
+            count = b * h * w * ranks.size()
+            if count < 2:
                 raise ValueError(f"ConditionalBatchNorm2d: one value per channel (shape {tuple(x.shape)}) has no "
                                  "variance; train with a larger batch or picture")
             x, mean, variance = normalise(x, jt.ones((c,)), jt.zeros((c,)), eps=EPSILON)
             for running, batch in ((self.bn.running_mean, mean),
-                                   (self.bn.running_var, variance * (b * h * w / (b * h * w - 1)))):
+                                   (self.bn.running_var, variance * (count / (count - 1)))):
                 running.update(running + (batch - running) * 0.1)
             statistics, eps = (jt.zeros((b * c,)), jt.ones((b * c,))), 0.0
         else:

@@ -5,6 +5,7 @@ for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter na
 """
 from __future__ import annotations
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops import batch_norm, batch_norm_blocked, layer_norm
 
@@ -44,7 +45,7 @@ class _BatchNorm(nn.Module):
         if not self.is_training():
             statistics = (self.running_mean, self.running_var)
             return normalise(x, self.weight, self.bias, statistics=statistics, **options)[0]
-        count = x.numel() // self.num_features
+        count = x.numel() // self.num_features * ranks.size()
         if count < 2:
             raise ValueError(f"{type(self).__name__}: one value per channel (shape {tuple(x.shape)}) has no variance; "
                              "train with a larger batch or picture")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 
+from jea import ranks
 from jea._jittor import jt
 from jea.ops import _jit
-from jea.ops.batch_norm import _BatchNorm
+from jea.ops.batch_norm import _BatchNorm, batch_norm_over_ranks
 from jea.ops.conv import conv_nhwc_unavailable
 
 _CONV = """
@@ -178,6 +179,8 @@ def batch_norm_blocked(x, weight, bias, *, statistics=None, residual=None, relu:
                              f"expected {channels}")
     if residual is not None and tuple(residual.shape) != tuple(x.shape):
         raise ValueError(f"batch_norm_blocked: residual is {tuple(residual.shape)}; expected x's shape {tuple(x.shape)}")
+    if statistics is None and ranks.size() > 1:
+        return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps, blocked=True)
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
     function = _BlockedBatchNorm()
     y = function(x, weight, bias, residual, statistics, numbers)

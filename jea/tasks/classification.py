@@ -11,6 +11,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image
 from jea.data.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
@@ -19,6 +20,7 @@ from jea.metrics.classification import ClassificationScores
 from jea.models import create_model
 from jea.nn.mode import evaluating
 from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.limits import check_limits, check_range
 from jea.tasks.schedules import cosine
 
 NO_DECAY = ("cls_token", "pos_embed")
@@ -34,6 +36,7 @@ class Classification:
     """
 
     datasets = ("image_folder", "tiny_imagenet", "cifar10", "cifar100", "shape_classes")
+    shares_evaluation = True
 
     @dataclass
     class Train(TrainOptions):
@@ -60,8 +63,14 @@ class Classification:
 
         def __post_init__(self):
             super().__post_init__()
-            if self.lr <= 0:
-                raise ValueError(f"lr is {self.lr}; expected a rate above 0")
+            check_limits("train", self, positive=("lr",), decays=("ema_decay",),
+                         not_negative=("weight_decay", "warmup_lr", "warmup_epochs", "min_lr", "cooldown_epochs", "mixup",
+                                       "cutmix", "rand_augment", "rand_augment_std", "color_jitter"),
+                         shares=("label_smoothing", "mix_prob", "mix_switch_prob", "flip", "erase"))
+            check_range("train.crop_scale", self.crop_scale)
+            check_range("train.crop_ratio", self.crop_ratio)
+            if self.rand_augment is not None and self.rand_augment > 10:
+                raise ValueError(f"train.rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, or null")
 
     @dataclass
     class Eval:
@@ -72,12 +81,20 @@ class Classification:
         worst: int = 10  # how many classes with the lowest accuracy are shown
         class_list: Optional[str] = None  # text file with a class name per line, in the order of the model's outputs
 
+        def __post_init__(self):
+            check_limits("eval", self, counts=("batch_size",), not_negative=("num_workers", "worst"))
+            if not 0.1 <= self.crop_pct <= 1:
+                raise ValueError(f"eval.crop_pct is {self.crop_pct}; expected 0.1 to 1")
+
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        if not hasattr(self.model, "img_size") or hasattr(self.model, "generator"):
+            raise ValueError(f"model.name is {self._model['name']}, which does not classify pictures; expected one of the "
+                             "eamlp and t2t_vit models")
         self.modules = {"model": self.model}
         self.description = {"task": "classification", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
@@ -110,7 +127,7 @@ class Classification:
                                      flip=o.flip, rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std,
                                      color_jitter=o.color_jitter, erase=o.erase)
             self._loader = Loader(TrainView(self.dataset(), transform), batch_size=o.batch_size, seed=o.seed,
-                                  num_workers=o.num_workers)
+                                  num_workers=o.num_workers, share=(ranks.rank(), ranks.size()))
         return self._loader
 
     @property
@@ -130,6 +147,7 @@ class Classification:
             yield batch
 
     def begin_training(self) -> None:
+        self._class_list()  # fail now, not at the first evaluation
         self.model.train()
 
     def phases(self, total_steps: int) -> list:
@@ -165,23 +183,30 @@ class Classification:
         """Run over a split and score it: {"top1": ..., "top5": ..., "mean_class": ..., "worst_classes": [...], ...}.
 
         "images_per_second" is the network's, without reading the pictures. Writes out_dir/confusion.csv: the pictures
-        of each class (row) by the class that was found (column).
+        of each class (row) by the class that was found (column). Under mpirun each rank runs every size-th batch.
         """
         dataset = self.dataset(split or self.eval.split)
+        names = _unique(self._class_list() or dataset.class_names)
+        Path(out_dir).mkdir(parents=True, exist_ok=True)  # fail now, not after the last batch
         count = len(dataset) if limit is None else min(limit, len(dataset))
         view = EvalView(dataset, self.model.img_size, self.eval.crop_pct)
         scores, seconds = ClassificationScores(dataset.num_classes), 0.0
         starts = range(0, count, self.eval.batch_size)
         chunks = [range(start, min(start + self.eval.batch_size, count)) for start in starts]
+        chunks = ranks.own(chunks)
         batches = map_ordered(view.test_batch, chunks, self.eval.num_workers)
-        for images, labels in _bar(batches, len(chunks), str(dataset.split), progress):
+        for images, labels in _bar(batches, len(chunks), str(dataset.split), progress and ranks.is_first()):
             started = time.perf_counter()
             logits = self.logits(images)
             seconds += time.perf_counter() - started
             scores.update(logits, labels)
-        names = _unique(self._class_list() or dataset.class_names)
+        parts = ranks.gather((scores, seconds))
+        scores, seconds = ClassificationScores(dataset.num_classes), max(part[1] for part in parts)
+        for part, _ in parts:
+            scores.merge(part)
         result = scores.scores()
-        _write_confusion(Path(out_dir) / "confusion.csv", names, result["confusion"])
+        if ranks.is_first():
+            _write_confusion(Path(out_dir) / "confusion.csv", names, result["confusion"])
         worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
                  for c, accuracy, others in scores.worst(self.eval.worst)]
         return {"top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
@@ -257,7 +282,6 @@ def _write_confusion(path: Path, names, counts: np.ndarray) -> None:
         return '"' + name.replace('"', '""') + '"'
     rows = [",".join(["label", *map(quoted, names)])]
     rows += [",".join([quoted(name), *map(str, row.tolist())]) for name, row in zip(names, counts)]
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, ("\n".join(rows) + "\n").encode())
 
 

@@ -17,6 +17,7 @@ from typing import Optional
 
 import numpy as np
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DATASETS, DataError, Loader, map_ordered, write_image
@@ -32,6 +33,7 @@ from jea.nn.norm import BatchNorm2d
 from jea.nn.optim import Adam
 from jea.nn.spectral_norm import spectral_norms
 from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.limits import check_limits
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
                 "pt_inception-2015-12-05-6726825d.pth from the fid_weights release of mseitzer/pytorch-fid and set "
@@ -67,8 +69,8 @@ class Generation:
 
         def __post_init__(self):
             super().__post_init__()
-            if self.d_steps < 1:
-                raise ValueError(f"d_steps is {self.d_steps}; expected at least 1")
+            check_limits("train", self, positive=("lr_g", "lr_d"), decays=("beta1", "beta2", "ema_decay"),
+                         counts=("d_steps",))
 
     @dataclass
     class Eval:
@@ -83,6 +85,7 @@ class Generation:
         num_workers: int = 2  # processes that read pictures ahead
 
         def __post_init__(self):
+            check_limits("eval", self, counts=("splits",), not_negative=("num_workers",))
             if self.samples < 2 or self.batch_size < 2:
                 raise ValueError(f"eval.samples is {self.samples}, eval.batch_size {self.batch_size}; "
                                  "expected at least 2")
@@ -148,7 +151,7 @@ class Generation:
         if self._loader is None:
             view = SquareView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
             self._loader = Loader(view, batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers)
+                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
         return self._loader
 
     @property
@@ -162,6 +165,8 @@ class Generation:
             yield batch
 
     def begin_training(self) -> None:
+        if self.eval.metrics:
+            self.feature_network()  # fail now, not at the first evaluation
         self.model.train()
 
     def phases(self, total_steps: int) -> list:

@@ -12,6 +12,7 @@ from jea.data.cloud_pictures import cloud_sheet
 from jea.data.clouds import choose
 from jea.data.images import write_bytes
 from jea.metrics import PartScores
+from jea.models.ea_point import PCTPartSegmenter
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
 
@@ -23,6 +24,7 @@ class PartSegmentation(PointTask):
     """
 
     name = "part_segmentation"
+    model_classes, model_names = (PCTPartSegmenter,), "ea_pct_partseg, ea_pct_tiny_partseg"
 
     @dataclass
     class Eval(PointTask.Eval):

@@ -10,6 +10,7 @@ from jea.data import DataError
 from jea.data.cloud_pictures import cloud_sheet
 from jea.data.clouds import choose
 from jea.metrics import ClassificationScores
+from jea.models.ea_point import PCTClassifier, PCTSimpleClassifier
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
 
@@ -21,6 +22,7 @@ class PointClassification(PointTask):
     """
 
     name = "point_classification"
+    model_classes, model_names = (PCTClassifier, PCTSimpleClassifier), "ea_pct_cls, ea_pct_cls_simple, ea_pct_tiny_cls"
 
     def check_sizes(self, dataset) -> None:
         if dataset.num_classes != self.model.num_classes:

@@ -10,6 +10,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, write_image
 from jea.data.cloud_files import SUFFIXES, read_cloud
@@ -18,6 +19,7 @@ from jea.models import create_model
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.limits import check_limits, check_scales
 from jea.tasks.schedules import cosine
 
 MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
@@ -26,7 +28,8 @@ MIN_POINTS = 32  # of a user's own cloud
 
 
 class PointTask:
-    """Base of the tasks on point clouds. A subclass defines `name`, `losses`, `probabilities` and `evaluate`.
+    """Base of the tasks on point clouds. A subclass defines `name`, `model_classes`, `losses`, `probabilities` and what
+    `evaluate` calls.
 
     Args:
         model: {"name": ..., keywords of jea.create_model}.
@@ -35,6 +38,8 @@ class PointTask:
     """
 
     name: str
+    model_classes: tuple
+    model_names: str  # for messages
 
     @dataclass
     class Train(TrainOptions):
@@ -45,6 +50,11 @@ class PointTask:
         lr_floor: float = 1.0e-4  # lr falls from `lr` to this along half a cosine
         label_smoothing: float = 0.2  # share of the target that goes to the other classes, evenly
 
+        def __post_init__(self):
+            super().__post_init__()
+            check_limits("train", self, positive=("lr",), decays=("momentum",), shares=("label_smoothing",),
+                         not_negative=("weight_decay", "lr_floor"))
+
     @dataclass
     class Eval:
         split: str = "test"
@@ -54,17 +64,21 @@ class PointTask:
         pictures: int = 20  # how many pictures are written
         num_workers: int = 2  # processes that read clouds ahead
 
+        def __post_init__(self):
+            check_limits("eval", self, counts=("votes", "batch_size"), not_negative=("pictures", "num_workers"))
+            check_scales(self.scales)
+
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
         if self.options.optimizer not in ("sgd", "adam"):
             raise ValueError(f"train.optimizer is {self.options.optimizer!r}; expected sgd or adam")
-        if self.eval.votes < 1 or self.eval.batch_size < 1 or not len(self.eval.scales):
-            raise ValueError(f"eval.votes is {self.eval.votes}, eval.batch_size {self.eval.batch_size}, eval.scales "
-                             f"{list(self.eval.scales)}; expected at least one of each")
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
+        if not isinstance(self.model, self.model_classes):
+            raise ValueError(f"model.name is {self._model['name']}, which is not for {self.name}; expected one of "
+                             f"{self.model_names}")
         self.modules = {"model": self.model}
         self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
         self._loader = None
@@ -97,7 +111,7 @@ class PointTask:
     def loader(self) -> Loader:
         if self._loader is None:
             self._loader = Loader(self.dataset(), batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers)
+                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
         return self._loader
 
     @property

@@ -10,6 +10,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image, write_image, write_index_png
 from jea.data.palette import voc_palette
@@ -21,6 +22,7 @@ from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
 from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.limits import check_limits, check_scales
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.schedules import poly
@@ -38,6 +40,7 @@ class Segmentation:
     """
 
     datasets = ("voc", "shapes", "ade20k", "cityscapes", "coco", "segmentation_folder")
+    shares_evaluation = True
 
     @dataclass
     class Train(TrainOptions):
@@ -55,6 +58,12 @@ class Segmentation:
         auxiliary_weight: float = 0.0  # of the auxiliary head's plain loss; 0: the head is not trained
         freeze_batch_norm: bool = False  # use the running statistics; for small batches
 
+        def __post_init__(self):
+            super().__post_init__()
+            check_limits("train", self, positive=("lr",), decays=("momentum",), counts=("lr_decay_every",),
+                         not_negative=("bias_lr", "weight_decay", "lr_power", "min_lr", "ohem_min_kept",
+                                       "auxiliary_weight"), shares=("ohem_threshold",))
+
     @dataclass
     class Eval:
         split: str = "val"
@@ -69,6 +78,12 @@ class Segmentation:
         pictures: int = 20  # how many side-by-side pictures are written
         num_workers: int = 2  # processes that read pictures ahead
 
+        def __post_init__(self):
+            check_limits("eval", self, counts=("logit_stride",), not_negative=("pictures", "num_workers"))
+            check_scales(self.scales)
+            if self.fit is not None and (len(self.fit) != 2 or min(self.fit) < 1):
+                raise ValueError(f"eval.fit is {list(self.fit)}; expected [longer, shorter] side in pixels, or null")
+
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
@@ -77,8 +92,6 @@ class Segmentation:
         if not 1 <= self.eval.window_stride <= self.eval.window:
             raise ValueError(f"eval.window_stride is {self.eval.window_stride}; expected 1 to eval.window, "
                              f"{self.eval.window}, or pixels would be left out")
-        if self.eval.logit_stride < 1:
-            raise ValueError(f"eval.logit_stride is {self.eval.logit_stride}; expected at least 1")
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
@@ -127,7 +140,7 @@ class Segmentation:
     def loader(self) -> Loader:
         if self._loader is None:
             self._loader = Loader(self.dataset(), batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers)
+                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
         return self._loader
 
     @property
@@ -197,7 +210,7 @@ class Segmentation:
         Writes the first `eval.pictures` comparisons to out_dir/pictures, a bar chart of the classes' IoU to iou.png and
         the confusion matrix to confusion.png. A split without labels, such as test: instead of scores, the predictions
         are written as the data set's server takes them, as PNGs and as an archive. peak_memory_mb is the process's so
-        far.
+        far. Under mpirun each rank runs every size-th picture and writes what belongs to it.
         """
         out_dir = Path(out_dir)
         dataset = self.dataset(split or self.eval.split)
@@ -205,14 +218,16 @@ class Segmentation:
         confusion, labelled = ConfusionMatrix(dataset.num_classes), False
         names = []
         seconds = 0.0
-        samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
-        for number, sample in enumerate(_bar(samples, count, dataset.split, progress)):
+        numbers = ranks.own(range(count))
+        samples = map_ordered(dataset.test_sample, numbers, self.eval.num_workers)
+        bar = _bar(samples, len(numbers), dataset.split, progress and ranks.is_first())
+        for number, sample in zip(numbers, bar):
             started = time.perf_counter()
             prediction = self.predict(sample["image"])
             seconds += time.perf_counter() - started
             if sample["label"] is None:
                 dataset.submission.write(out_dir, sample["id"], prediction, dataset.palette)
-                names.append(sample["id"])
+                names.append((number, sample["id"]))
             else:
                 labelled = True
                 confusion.update(prediction, sample["label"])
@@ -223,15 +238,20 @@ class Segmentation:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, picture)
         result = {}
-        if labelled:
+        parts = ranks.gather((labelled, confusion.counts, names, seconds))
+        if any(part[0] for part in parts):
+            confusion.counts = sum(part[1] for part in parts)
             scores = confusion.scores()
             result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())))
-            out_dir.mkdir(parents=True, exist_ok=True)
-            bars_png(out_dir / "iou.png", result["IoU"], colours=dataset.palette,
-                     title=f"IoU, mean {scores['mIoU']:.4f}")
-            confusion_png(out_dir / "confusion.png", confusion.shares(), dataset.class_names)
-        if names:
+            if ranks.is_first():
+                out_dir.mkdir(parents=True, exist_ok=True)
+                bars_png(out_dir / "iou.png", result["IoU"], colours=dataset.palette,
+                         title=f"IoU, mean {scores['mIoU']:.4f}")
+                confusion_png(out_dir / "confusion.png", confusion.shares(), dataset.class_names)
+        names = [name for _, name in sorted(name for part in parts for name in part[2])]
+        if names and ranks.is_first():
             result["submission"] = str(dataset.submission.pack(out_dir, names))
+        seconds = max(part[3] for part in parts)
         return dict(result, images=count, seconds_per_image=seconds / max(count, 1),
                     peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 

@@ -165,6 +165,12 @@ def test_data_parallel_prefix(tmp_path):
     assert list(opened(tmp_path, body).tensors) == ["module.a", "module.b", "c"]
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])
+def test_prefixes_of_compiled_models(tmp_path, prefix):
+    body = {f"{prefix}{key}": forge.tensor("0", "FloatStorage", 12, 1, (1,), (1,)) for key in ("a", "module.b")}
+    assert list(opened(tmp_path, body).tensors) == ["a", "module.b"]
+
+
 @pytest.mark.parametrize("content, reason", [
     (b"", "is empty"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
