@@ -21,7 +21,7 @@ if not _already_there:
 _recursion_limit = sys.getrecursionlimit()
 _https_context = ssl._create_default_https_context
 
-with runtime.CoreCompileNotice():
+with runtime.CoreCompileNotice(), runtime.mpi_only_under_mpirun():
     import jittor as jt
     import jittor_utils
     from jittor import nn

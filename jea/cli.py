@@ -5,6 +5,7 @@ import argparse
 import inspect
 import json
 import sys
+import time
 from pathlib import Path
 
 from jea import __version__, runtime
@@ -221,15 +222,22 @@ def _status(command: str, function, arguments) -> int:
     try:
         return function(arguments)
     except (ConfigError, DataError, CheckpointError, TrainingError, runtime.SetupError) as error:
-        print(f"jea {command}: error: {error}", file=sys.stderr)
+        _say_error(command, error)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
-        print(f"jea {command}: error: {where}{error.strerror or error}", file=sys.stderr)
+        _say_error(command, f"{where}{error.strerror or error}")
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"jea {command}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _say_error(command: str, error) -> None:
+    rank = runtime.mpi_rank()
+    if rank:
+        time.sleep(3)  # most often all ranks fail alike: then the first one's message is enough, and mpirun ends the rest
+    print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)
 
 
 def _load_config(arguments) -> tuple:

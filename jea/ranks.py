@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import sys
+import time
 import traceback
 from typing import Callable, Sequence
 
@@ -101,6 +102,9 @@ def leave(status: int) -> None:
 
 
 def _excepthook(kind, error, trace) -> None:
+    if runtime.mpi_rank():
+        time.sleep(3)  # most often all ranks fail alike: then the first one's message is enough, and mpirun ends the rest
+    print(f"Rank {runtime.mpi_rank()}:", file=sys.stderr)
     traceback.print_exception(kind, error, trace)
     leave(1)
 

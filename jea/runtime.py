@@ -5,6 +5,7 @@ compiled and Jittor is not imported. Jittor itself is imported in one place, jea
 """
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -347,11 +348,22 @@ def choose_device(wanted: str) -> str:
 # -- MPI ----------------------------------------------------------------------------------------------------------
 
 def _decide_mpi() -> None:
-    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
-        os.environ.setdefault("use_mpi", "0")  # Jittor would compile its MPI part wherever there is an mpicc
-    elif os.environ.get("use_mpi") == "0":
+    if os.environ.get("use_mpi") == "0":
         for name in ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"):
             os.environ.pop(name, None)  # Jittor crashes where one is on and the other off
+
+
+@contextlib.contextmanager
+def mpi_only_under_mpirun():
+    """Around `import jittor`, which would compile its MPI part wherever there is an mpicc. The user's use_mpi stands."""
+    turned_off = not {"OMPI_COMM_WORLD_SIZE", "use_mpi"} & os.environ.keys()
+    if turned_off:
+        os.environ["use_mpi"] = "0"
+    try:
+        yield
+    finally:
+        if turned_off:
+            del os.environ["use_mpi"]  # a program that runs mpirun hands its environment on
 
 
 def mpi_rank() -> int:

@@ -79,6 +79,14 @@ def test_pictures_of_any_kind(tmp_path, capsys):
     assert (tmp_path / "out" / "grey_overlay.png").is_file()
 
 
+def test_a_picture_is_not_overwritten_by_its_prediction(tmp_path, capsys):
+    Image.fromarray(np.full((40, 56, 3), 128, np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    assert cli.test_main(["--input", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert f"would overwrite the input {tmp_path / 'a.png'}; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
 def test_multi_scale_runs_through_the_same_path(tmp_path, capsys):
     Image.fromarray(np.full((40, 56, 3), 128, np.uint8)).save(tmp_path / "a.png")
     assert cli.test_main(["--input", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--multi-scale"]) == 0

@@ -70,6 +70,17 @@ def test_all_mistakes_are_reported_at_once(tmp_path):
     ({**GOOD, "task": "segmentatoin"}, "did you mean segmentation?"),
     ({**GOOD, "trian": {}}, "trian: unknown"),
     ({**GOOD, "model": None}, "model: missing"),
+    # Judged by the argument's type where the default is null or tells too little.
+    (changed(train={"steps": "ten"}), "train.steps: is 'ten'; expected an integer or null"),
+    (changed(train={"lr": float("nan")}), "train.lr: is nan; expected a finite number"),
+    (changed(train={"lr": None}), "train.lr: is null; expected a number, such as 0.009"),
+    (changed(train={"class_weights": 5}), "train.class_weights: is 5; expected a list or null"),
+    (changed(train={"class_weights": [1.0, "a"]}), "train.class_weights: an entry is 'a'; expected a number"),
+    (changed(train={"init_weights": 5}), "train.init_weights: is 5; expected text or null"),
+    (changed(eval={"fit": [9, 2.5]}), "eval.fit: an entry is 2.5; expected an integer"),
+    (changed(model={"num_classes": None}), "model.num_classes: is null; expected an integer"),
+    (changed(data={"root": 5}), "data.root: is 5; expected text"),
+    (changed(data={"scales": [float("inf")]}), "data.scales: an entry is inf; expected a finite number"),
     ("a: [", "not valid YAML in line"),
     ("just text", "expected a mapping"),
 ])

@@ -115,6 +115,8 @@ def _source(file, size, budget):
     file.seek(0)
     if not head:
         raise Malformed("is empty (0 bytes); fetch it again")
+    if head[4:9] == b"\0\0\0\0{":  # before the others: the length of its header may begin like any of them
+        return SafeTensors(file, size)
     for start, problem in _NOT_CHECKPOINTS:
         if head.startswith(start):
             raise Malformed(problem)

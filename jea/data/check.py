@@ -63,13 +63,15 @@ def check_splits(dataset_class, arguments: dict, splits: Sequence[str], *, num_w
     names that occur twice, pictures that occur twice (also in two splits), and classes that never occur in the first
     split.
     """
+    if num_workers < 0:
+        raise DataError(f"num_workers is {num_workers}; expected 0 or more")
     report, seen = Report(), {}
     for number, split in enumerate(splits):
         try:
             with collecting() as found:
                 dataset = dataset_class(**{**arguments, "split": split})
         except DataError as error:
-            report.problems += [*found, str(error)]
+            report.problems += [problem for problem in (*found, str(error)) if problem not in report.problems]
             continue
         report.problems += found
         report.class_names = dataset.class_names

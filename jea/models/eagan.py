@@ -248,7 +248,10 @@ def _attention(kind: str, channels: int, num_memories: int):
 def _one_hot(label, num_classes: int, count: int):
     """(B,) integers or (B, num_classes) floats -> (B, num_classes) float32."""
     if not isinstance(label, jt.Var):
-        label = jt.array(np.ascontiguousarray(label))
+        label = np.ascontiguousarray(label)
+        if label.dtype.kind in "iu" and label.size and not 0 <= label.min() <= label.max() < num_classes:
+            raise ValueError(f"labels go from {label.min()} to {label.max()}; expected 0 to {num_classes - 1}")
+        label = jt.array(label)
     if tuple(label.shape) == (count, num_classes) and label.dtype == "float32":
         return label
     if tuple(label.shape) != (count,) or "int" not in str(label.dtype):

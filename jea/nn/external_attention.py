@@ -112,6 +112,8 @@ class ExternalAttention(nn.Module):
 
     def _channels_last(self, shape) -> bool:
         c = self.channels
+        if min(shape) < 1:
+            raise ValueError(f"ExternalAttention({c}): got shape {shape}; expected at least 1 along each axis")
         if len(shape) == 4 and shape[1] == c:
             return False
         if len(shape) == 3:

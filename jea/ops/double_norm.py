@@ -115,7 +115,7 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
         The attention map, of the shape of `logits`. Its sum over the memories is 1 at each position.
 
     Raises:
-        ValueError: unknown layout, a rank below 2, "fused" where there is no kernel, or what `check` found.
+        ValueError: unknown layout, a rank below 2, an empty axis, "fused" where there is no kernel, or what `check` found.
     """
     if layout not in ("bsn", "bns", "bnhs"):
         raise ValueError(f'double_norm: layout is {layout!r}; expected "bsn" (..., S, N), "bnhs" (..., N, H, S) '
@@ -124,6 +124,8 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     if len(shape) < len(layout) - 1:
         raise ValueError(f"double_norm: logits have shape {shape}; expected at least "
                          f"{'three' if layout == 'bnhs' else 'two'} axes")
+    if min(shape) < 1:
+        raise ValueError(f"double_norm: logits have shape {shape}; expected at least 1 along each axis")
     if check:
         _refuse_without_softmax(logits, layout)
     if jt.flags.use_cuda:

@@ -72,9 +72,9 @@ def linear(x, weight, bias=None, *, gelu: bool = False, summand=None, impl: str 
     Raises:
         ValueError: shapes that do not agree, both of GELU and summand, or "fused" where there is no kernel.
     """
-    if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
+    if weight.ndim != 2 or x.ndim < 2 or x.shape[-1] != weight.shape[1] or min(*x.shape, *weight.shape) < 1:
         raise ValueError(f"linear: x is {tuple(x.shape)} and weight {tuple(weight.shape)}; expected (..., in) and "
-                         "(out, in)")
+                         "(out, in), none empty")
     shape, out = tuple(x.shape), weight.shape[0]
     for name, value, wanted in (("bias", bias, (out,)), ("summand", summand, shape[:-1] + (out,))):
         if value is not None and tuple(value.shape) != wanted:

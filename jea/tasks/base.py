@@ -58,13 +58,15 @@ class TrainOptions:
 class WeightAverage:
     """Exponential moving average of a module's parameters and buffers: a <- a + (1 - decay) (w - a) after each step.
 
+    What ends in one of `copied` is not averaged: the vectors of power iterations, say, whose mean is no unit vector.
+
     It starts at the module's weights when `reset` is called, which the engine does before the first step.
     """
 
-    def __init__(self, module, decay: float):
+    def __init__(self, module, decay: float, *, copied: tuple = ()):
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of averaged weights is {decay}; expected 0 <= decay < 1")
-        self.decay = decay
+        self.decay, self.copied = decay, copied
         self._weights = module.state_dict()
         self.state = {name: jt.zeros_like(var).stop_grad() for name, var in self._weights.items()}
 
@@ -75,7 +77,7 @@ class WeightAverage:
     def update(self) -> None:
         for name, var in self._weights.items():
             average = self.state[name]
-            average.update(average + (1 - self.decay) * (var - average))
+            average.update(var.clone() if name.endswith(self.copied) else average + (1 - self.decay) * (var - average))
 
     @contextlib.contextmanager
     def applied(self):

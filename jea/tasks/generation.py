@@ -89,6 +89,8 @@ class Generation:
             if self.samples < 2 or self.batch_size < 2:
                 raise ValueError(f"eval.samples is {self.samples}, eval.batch_size {self.batch_size}; "
                                  "expected at least 2")
+            if self.splits > self.samples // 2:
+                raise ValueError(f"eval.splits is {self.splits}; expected at most half of eval.samples, {self.samples}")
             if self.save not in (None, "png", "npz"):
                 raise ValueError(f'eval.save is {self.save!r}; expected "png", "npz" or null')
 
@@ -178,7 +180,7 @@ class Generation:
             phases.append(Phase(name=name, losses=losses, every=every,
                                 optimizer=Adam(parameters, lr=rate, betas=(o.beta1, o.beta2), eps=1e-6)))
         if o.ema_decay:
-            phases[1].average = WeightAverage(self.model.generator, o.ema_decay)
+            phases[1].average = WeightAverage(self.model.generator, o.ema_decay, copied=("weight_u", "weight_v"))
         return phases
 
     def discriminator_losses(self, batch: dict) -> dict:

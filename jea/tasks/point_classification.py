@@ -28,6 +28,10 @@ class PointClassification(PointTask):
         if dataset.num_classes != self.model.num_classes:
             raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
                             "set model.num_classes")
+        needed = max(getattr(self.model, "samples", (1,)))
+        if dataset.num_points < needed:
+            raise DataError(f"{dataset.root}: clouds of {dataset.num_points} points; the model samples {needed}: set "
+                            f"data.num_points to {needed} or more")
 
     def losses(self, batch: dict) -> dict:
         logits = self.model(jt.array(batch["points"]))

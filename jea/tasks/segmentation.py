@@ -261,12 +261,16 @@ class Segmentation:
         out_dir, files = Path(out_dir), list_inputs(path)
         out_dir.mkdir(parents=True, exist_ok=True)
         class_names, palette, background = self.legend()
-        written, taken = [], set()
+        written, taken, inputs = [], set(), {file.resolve() for file in files}
         for file in _bar(files, len(files), "pictures", progress):
             image = read_image(file, exif=True)
             prediction = self.predict(image)
             stem = file.stem if file.stem not in taken else file.name  # a.jpg and a.png in one folder
             taken.add(stem)
+            for name in (f"{stem}.png", f"{stem}_overlay.png"):
+                if (out_dir / name).resolve() in inputs:
+                    raise DataError(f"{file}: its prediction would overwrite the input {out_dir / name}; choose another "
+                                    "--out")
             write_index_png(out_dir / f"{stem}.png", prediction, palette)
             write_image(out_dir / f"{stem}_overlay.png",
                         side_by_side(image, prediction, palette=palette, class_names=class_names,

@@ -79,6 +79,17 @@ def test_safetensors_layout(tmp_path):
     assert raw[8 + length:] == np.float32([1, 2]).tobytes() + b"\x03"
 
 
+def test_safetensors_whose_header_length_begins_like_a_pickle(tmp_path):
+    lengths = set()
+    for letters in range(1, 300, 8):  # the first two bytes of the file are the low bytes of its header's length
+        name = "w" * letters
+        write(tmp_path / "x.safetensors", {name: np.ones(3, np.float32)})
+        lengths.add((tmp_path / "x.safetensors").read_bytes()[0])
+        checkpoint = read(tmp_path / "x.safetensors")
+        assert checkpoint.format == "safetensors" and list(checkpoint.tensors) == [name]
+    assert 0x80 in lengths
+
+
 def test_safetensors_of_its_own_library(tmp_path):
     library = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "x.safetensors"

@@ -43,6 +43,10 @@ full = {"state_dict": sd, "epoch": 3, "arch": "x", "version": 2, "metric": np.fl
 for name, obj in (("bare", sd), ("net", {"net": sd, "step": 30000}), ("full", full)):
     torch.save(obj, f"{folder}/{name}-zip.pth")
     torch.save(obj, f"{folder}/{name}-legacy.pth", _use_new_zipfile_serialization=False)
+for protocol in (3, 4, 5):
+    torch.save(sd, f"{folder}/protocol{protocol}-legacy.pth", pickle_protocol=protocol,
+               _use_new_zipfile_serialization=False)
+    torch.save(sd, f"{folder}/protocol{protocol}-zip.pth", pickle_protocol=protocol)
 """
 CHECK = r"""
 import sys
@@ -75,12 +79,12 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])
-@pytest.mark.parametrize("kind", ["bare", "net", "full"])
+@pytest.mark.parametrize("kind", ["bare", "net", "full", "protocol3", "protocol4", "protocol5"])
 def test_reads_what_torch_wrote(made, kind, container):
     checkpoint = read(made / f"{kind}-{container}.pth")
     expected = np.load(made / "expected.npz")
     assert checkpoint.format == f"torch-{container}"
-    assert checkpoint.wrapper == {"bare": "", "net": "net", "full": "state_dict"}[kind]
+    assert checkpoint.wrapper == {"net": "net", "full": "state_dict"}.get(kind, "")
     assert list(checkpoint.tensors) == expected.files
     for key, array in checkpoint.tensors.items():
         assert array.dtype == expected[key].dtype and array.shape == expected[key].shape, key

@@ -7,7 +7,7 @@ import yaml
 from segmentation_trees import make_cityscapes, save
 
 from jea import cli
-from jea.data import SegmentationFolder, VOCSegmentation, make_shapes
+from jea.data import DataError, SegmentationFolder, VOCSegmentation, make_shapes
 from jea.data.check import check_splits
 
 
@@ -119,3 +119,13 @@ def test_classification(tmp_path):
     report = check(tmp_path, ImageFolder, splits=("train",))
     assert any("train/a/0.png" in problem for problem in report.problems)
     assert report.pictures_with.tolist() == [1, 1] and "pixels" not in report.lines()[2]
+
+
+def test_a_fault_of_the_whole_data_set_is_said_once(tmp_path):
+    report = check(tmp_path / "nowhere", VOCSegmentation)
+    assert len(report.problems) == 1 and "no VOC data there" in report.problems[0]
+
+
+def test_impossible_number_of_workers(sound):
+    with pytest.raises(DataError, match="num_workers is -1; expected 0 or more"):
+        check_splits(SegmentationFolder, {"root": str(sound)}, ["train"], num_workers=-1)

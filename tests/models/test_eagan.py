@@ -299,5 +299,8 @@ def test_bad_inputs():
         model.generator(jt.randn(2, 31), np.array([0, 1]))
     with pytest.raises(ValueError, match=r"labels are int32 \(3,\); expected integers \(2,\)"):
         model.generator(jt.randn(2, 32), np.array([0, 1, 2], np.int32))
+    for labels in ([0, 6], [-1, 5]):
+        with pytest.raises(ValueError, match=rf"labels go from {labels[0]} to {labels[1]}; expected 0 to 5"):
+            model.generator(jt.randn(2, 32), np.array(labels))
     with pytest.raises(ValueError, match=r"got shape \(2, 3, 16, 16\); expected \(B, 3, 32, 32\)"):
         model.discriminator(jt.randn(2, 3, 16, 16), np.array([0, 1]))

@@ -68,6 +68,9 @@ def test_ambiguous_and_wrong_shapes():
     assert jea.ExternalAttention(8, 4, layout="bnc")(jt.randn(2, 8, 8)).shape == [2, 8, 8]
     with pytest.raises(ValueError, match="got shape"):
         block(jt.randn(2, 7, 5))
+    for shape in ((0, 8, 3, 3), (2, 8, 0, 3), (2, 8, 0)):
+        with pytest.raises(ValueError, match="at least 1 along each axis"):
+            block(jt.zeros(shape))
     with pytest.raises(ValueError, match="layout"):
         jea.ExternalAttention(8, layout="nchw")
     with pytest.raises(ValueError, match="not a positive multiple"):

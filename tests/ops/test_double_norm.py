@@ -209,6 +209,9 @@ def test_bad_arguments():
         double_norm(jt.zeros((3,)))
     with pytest.raises(ValueError, match=r"shape \(3, 4\); expected at least three axes"):
         double_norm(jt.zeros((3, 4)), layout="bnhs")
+    for shape in ((0, 3, 4), (2, 0, 4), (2, 3, 0)):
+        with pytest.raises(ValueError, match="at least 1 along each axis"):
+            double_norm(jt.zeros(shape))
     with pytest.raises(ValueError, match="impl is 'fast'"):
         double_norm(jt.zeros((2, 3, 4)), impl="fast")
 

@@ -109,6 +109,9 @@ def test_bad_arguments():
     x, weight = jt.zeros((2, 4)), jt.zeros((3, 4))
     with pytest.raises(ValueError, match=r"x is \(2, 5\) and weight \(3, 4\)"):
         linear(jt.zeros((2, 5)), weight)
+    for empty, out in (((0, 4), 3), ((2, 0, 4), 3), ((2, 4), 0)):
+        with pytest.raises(ValueError, match="none empty"):
+            linear(jt.zeros(empty), jt.zeros((out, 4)))
     with pytest.raises(ValueError, match=r"bias is \(4,\); expected \(3,\)"):
         linear(x, weight, jt.zeros((4,)))
     with pytest.raises(ValueError, match=r"summand is \(3,\); expected \(2, 3\)"):

@@ -183,11 +183,23 @@ def test_an_average_starts_at_the_weights_and_keeps_what_is_constant():
 @pytest.mark.parametrize("options, said", [
     ({"grad_accumulation": 3}, "is 3; expected a divisor of batch_size, which is 8"),
     ({"grad_accumulation": 0}, "is 0"), ({"grad_clip": -1.0}, "grad_clip is -1.0"), ({"lr": 0.0}, "lr is 0.0"),
-    ({"ema_decay": 1.0}, "decay of averaged weights"),
+    ({"ema_decay": 1.0}, "train.ema_decay is 1.0; expected 0 or more and less than 1"),
+    ({"flip": 2.0}, "train.flip is 2.0; expected 0 to 1"), ({"mixup": -1.0}, "train.mixup is -1.0; expected 0 or more"),
+    ({"rand_augment": 11.0}, "train.rand_augment is 11.0; expected a magnitude from 0 to 10"),
+    ({"crop_scale": [1.0, 0.5]}, r"train.crop_scale is \[1.0, 0.5\]; expected \[low, high\]"),
+    ({"crop_ratio": []}, r"train.crop_ratio is \[\]"),
+    ({"evaluate": {"batch_size": 0}}, "eval.batch_size is 0; expected at least 1"),
+    ({"evaluate": {"crop_pct": 0.0}}, "eval.crop_pct is 0.0; expected 0.1 to 1"),
+    ({"evaluate": {"worst": -1}}, "eval.worst is -1; expected 0 or more"),
 ])
 def test_options_that_cannot_be(flat, options, said):
     with pytest.raises(ValueError, match=said):
         make_task(**options).phases(8)
+
+
+def test_a_missing_class_list_stops_before_the_first_step(flat, tmp_path):
+    with pytest.raises(DataError, match="none.txt: the class list cannot be read"):
+        make_task(evaluate={"class_list": str(tmp_path / "none.txt")}).begin_training()
 
 
 # -- parts
@@ -382,6 +394,8 @@ def test_test_py_on_pictures(weights, tmp_path, capsys):
     (["train.grad_accumulation=7"], "expected a divisor of batch_size, which is 64"),
     (["--weights", "no.pth"], "no.pth"),
     (["train.mixupp=0.1"], "did you mean mixup?"),
+    (["eval.class_list=nothing.txt"], "nothing.txt: the class list cannot be read"),
+    (["data.seed=-1"], "seed -1; expected size >= 16"),
 ])
 def test_errors_are_one_message(weights, tmp_path, capsys, arguments, said):
     given = [] if "--weights" in arguments else ["--weights", weights]

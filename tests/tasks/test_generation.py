@@ -209,10 +209,20 @@ def test_studiogans_folder(tmp_path):
     ({"evaluation": {"save": "gif"}}, ValueError, 'eval.save is \'gif\'; expected "png", "npz" or null'),
     ({"evaluation": {"samples": 1}}, ValueError, "eval.samples is 1"),
     ({"d_steps": 0}, ValueError, "d_steps is 0; expected at least 1"),
+    ({"lr_g": 0.0}, ValueError, "train.lr_g is 0.0; expected a number above 0"),
+    ({"beta1": 1.0}, ValueError, "train.beta1 is 1.0; expected 0 or more and less than 1"),
+    ({"ema_decay": 2.0}, ValueError, "train.ema_decay is 2.0"),
+    ({"evaluation": {"splits": 6, "samples": 10}}, ValueError, "splits is 6; expected at most half of eval.samples, 10"),
+    ({"evaluation": {"splits": 0}}, ValueError, "eval.splits is 0; expected at least 1"),
 ])
 def test_bad_options(arguments, error, said):
     with pytest.raises(error, match=said):
         make_task(**arguments)
+
+
+def test_a_missing_inception_file_stops_before_the_first_step(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        make_task(evaluation={"inception": str(tmp_path / "no.pth")}).begin_training()
 
 
 def test_a_model_that_generates_nothing():

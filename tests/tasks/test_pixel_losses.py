@@ -130,6 +130,12 @@ def test_an_auxiliary_head_without_weight_is_not_trained():
     ({"eval": {"mode": "slided"}}, "eval.mode is 'slided'; expected whole or slide"),
     ({"eval": {"window": 9, "window_stride": 10}}, "window_stride is 10; expected 1 to eval.window, 9"),
     ({"eval": {"logit_stride": 0}}, "logit_stride is 0; expected at least 1"),
+    ({"eval": {"scales": []}}, r"eval.scales is \[\]; expected one or more factors above 0, at most 16"),
+    ({"eval": {"scales": [1.0, 0]}}, r"eval.scales is \[1.0, 0\]"),
+    ({"eval": {"fit": [512]}}, r"eval.fit is \[512\]; expected \[longer, shorter\] side"),
+    ({"train": {"lr": -1}}, "train.lr is -1; expected a number above 0"),
+    ({"train": {"lr_decay_every": 0}}, "train.lr_decay_every is 0; expected at least 1"),
+    ({"train": {"ohem_threshold": 2.0}}, "train.ohem_threshold is 2.0; expected 0 to 1"),
     ({"model": {"name": "ea_pct_tiny_cls"}}, "model.name is ea_pct_tiny_cls, which does not segment"),
 ])
 def test_options_that_cannot_work(blocks, said):

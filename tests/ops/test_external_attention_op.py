@@ -75,7 +75,8 @@ def test_the_kernel_ran(monkeypatch):
 @pytest.mark.parametrize("x, m_k, m_v, layout, message", [
     ((2, 9, 4), (3, 5), (3, 5), "bnc", r"expected \(B, N, C\)"), ((2, 9, 4), (3, 4), (4, 4), "bnc", r"\(S, C\)"),
     ((9, 4), (3, 4), (3, 4), "bnc", r"expected \(B, N, C\)"), ((2, 9, 4), (3, 4), (3, 4), "bcn", r"expected \(B, C, N\)"),
-    ((2, 9, 4), (3, 4), (3, 4), "nbc", "layout"),
+    ((2, 9, 4), (3, 4), (3, 4), "nbc", "layout"), ((2, 0, 4), (3, 4), (3, 4), "bnc", "none empty"),
+    ((0, 9, 4), (3, 4), (3, 4), "bnc", "none empty"), ((2, 9, 4), (0, 4), (0, 4), "bnc", "none empty"),
 ])
 def test_refused(x, m_k, m_v, layout, message):
     with pytest.raises(ValueError, match=message):
