@@ -236,7 +236,7 @@ def _status(command: str, function, arguments) -> int:
 def _say_error(command: str, error) -> None:
     rank = runtime.mpi_rank()
     if rank:
-        time.sleep(3)  # most often all ranks fail alike: then the first one's message is enough, and mpirun ends the rest
+        time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
     print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)
 
 

@@ -167,8 +167,8 @@ def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
     return problems
 
 
-_KINDS = {bool: (bool, "true or false"), int: (int, "an integer"), float: ((int, float), "a number"), str: (str, "text"),
-          Path: (str, "text"), collections.abc.Sequence: ((list, tuple), "a list")}
+_KINDS = {bool: (bool, "true or false"), int: (int, "an integer"), float: ((int, float), "a number"),
+          str: (str, "text"), Path: (str, "text"), collections.abc.Sequence: ((list, tuple), "a list")}
 
 
 def _type_problem(value, wanted, default=inspect.Parameter.empty):
@@ -192,7 +192,8 @@ def _type_problem(value, wanted, default=inspect.Parameter.empty):
         said = " or ".join(dict.fromkeys(_KINDS[kind][1] for kind in kinds)) + (" or null" if optional else "")
         return f"is {'null' if value is None else repr(value)}; expected {said}{example}"
     if isinstance(value, (list, tuple)):
-        entry_type = next((a for c in choices for a in typing.get_args(c) if a is not Ellipsis), inspect.Parameter.empty)
+        types = [kind for choice in choices for kind in typing.get_args(choice)]
+        entry_type = types[0] if types else inspect.Parameter.empty
         for entry in value:
             problem = _type_problem(entry, entry_type)
             if problem:

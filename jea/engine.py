@@ -45,8 +45,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     options, out_dir = task.options, Path(out_dir)
     if options.batch_size % (ranks.size() * options.grad_accumulation):
         raise TrainingError(f"batch_size is {options.batch_size}, for {ranks.size()} processes and grad_accumulation "
-                            f"{options.grad_accumulation}; it must be a multiple of their product: change train.batch_size "
-                            "or mpirun's -np")
+                            f"{options.grad_accumulation}; it must be a multiple of their product: change "
+                            "train.batch_size or mpirun's -np")
     progress = progress and ranks.is_first()
     out_dir.mkdir(parents=True, exist_ok=True)
     total = options.steps if options.steps is not None else options.epochs * task.batches_per_epoch
@@ -105,6 +105,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                     break
         if saved != step:
             _save(task, phases, out_dir / LAST, step, best)
+        ranks.total(0)  # no rank leaves before the first has saved: that would end the first as well
     bar.close()
     log.close()
     if stopped:

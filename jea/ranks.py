@@ -103,7 +103,7 @@ def leave(status: int) -> None:
 
 def _excepthook(kind, error, trace) -> None:
     if runtime.mpi_rank():
-        time.sleep(3)  # most often all ranks fail alike: then the first one's message is enough, and mpirun ends the rest
+        time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
     print(f"Rank {runtime.mpi_rank()}:", file=sys.stderr)
     traceback.print_exception(kind, error, trace)
     leave(1)

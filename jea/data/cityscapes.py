@@ -7,12 +7,12 @@
 """
 from __future__ import annotations
 
-from typing import List
+from typing import List, Optional, Sequence
 
 import numpy as np
 
 from .errors import DataError
-from .images import read_label
+from .images import PathLike, read_label
 from .labelled import AugmentedPictures, Sample, padded_palette
 from .submission import Submission
 from .transforms import IGNORE
@@ -46,8 +46,9 @@ class Cityscapes(AugmentedPictures):
     submission = Submission(folder="cityscapes_labelIds", archive="cityscapes_labelIds.zip", values=CITYSCAPES_IDS)
     _title, _needs = "Cityscapes", ("leftImg8bit",)
 
-    def __init__(self, *, root, split: str = "train", labels: str = "labelIds", crop_size: int = 769, scales=None,
-                 scale_range=None, fit=None, max_class_share: float = 1.0, photometric: bool = False):
+    def __init__(self, *, root: PathLike, split: str = "train", labels: str = "labelIds", crop_size: int = 769,
+                 scales: Optional[Sequence[float]] = None, scale_range: Optional[Sequence[float]] = None,
+                 fit: Optional[Sequence[int]] = None, max_class_share: float = 1.0, photometric: bool = False):
         if labels not in ("labelIds", "labelTrainIds"):
             raise DataError(f"labels is {labels!r}; expected labelIds or labelTrainIds")
         self._labels = labels

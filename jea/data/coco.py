@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import json
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 import numpy as np
 
 from .errors import DataError, fault
-from .images import read_label
+from .images import PathLike, read_label
 from .labelled import AugmentedPictures, Sample
 from .palette import VOC_CLASSES, voc_palette
 from .transforms import IGNORE
@@ -43,9 +43,10 @@ class COCO(AugmentedPictures):
     background = 0
     _title, _needs = "COCO", ()
 
-    def __init__(self, *, root, split: str = "train", labels: str = "instances", min_pixels: int = 1000,
-                 crop_size: int = 513, scales=None, scale_range=None, fit=None, max_class_share: float = 1.0,
-                 photometric: bool = False):
+    def __init__(self, *, root: PathLike, split: str = "train", labels: str = "instances", min_pixels: int = 1000,
+                 crop_size: int = 513, scales: Optional[Sequence[float]] = None,
+                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                 max_class_share: float = 1.0, photometric: bool = False):
         if labels not in ("instances", "stuffthingmaps"):
             raise DataError(f"labels is {labels!r}; expected instances or stuffthingmaps")
         self._labels, self._min_pixels = labels, min_pixels

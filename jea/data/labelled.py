@@ -10,7 +10,7 @@ import numpy as np
 from . import transforms
 from .errors import DataError, fault
 from .folder import SUFFIXES
-from .images import read_image, read_label
+from .images import PathLike, read_image, read_label
 from .submission import Submission
 
 
@@ -77,9 +77,9 @@ class AugmentedPictures(LabelledPictures):
     Construction lists the folders, it reads no picture. Faults raise DataError.
     """
 
-    def __init__(self, *, root, split: str = "train", crop_size: int = 512, scales: Optional[Sequence[float]] = None,
-                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
-                 max_class_share: float = 1.0, photometric: bool = False):
+    def __init__(self, *, root: PathLike, split: str = "train", crop_size: int = 512,
+                 scales: Optional[Sequence[float]] = None, scale_range: Optional[Sequence[float]] = None,
+                 fit: Optional[Sequence[int]] = None, max_class_share: float = 1.0, photometric: bool = False):
         if crop_size < 1:
             raise DataError(f"crop_size is {crop_size}; expected at least 1")
         if scales is not None and scale_range is not None:

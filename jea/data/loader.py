@@ -52,8 +52,8 @@ class Loader:
             raise DataError(f"the data set has {len(dataset)} samples, fewer than one batch of {batch_size}: "
                             "nothing to train on; use a smaller batch_size or drop_last=False")
         if not 0 <= share[0] < share[1] or share[1] > 1 and (batch_size % share[1] or not drop_last):
-            raise ValueError(f"share is {share}, batch_size {batch_size}; expected (k, n), 0 <= k < n, an n that divides "
-                             "batch_size, and drop_last")
+            raise ValueError(f"share is {share}, batch_size {batch_size}; expected (k, n), 0 <= k < n, an n that "
+                             "divides batch_size, and drop_last")
         self.batch_size = batch_size
         self._share = slice(share[0], None, share[1])
         self._size = len(dataset)

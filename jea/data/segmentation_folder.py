@@ -8,12 +8,13 @@ or  <root>/images/<id>.jpg, <root>/labels/<id>.png and <root>/<split>.txt with a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import List, Optional, Sequence
 
 import numpy as np
 import yaml
 
 from .errors import DataError, fault
+from .images import PathLike
 from .labelled import AugmentedPictures, Sample
 from .palette import voc_palette
 
@@ -30,8 +31,9 @@ class SegmentationFolder(AugmentedPictures):
 
     _title, _needs = "picture", ()
 
-    def __init__(self, *, root, split: str = "train", classes: str = "classes.yaml", images: str = "images",
-                 labels: str = "labels", crop_size: int = 512, scales=None, scale_range=None, fit=None,
+    def __init__(self, *, root: PathLike, split: str = "train", classes: str = "classes.yaml", images: str = "images",
+                 labels: str = "labels", crop_size: int = 512, scales: Optional[Sequence[float]] = None,
+                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
                  max_class_share: float = 1.0, photometric: bool = False):
         self._images, self._labels = images, labels
         self.class_names, self.palette = read_classes(Path(root).expanduser() / classes)
@@ -84,7 +86,7 @@ class SegmentationFolder(AugmentedPictures):
 
 
 def read_classes(path: Path) -> tuple:
-    """(names, palette (256, 3) uint8) of a YAML list of names or mapping of names to colours."""
+    """(names, palette (256, 3) uint8) of a YAML list of names, with or without colours, or of names with colours."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -95,14 +97,18 @@ def read_classes(path: Path) -> tuple:
     palette = voc_palette()
     if not isinstance(content, (list, dict)) or not 1 <= len(content) <= 255:
         raise DataError(f"{path}: expected a list of 1 to 255 class names, or name: [red, green, blue] lines")
-    names = [str(name) for name in content]
-    if len(set(names)) < len(names) or any(isinstance(name, (list, dict)) for name in content):
-        raise DataError(f"{path}: class names must be different pieces of text, got {names}")
     if isinstance(content, dict):
-        for place, (name, colour) in enumerate(content.items()):
-            if not (isinstance(colour, list) and len(colour) == 3 and
-                    all(isinstance(v, int) and 0 <= v <= 255 for v in colour)):
-                raise DataError(f"{path}: the colour of {name} is {colour!r}; expected three whole numbers from 0 to "
-                                "255")
-            palette[place] = np.array(colour, np.uint8)
+        content = [{name: colour} for name, colour in content.items()]
+    colours = {place: next(iter(entry.values())) for place, entry in enumerate(content)
+               if isinstance(entry, dict) and len(entry) == 1}
+    keys = [next(iter(entry)) if place in colours else entry for place, entry in enumerate(content)]
+    names = [str(name) for name in keys]
+    if len(set(names)) < len(names) or any(isinstance(name, (list, dict)) for name in keys):
+        raise DataError(f"{path}: class names must be different pieces of text, got {names}")
+    for place, colour in colours.items():
+        if not (isinstance(colour, list) and len(colour) == 3 and
+                all(isinstance(v, int) and 0 <= v <= 255 for v in colour)):
+            raise DataError(f"{path}: the colour of {names[place]} is {colour!r}; expected three whole numbers from 0 "
+                            "to 255")
+        palette[place] = np.array(colour, np.uint8)
     return tuple(names), palette

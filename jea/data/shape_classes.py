@@ -35,8 +35,8 @@ class ShapeClasses:
         if split not in _SPLITS:
             raise DataError(f"unknown split {split!r} of shape_classes; there are {', '.join(_SPLITS)}")
         if size < 16 or num_train < 1 or num_val < 1 or seed < 0:
-            raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}, seed {seed}; expected size >= 16, "
-                            "1 or more pictures in each, and a seed of at least 0")
+            raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}, seed {seed}; expected size >= "
+                            "16, 1 or more pictures in each, and a seed of at least 0")
         self.split, self.size, self.seed = split, size, seed
         self._count = num_train if split == "train" else num_val
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import inspect
+import numbers
 import typing
 
 from jea._words import nearest
@@ -28,6 +29,8 @@ MODELS = {
     "eamlp_t_14": "eamlp",
     "eamlp_t_19": "eamlp",
     "eamlp_t_24": "eamlp",
+    "eamlp_14_resnext": "eamlp",
+    "eamlp_14_wide": "eamlp",
     "eamlp_14_se": "eamlp",
     "eamlp_dense": "eamlp",
     "eamlp_16_ghost": "eamlp",
@@ -38,6 +41,8 @@ MODELS = {
     "t2t_vit_14": "eamlp",
     "t2t_vit_19": "eamlp",
     "t2t_vit_24": "eamlp",
+    "t2t_vit_14_resnext": "eamlp",
+    "t2t_vit_14_wide": "eamlp",
     "t2t_vit_t_14": "eamlp",
     "t2t_vit_t_19": "eamlp",
     "t2t_vit_t_24": "eamlp",
@@ -62,22 +67,37 @@ def create_model(name: str, **kwargs):
         name: one of list_models().
         kwargs: keywords of the family's class, e.g. num_classes=21, output_stride=8 for "eanet_*".
     Raises:
-        ValueError: unknown name or keyword, with the nearest valid one.
+        ValueError: unknown name or keyword, with the nearest valid one; a value of the wrong kind or out of range.
     """
     cls, fixed = _entry(name)
     allowed = model_arguments(name)
     for key in kwargs:
         if key not in allowed:
             raise ValueError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
+        kwargs[key] = _of_kind(name, key, kwargs[key], allowed[key].annotation)
     model = cls(**fixed, **kwargs)
     model.train()
     return model
 
 
+_KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "an integer"), float: (numbers.Real, "a number"),
+          str: (str, "text")}
+
+
+def _of_kind(name: str, key: str, value, wanted):
+    """The value as Python's own type, since Jittor's shapes take no numbers of numpy's."""
+    if wanted not in _KINDS:
+        return value
+    kind, words = _KINDS[wanted]
+    if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
+        raise ValueError(f"{name}: {key} is {value!r}; expected {words}")
+    return wanted(value)
+
+
 def model_arguments(name: str) -> dict:
     """The keywords that a model takes: name -> inspect.Parameter, its annotation resolved."""
     cls, fixed = _entry(name)
-    types = typing.get_type_hints(cls.__init__)
+    types = typing.get_type_hints(getattr(cls, "func", cls).__init__)  # some are functools.partial
     return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()
             if key not in fixed}
 

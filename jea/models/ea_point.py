@@ -69,7 +69,7 @@ class PCTClassifier(nn.Module):
     def __init__(self, *, num_classes: int = 40, attention: str = "external", position: str = "linear",
                  head_slope: float = 0.0, samples=(512, 256), neighbours: int = 32, width: int = 64, layers: int = 4,
                  num_memories: int = 64, dropout: float = 0.5):
-        _check_sizes("PCTClassifier", attention, num_classes=num_classes, neighbours=neighbours, width=width,
+        _check_sizes("PCTClassifier", attention, dropout, num_classes=num_classes, neighbours=neighbours, width=width,
                      layers=layers, num_memories=num_memories)
         if position not in POSITIONS:
             raise ValueError(f"PCTClassifier: position is {position!r}; expected one of {', '.join(POSITIONS)}")
@@ -120,7 +120,7 @@ class PCTSimpleClassifier(nn.Module):
 
     def __init__(self, *, num_classes: int = 40, attention: str = "external", head_slope: float = 0.0, width: int = 128,
                  layers: int = 4, num_memories: int = 64, dropout: float = 0.5):
-        _check_sizes("PCTSimpleClassifier", attention, num_classes=num_classes, width=width, layers=layers,
+        _check_sizes("PCTSimpleClassifier", attention, dropout, num_classes=num_classes, width=width, layers=layers,
                      num_memories=num_memories)
         self.num_classes = num_classes
         _add_stem(self, width)
@@ -154,8 +154,8 @@ class PCTPartSegmenter(nn.Module):
 
     def __init__(self, *, num_classes: int = 50, num_categories: int = 16, attention: str = "external",
                  width: int = 128, layers: int = 4, num_memories: int = 64, dropout: float = 0.5):
-        _check_sizes("PCTPartSegmenter", attention, num_classes=num_classes, num_categories=num_categories, width=width,
-                     layers=layers, num_memories=num_memories)
+        _check_sizes("PCTPartSegmenter", attention, dropout, num_classes=num_classes, num_categories=num_categories,
+                     width=width, layers=layers, num_memories=num_memories)
         self.num_classes, self.num_categories = num_classes, num_categories
         _add_stem(self, width)
         _add_layers(self, layers, width, attention, num_memories)
@@ -242,9 +242,11 @@ def _check_points(name: str, points) -> int:
     return points.shape[0]
 
 
-def _check_sizes(name: str, attention: str, **sizes) -> None:
+def _check_sizes(name: str, attention: str, dropout: float, **sizes) -> None:
     if attention not in ATTENTIONS:
         raise ValueError(f"{name}: attention is {attention!r}; expected {' or '.join(ATTENTIONS)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{name}: dropout is {dropout}; expected 0 <= dropout < 1")
     for key, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}: {key} is {value}; expected at least 1")

@@ -179,6 +179,8 @@ _SIZES = {
     14: {"embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_ratio": 3.0},
     19: {"embed_dim": 448, "depth": 19, "num_heads": 7, "mlp_ratio": 3.0},
     24: {"embed_dim": 512, "depth": 24, "num_heads": 8, "mlp_ratio": 3.0},
+    "14_resnext": {"embed_dim": 384, "depth": 14, "num_heads": 32, "mlp_ratio": 3.0},
+    "14_wide": {"embed_dim": 768, "depth": 4, "num_heads": 12, "mlp_ratio": 3.0},
 }
 
 ENTRY_POINTS = {

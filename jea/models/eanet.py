@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jea._jittor import nn
+from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
 from jea.nn.blocks import Conv, plain
@@ -75,8 +75,10 @@ class EANet(nn.Module):
 
 
 def _checked(x):
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"EANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
+    if not isinstance(x, jt.Var):
+        raise ValueError(f"EANet: got {type(x).__name__}; expected a jt.Var: jt.array(picture)")
+    if x.ndim != 4 or x.shape[1] != 3 or "float" not in str(x.dtype):
+        raise ValueError(f"EANet: got {x.dtype} {tuple(x.shape)}; expected float (B, 3, H, W)")
     return x
 
 

@@ -5,7 +5,7 @@ JSeg reports 79.9 mIoU (single scale) and 81.0 (multi-scale) on Cityscapes val f
 """
 from __future__ import annotations
 
-from jea._jittor import nn
+from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
@@ -79,6 +79,8 @@ class JSegEANet(nn.Module):
 
     def __init__(self, *, num_classes: int = 19, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
                  head_channels: int = 512, num_memories: int = 256, dropout: float = 0.1, auxiliary: bool = True):
+        if not 0 <= dropout < 1:
+            raise ValueError(f"JSegEANet: dropout is {dropout}; expected 0 <= dropout < 1")
         if num_classes < 1:
             raise ValueError(f"JSegEANet: num_classes is {num_classes}; expected at least 1")
         self.num_classes, self.output_stride = num_classes, output_stride
@@ -112,8 +114,10 @@ class JSegEANet(nn.Module):
 
 
 def _checked(x):
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"JSegEANet: got shape {tuple(x.shape)}; expected (B, 3, H, W)")
+    if not isinstance(x, jt.Var):
+        raise ValueError(f"JSegEANet: got {type(x).__name__}; expected a jt.Var: jt.array(picture)")
+    if x.ndim != 4 or x.shape[1] != 3 or "float" not in str(x.dtype):
+        raise ValueError(f"JSegEANet: got {x.dtype} {tuple(x.shape)}; expected float (B, 3, H, W)")
     return x
 
 

@@ -73,9 +73,10 @@ def external_attention(x, m_k, m_v, *, layout: str = "bnc", eps: float = EPSILON
         raise ValueError(f'external_attention: layout is {layout!r}; expected "bnc" (B, N, C) or "bcn" (B, C, N)')
     shape = tuple(x.shape)
     channels = shape[2 if layout == "bnc" else 1] if len(shape) == 3 else None
-    if channels is None or min(*shape, *m_k.shape) < 1 or m_k.ndim != 2 or m_k.shape[1] != channels or m_v.shape != m_k.shape:
-        raise ValueError(f"external_attention: x is {shape}, m_k {tuple(m_k.shape)} and m_v {tuple(m_v.shape)}; expected "
-                         f"{'(B, N, C)' if layout == 'bnc' else '(B, C, N)'}, (S, C) and (S, C), none empty")
+    if (channels is None or m_k.ndim != 2 or m_k.shape[1] != channels or m_v.shape != m_k.shape
+            or min(*shape, *m_k.shape) < 1):
+        raise ValueError(f"external_attention: x is {shape}, m_k {tuple(m_k.shape)} and m_v {tuple(m_v.shape)}; "
+                         f"expected {'(B, N, C)' if layout == 'bnc' else '(B, C, N)'}, (S, C) and (S, C), none empty")
     onednn = _jit.onednn_include() is not None
     reason = ("it does not hand out the map" if return_attention else "Jittor runs without oneDNN" if not onednn
               else "it takes float32 on the CPU")

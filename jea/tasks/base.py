@@ -9,7 +9,7 @@ A task is a plain class with
     phases(total_steps)             list of Phase, made once per run
     begin_training()                puts the modules into the right mode
     evaluate(out_dir, progress=)    dict of results; the first value judges "best", higher is better
-    shares_evaluation               True: under mpirun all ranks call `evaluate`, each runs a part, and all return the whole
+    shares_evaluation               True: under mpirun all ranks call `evaluate`, each runs a part, all return the whole
                                     result; without it rank 0 evaluates alone
     close()                         ends worker processes
 and, where the task has such a thing,

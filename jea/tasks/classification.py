@@ -64,13 +64,14 @@ class Classification:
         def __post_init__(self):
             super().__post_init__()
             check_limits("train", self, positive=("lr",), decays=("ema_decay",),
-                         not_negative=("weight_decay", "warmup_lr", "warmup_epochs", "min_lr", "cooldown_epochs", "mixup",
-                                       "cutmix", "rand_augment", "rand_augment_std", "color_jitter"),
+                         not_negative=("weight_decay", "warmup_lr", "warmup_epochs", "min_lr", "cooldown_epochs",
+                                       "mixup", "cutmix", "rand_augment", "rand_augment_std", "color_jitter"),
                          shares=("label_smoothing", "mix_prob", "mix_switch_prob", "flip", "erase"))
             check_range("train.crop_scale", self.crop_scale)
             check_range("train.crop_ratio", self.crop_ratio)
             if self.rand_augment is not None and self.rand_augment > 10:
-                raise ValueError(f"train.rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, or null")
+                raise ValueError(f"train.rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, or "
+                                 "null")
 
     @dataclass
     class Eval:
@@ -93,8 +94,8 @@ class Classification:
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
         if not hasattr(self.model, "img_size") or hasattr(self.model, "generator"):
-            raise ValueError(f"model.name is {self._model['name']}, which does not classify pictures; expected one of the "
-                             "eamlp and t2t_vit models")
+            raise ValueError(f"model.name is {self._model['name']}, which does not classify pictures; expected one of "
+                             "the eamlp and t2t_vit models")
         self.modules = {"model": self.model}
         self.description = {"task": "classification", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}

@@ -269,8 +269,8 @@ class Segmentation:
             taken.add(stem)
             for name in (f"{stem}.png", f"{stem}_overlay.png"):
                 if (out_dir / name).resolve() in inputs:
-                    raise DataError(f"{file}: its prediction would overwrite the input {out_dir / name}; choose another "
-                                    "--out")
+                    raise DataError(f"{file}: its prediction would overwrite the input {out_dir / name}; choose "
+                                    "another --out")
             write_index_png(out_dir / f"{stem}.png", prediction, palette)
             write_image(out_dir / f"{stem}_overlay.png",
                         side_by_side(image, prediction, palette=palette, class_names=class_names,

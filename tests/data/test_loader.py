@@ -98,6 +98,14 @@ def test_epochs_seeds_and_samples_differ():
     assert len({tuple(b["index"]) for b in batches}) == 4
 
 
+def test_shares_of_a_batch_make_it_up():
+    whole = list(Loader(Toy(), batch_size=6, seed=3).epoch(1))
+    parts = [list(Loader(Toy(), batch_size=6, seed=3, share=(k, 3)).epoch(1)) for k in range(3)]
+    assert [len(part) for part in parts] == [1, 1, 1] and len(whole) == 1
+    for k in range(3):
+        assert same(parts[k], [{key: value[k::3] for key, value in batch.items()} for batch in whole])
+
+
 def test_workers_resume_and_early_exit_change_nothing():
     plain = Loader(Toy(23), batch_size=3, seed=5)
     epochs = [list(plain.epoch(e)) for e in range(3)]
@@ -193,6 +201,9 @@ def test_dataset_that_cannot_be_sent():
     (dict(batch_size=1, seed=-1), ValueError, "seed >= 0"),
     (dict(batch_size=1, num_workers=-1), ValueError, "num_workers >= 0"),
     (dict(batch_size=1, prefetch=0), ValueError, "prefetch >= 1"),
+    (dict(batch_size=5, share=(0, 2)), ValueError, "an n that divides batch_size"),
+    (dict(batch_size=4, share=(2, 2)), ValueError, "0 <= k < n"),
+    (dict(batch_size=4, share=(0, 2), drop_last=False), ValueError, "and drop_last"),
 ])
 def test_wrong_settings(settings, error, message):
     with pytest.raises(error, match=message):

@@ -334,9 +334,19 @@ def test_folder_with_lists_and_colours(folder, tmp_path):
         SegmentationFolder(root=folder, split="trian")
 
 
+def test_a_list_of_classes_of_which_some_have_colours(folder):
+    (folder / "classes.yaml").write_text("- background\n- road: [128, 64, 129]\n- 3")
+    names, palette = SegmentationFolder.legend(root=folder)
+    assert names == ("background", "road", "3")
+    assert palette[:3].tolist() == [[0, 0, 0], [128, 64, 129], [0, 128, 0]]
+
+
 @pytest.mark.parametrize("text, said", [
     ("a: [1, 2]", "the colour of a is"), ("- a\n- a", "class names must be different"),
     ("just text", "expected a list of 1 to 255"),
+    ("- a\n- b: red", "the colour of b is 'red'"), ("- a\n- [b]", "different pieces of text"),
+    ("- a\n- a: [1, 2, 3]", "class names must be different"),
+    ("- {a: [1, 2, 3], b: [1, 2, 3]}", "different pieces of text"),
     ("[", "not valid YAML"), ("[]", "expected a list"), ("a: [0, 0, 256]", "whole numbers from 0 to 255"),
 ])
 def test_class_lists(folder, text, said):

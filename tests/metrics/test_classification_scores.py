@@ -36,6 +36,17 @@ def test_batches_add_up():
     assert a["mean_class"] == pytest.approx(a["accuracy"][:6].mean())
 
 
+def test_merging_is_counting_together():
+    scores, labels = [[3, 2, 1], [1, 2, 3], [np.nan, 3, 1], [1, 3, 2]], [0, 0, 1, 2]
+    parts = [scored(3, scores[k::2], labels[k::2], topk=(1, 2)) for k in range(2)]
+    parts[0].merge(parts[1])
+    merged, whole = parts[0].scores(), scored(3, scores, labels, topk=(1, 2)).scores()
+    for key in whole:
+        assert np.array_equal(merged[key], whole[key]), key
+    with pytest.raises(ValueError, match="cannot merge 2 classes"):
+        parts[0].merge(ClassificationScores(2, topk=(1, 2)))
+
+
 def test_a_tie_goes_to_the_lower_class():
     s = scored(3, [[1, 1, 1], [1, 1, 1], [1, 1, 1]], [0, 1, 2], topk=(1, 2)).scores()
     assert s["top1"] == 1 / 3 and s["top2"] == 2 / 3

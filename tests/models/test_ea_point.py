@@ -170,6 +170,7 @@ def test_bad_arguments():
             (lambda: create("ea_pct_cls", samples=(64, 128)), r"samples is \(64, 128\); expected positive descending"),
             (lambda: create("ea_pct_cls", samples=(16, 8)), r"at least neighbours \(32\)"),
             (lambda: create("ea_pct_cls", num_classes=0), "num_classes is 0; expected at least 1"),
+            (lambda: create("ea_pct_cls_simple", dropout=1), "dropout is 1.0; expected 0 <= dropout < 1"),
             (lambda: create("ea_pct_partseg", width=30), "width is 30; expected a multiple of 4"),
             (lambda: create("ea_pct_tiny_cls")(jt.zeros((1, 3, 200))), "one value per channel")):
         with pytest.raises(ValueError, match=said):

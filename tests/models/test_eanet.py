@@ -125,8 +125,12 @@ def test_attention_map_and_bad_input():
     a = model.attention_map(jt.randn(2, 3, 33, 41)).numpy()
     assert a.shape == (2, 32, 5, 6)
     assert np.allclose(a.sum(1), 1, atol=1e-5)
-    with pytest.raises(ValueError, match=r"\(1, 1, 33, 33\); expected \(B, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"\(1, 1, 33, 33\); expected float \(B, 3, H, W\)"):
         model(jt.randn(1, 1, 33, 33))
+    with pytest.raises(ValueError, match="got int32"):
+        model(jt.zeros((1, 3, 33, 33)).int32())
+    with pytest.raises(ValueError, match="expected a jt.Var"):
+        model(np.zeros((1, 3, 33, 33), np.float32))
 
 
 def test_initialisation_statistics():
@@ -149,6 +153,25 @@ def test_unknown_names_say_the_nearest():
         jea.create_model("eanet_tiny", num_clases=3)
     with pytest.raises(ValueError, match="output_stride is 32; expected 8 or 16"):
         jea.create_model("eanet_tiny", output_stride=32)
+
+
+@pytest.mark.parametrize("name, arguments, said", [
+    ("eanet_tiny", {"num_classes": "21"}, "num_classes is '21'; expected an integer"),
+    ("eanet_tiny", {"num_classes": 2.0}, "num_classes is 2.0; expected an integer"),
+    ("eanet_tiny", {"num_classes": True}, "num_classes is True; expected an integer"),
+    ("eanet_tiny", {"dropout": "0"}, "dropout is '0'; expected a number"),
+    ("eanet_tiny", {"auxiliary": 1}, "auxiliary is 1; expected True or False"),
+    ("eamlp_tiny", {"img_size": "96"}, "img_size is '96'; expected an integer"),
+    ("eamlp_tiny", {"tokens": 1}, "tokens is 1; expected text"),
+    ("ea_sagan_tiny", {"img_size": None}, "img_size is None; expected an integer"),
+])
+def test_values_of_a_wrong_kind(name, arguments, said):
+    with pytest.raises(ValueError, match=f"{name}: {said}"):
+        jea.create_model(name, **arguments)
+
+
+def test_values_of_numpy_are_as_good():
+    assert jea.create_model("ea_pct_tiny_cls", num_classes=np.int64(3), dropout=0).num_classes == 3
 
 
 def test_registry_matches_the_families():
