@@ -66,7 +66,7 @@ def train_main(argv=None) -> int:
     parser.add_argument("--out", help="folder for checkpoints, log and curves (default: runs/<config>)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.npz")
     parser.add_argument("--weights", help="start from this checkpoint, whole or backbone only (train.init_weights)")
-    parser.add_argument("--stop-after", type=int, metavar="STEP", help="save and stop before this step, for time limits")
+    parser.add_argument("--stop-after", type=_positive, metavar="STEP", help="save and stop before this step, for time limits")
     arguments = parser.parse_intermixed_args(argv)
     return _run("train", _train, arguments)
 
@@ -112,7 +112,7 @@ def test_main(argv=None) -> int:
     parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them")
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures of the split")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures of the split")
     parser.add_argument("--no-ema", action="store_true", help="of a checkpoint with averaged weights, take the others")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
@@ -194,6 +194,13 @@ def _data_check(arguments) -> int:
 
 # -- shared -----------------------------------------------------------------------------------------------------
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return number
+
+
 def _parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"jea {command}", description=description, epilog=example)
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file, or its name in configs/ (default: the demo)")
@@ -229,7 +236,7 @@ def _status(command: str, function, arguments) -> int:
         _say_error(command, f"{where}{error.strerror or error}")
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"jea {command}: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"jea {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
 
 

@@ -21,6 +21,7 @@ from jea import ranks
 from jea._jittor import jt
 from jea.checkpoint import store
 from jea.checkpoint.errors import CheckpointError
+from jea.data.errors import DataError
 from jea.data.pictures import curve_png
 from jea.tasks.base import TrainingError
 
@@ -69,40 +70,45 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     with _Interrupt() as interrupt:
         saved = step
         stopped = False
-        while step < end and not stopped:
-            epoch, start = divmod(step, task.batches_per_epoch)
-            for batch in task.batches(epoch, start):
-                started = time.perf_counter()
-                jt.set_seed(_step_seed(options.seed, step, ranks.rank()))
-                values = _step(phases, batch, step, options)
-                seconds = time.perf_counter() - started
-                step += 1
-                images = len(next(iter(batch.values()))) * ranks.size()
-                shown = [f"{name} {value:.4g}" for name, value in values.items()]
-                bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]), refresh=False)
-                bar.update()
-                if step % options.log_every == 0 or step == total:
-                    log.write(step=step, images_per_second=round(images / seconds, 3), **values)
-                if (options.eval_every and step % options.eval_every == 0) or step == total:
-                    with _averages_applied(phases):
-                        result = evaluate(task, out_dir / "val", progress=progress)
-                        score = next(iter(result.values()))
-                        if best is None or score > best:
-                            best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
-                            if ranks.is_first():
-                                store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
-                                                                                   metrics=plain(result)))
-                    log.write(step=step, evaluation=plain(result))
-                    if ranks.is_first():
-                        bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
-                                  file=sys.stderr)
-                    log.draw()
-                if step % options.save_every == 0 or step == total:
-                    _save(task, phases, out_dir / LAST, step, best)
-                    saved = step
-                stopped = ranks.total(interrupt.asked) > 0  # all ranks stop at the same step
-                if step >= end or stopped:
-                    break
+        try:
+            while step < end and not stopped:
+                epoch, start = divmod(step, task.batches_per_epoch)
+                for batch in task.batches(epoch, start):
+                    started = time.perf_counter()
+                    jt.set_seed(_step_seed(options.seed, step, ranks.rank()))
+                    values = _step(phases, batch, step, options)
+                    seconds = time.perf_counter() - started
+                    step += 1
+                    images = len(next(iter(batch.values()))) * ranks.size()
+                    shown = [f"{name} {value:.4g}" for name, value in values.items()]
+                    bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]), refresh=False)
+                    bar.update()
+                    if step % options.log_every == 0 or step == total:
+                        log.write(step=step, images_per_second=round(images / seconds, 3), **values)
+                    if (options.eval_every and step % options.eval_every == 0) or step == total:
+                        with _averages_applied(phases):
+                            result = evaluate(task, out_dir / "val", progress=progress)
+                            score = next(iter(result.values()))
+                            if best is None or score > best:
+                                best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
+                                if ranks.is_first():
+                                    store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
+                                                                                       metrics=plain(result)))
+                        log.write(step=step, evaluation=plain(result))
+                        if ranks.is_first():
+                            bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
+                                      file=sys.stderr)
+                        log.draw()
+                    if step % options.save_every == 0 or step == total:
+                        _save(task, phases, out_dir / LAST, step, best)
+                        saved = step
+                    stopped = ranks.total(interrupt.asked) > 0  # all ranks stop at the same step
+                    if step >= end or stopped:
+                        break
+        except (DataError, OSError):  # a broken file, a full disk: the weights are good
+            if saved != step:
+                _save(task, phases, out_dir / LAST, step, best)
+            raise
         if saved != step:
             _save(task, phases, out_dir / LAST, step, best)
         ranks.total(0)  # no rank leaves before the first has saved: that would end the first as well

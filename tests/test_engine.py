@@ -12,7 +12,7 @@ import pytest
 
 from jea import engine
 from jea.checkpoint import CheckpointError, load_npz
-from jea.data import make_shapes
+from jea.data import DataError, make_shapes
 from jea.tasks.base import TrainingError
 from jea.tasks.segmentation import Segmentation
 
@@ -72,6 +72,23 @@ def test_another_seed_is_another_run(shapes, unbroken, tmp_path):
     assert losses_in(tmp_path)[1] != losses_in(unbroken[0])[1]
     with pytest.raises(CheckpointError, match="trained with seed 6, the config says 5"):
         engine.train(make_task(shapes), tmp_path, resume=True, progress=False)
+
+
+def test_a_broken_file_loses_no_steps(shapes, tmp_path, monkeypatch):
+    """Found at the first evaluation, before the first save."""
+    def broken(self, *arguments, **options):
+        raise DataError("val/a.jpg: broken")
+    monkeypatch.setattr(Segmentation, "evaluate", broken)
+    with pytest.raises(DataError, match="a.jpg: broken"):
+        engine.train(make_task(shapes, eval_every=2), tmp_path, progress=False)
+    assert load_npz(tmp_path / engine.LAST)[1]["step"] == 2
+
+
+@pytest.mark.parametrize("options, message", [({"batch_size": 0}, "batch_size is 0"), ({"log_every": 0}, "log_every is 0"),
+                                              ({"steps": -3}, "steps is -3"), ({"seed": -1}, "seed is -1")])
+def test_numbers_out_of_range(shapes, options, message):
+    with pytest.raises(ValueError, match=f"train.{message}; expected"):
+        make_task(shapes, **options)
 
 
 def test_what_cannot_be_resumed(shapes, unbroken, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import LayerNorm
+from jea.nn.blocks import copy_transposed
 from jea.nn.linear import Linear
 from jea.nn.tokens import TokensToToken, grid
 from jea.nn.transformer import Block, DenseBlock, Transition
@@ -112,7 +113,7 @@ class EAMLP(nn.Module):
         for stage in (self.tokens_to_token.attention1, self.tokens_to_token.attention2):
             memories = getattr(stage, "attn", None)
             if hasattr(memories, "linear_0"):  # upstream writes both through one storage
-                memories.linear_0.weight.assign(memories.linear_1.weight.transpose(0, 1))
+                copy_transposed(memories.linear_1.weight, memories.linear_0.weight)
 
 
 class T2TViT(EAMLP):

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from jea._jittor import jt, nn
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, conv2d_blocked, from_blocked
@@ -76,3 +78,8 @@ def init_normal_fan_out(weight) -> None:
     """w ~ N(0, sqrt(2 / (kernel size x output channels))): He initialisation by fan-out (upstream model_torch.py)."""
     fan_out = weight.shape[0] * math.prod(weight.shape[2:])
     weight.assign(jt.randn(weight.shape) * math.sqrt(2.0 / fan_out))
+
+
+def copy_transposed(source, target) -> None:
+    """target <- source with its first two axes swapped, as values: an assigned Var would hand its gradient on to source."""
+    target.assign(np.ascontiguousarray(source.numpy().swapaxes(0, 1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
-from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.blocks import Conv, copy_transposed, init_normal_fan_out, plain
 from jea.nn.linear import Linear, project
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, conv2d_blocked, double_norm, external_attention, from_blocked, to_blocked
@@ -58,7 +58,7 @@ class ExternalAttention(nn.Module):
             init_normal_fan_out(self.conv2[0].weight)
         init_normal_fan_out(self.linear_1.weight)
         # Upstream writes both through one storage, and this draw last.
-        self.linear_0.weight.assign(self.linear_1.weight.transpose(0, 1))
+        copy_transposed(self.linear_1.weight, self.linear_0.weight)
         if not projections:
             self.key_maps = (KeyMap(name="ExternalAttention, PyTorch (xmu-xiaoma666)", marker="mk.",
                                     rules=(("mk.", "linear_0."), ("mv.", "linear_1."))),)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from jea._jittor import jt
+from jea.tasks.limits import check_limits
 
 
 class TrainingError(RuntimeError):
@@ -48,6 +49,8 @@ class TrainOptions:
     init_weights: Optional[str] = None  # checkpoint to start from, whole or backbone only
 
     def __post_init__(self):
+        check_limits("train", self, counts=("steps", "epochs", "batch_size", "log_every", "save_every"),
+                     not_negative=("eval_every", "num_workers", "seed"))
         if self.grad_accumulation < 1 or self.batch_size % self.grad_accumulation:
             raise ValueError(f"grad_accumulation is {self.grad_accumulation}; expected a divisor of batch_size, which "
                              f"is {self.batch_size}")

@@ -83,3 +83,18 @@ def test_gradients_reach_both_memories():
     loss = (block(x) * jt.randn(2, 8, 6)).sum()
     for grad in jt.grad(loss, [x, block.linear_0.weight, block.linear_1.weight, block.conv1.weight]):
         assert np.abs(grad.numpy()).max() > 0
+
+
+def test_memories_start_equal_but_are_not_linked():
+    """Values are copied: a lazy link would add linear_0's gradient to linear_1's in the first step."""
+    jt.set_global_seed(0)
+    attention = jea.ExternalAttention(8, 4, projections=False)
+    key, value = attention.linear_0.weight, attention.linear_1.weight
+    assert np.array_equal(key.numpy(), value.numpy().T)
+    fresh = jea.ExternalAttention(8, 4, projections=False)
+    x, g = jt.randn(2, 8, 9), jt.randn(2, 8, 9)
+    first = jt.grad((fresh(x) * g).sum(), fresh.linear_1.weight).numpy()
+    attention.linear_0.weight.assign(fresh.linear_0.weight.numpy())
+    attention.linear_1.weight.assign(fresh.linear_1.weight.numpy())
+    wanted = jt.grad((attention(x) * g).sum(), attention.linear_1.weight).numpy()
+    assert np.abs(first - wanted).max() <= 1e-6 * np.abs(wanted).max()
