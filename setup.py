@@ -50,7 +50,7 @@ setup(
         ],
         "points": ["h5py>=3"],  # ModelNet40 and ShapeNetPart in their HDF5 form
         "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
-        "test": ["pytest>=7"],
+        "test": ["pytest>=7", "h5py>=3"],
     },
     entry_points={"console_scripts": ["jea = jea.cli:main"]},
     classifiers=[

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from jea.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
-FORMATS = {"error": "{:.1e}", "pictures/s": "{:.1f}", "median": "{:.4f}", "best": "{:.4f}"}
+FORMATS = {"error": "{:.1e}", "pictures/s": "{:.1f}", "median": "{:.4f}", "best": "{:.4f}", "s per picture": "{:.5f}"}
 
 
 # -- PyTorch's side, with jea's parameter names --------------------------------------------------------------------
@@ -239,6 +241,30 @@ def bench_training(name: str, batch: int, runs: int) -> dict:
     return rows(interleaved(functions, runs), errors, batch)
 
 
+def bench_input(batch: int, runs: int, num_workers: int = 2) -> dict:
+    """The recipe's training pictures from JPEGs of ImageNet's usual size, prepared by worker processes, at 224 pixels."""
+    from jea.data import Loader
+    from jea.data.augment import TrainPicture, TrainView
+    from jea.data.image_folder import ImageFolder
+    from jea.data.shapes import draw_scene
+    from PIL import Image
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for number in range(8 * batch):
+            place = Path(folder, "train", f"class{number % 2}")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw_scene(rng)[0]).resize((500, 375)).save(place / f"{number}.JPEG", quality=90)
+        dataset = TrainView(ImageFolder(root=folder), TrainPicture(size=224, rand_augment=9.0, erase=0.25))
+        with Loader(dataset, batch_size=batch, num_workers=num_workers) as loader:
+            seconds = []
+            for epoch in range(runs + 1):  # the first starts the workers
+                start = time.perf_counter()
+                count = sum(len(content["image"]) for content in loader.epoch(epoch))
+                seconds.append((time.perf_counter() - start) / count)
+    median = float(np.median(seconds[1:]))
+    return {f"{num_workers} workers": {"s per picture": median, "pictures/s": 1 / median}}
+
+
 def without_dropout(model, network, off: bool) -> None:
     """The tokens' dropout of 0.1, which upstream has always on; two generators would draw different masks."""
     for stage in (model.tokens_to_token.attention1, model.tokens_to_token.attention2,
@@ -263,6 +289,7 @@ def main() -> None:
         if not arguments.skip_training:
             batch = arguments.training_batch
             result[f"{name}, training step, {batch} x 224 x 224"] = bench_training(name, batch, arguments.runs)
+    result["input pipeline alone, 500 x 375 JPEG -> 224 x 224"] = bench_input(arguments.training_batch, arguments.runs)
     for title, sides in result.items():
         if title != "machine":
             print(f"\n{title}\n{table(sides, FORMATS)}")
