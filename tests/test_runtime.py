@@ -118,6 +118,7 @@ def test_importing_jittor_leaves_python_as_it_was():
     """Jittor alone lifts the recursion limit, turns certificate checks off, and exits when a child is killed."""
     code = """
 import ssl, subprocess, sys, signal, os
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
 context = ssl._create_default_https_context
 from jea._jittor import jt
 assert sys.getrecursionlimit() <= 10_000 and ssl._create_default_https_context is context

@@ -326,6 +326,7 @@ def test_workers_end_with_a_parent_that_was_killed():
 def test_ctrl_c_reaches_the_parent_only():
     script = SCRIPT.format(body=textwrap.dedent("""
         import os, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
         loader = Loader(Facts(6), batch_size=1, num_workers=2)
         batches = loader.epoch(0)
         try:
