@@ -129,7 +129,7 @@ class _Sources:
     def header(self, name: str) -> Path | None:
         return next((folder / name for folder in self.includes if (folder / name).is_file()), None)
 
-    def library(self, name: str) -> Path | None:
+    def shared_object(self, name: str) -> Path | None:
         """lib.so, or the lib.so.N that a wheel has instead."""
         for folder in self.libraries:
             found = sorted(folder.glob(name + "*"))
@@ -150,7 +150,7 @@ def missing_packages(toolkit: Toolkit) -> list:
     """The wheels that would complete this toolkit, pinned."""
     sources = _Sources(toolkit)
     lacking = [package for header, library, package in NEEDED
-               if (header and not sources.header(header)) or (library and not sources.library(library))]
+               if (header and not sources.header(header)) or (library and not sources.shared_object(library))]
     if not any((root / "nvvm" / "bin" / "cicc").is_file() for root in (toolkit.home, *wheel_folders())):
         lacking.append("nvidia-nvvm")
     return [f"{package}=={PACKAGES[package]}" for package in lacking]
@@ -184,7 +184,7 @@ def prepare(toolkit: Toolkit, folder: Path) -> CudaHome:
     except OSError as error:
         raise HomeError(f"the CUDA home cannot be written to {home} ({error.strerror}: {error.filename}); set JEA_HOME to "
                         "a folder that can be written") from error
-    nccl = sources.header("nccl.h") and sources.library("libnccl.so")
+    nccl = sources.header("nccl.h") and sources.shared_object("libnccl.so")
     return CudaHome(str(home / "bin" / "nvcc"), str(home / "include") if nccl else "",
                     str(home / "lib64") if nccl else "",
                     f"CUDA {record['cuda']} ({toolkit.home}) and cuDNN {record['cudnn']}")

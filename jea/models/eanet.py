@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jea._jittor import jt, nn
+from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
-from jea.nn.blocks import Conv, plain
+from jea.nn.blocks import Conv, checked_pictures, plain
 from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
@@ -56,11 +56,11 @@ class EANet(nn.Module):
 
     def low_logits(self, x):
         """Logits of a picture at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return self.head(self.backbone.stages(_checked(x))[1])
+        return self.head(self.backbone.stages(checked_pictures(x, "EANet"))[1])
 
     def with_auxiliary(self, x) -> tuple:
         """Logits and those of the auxiliary head, both (B, num_classes, H, W)."""
-        layer3, layer4 = self.backbone.stages(_checked(x))
+        layer3, layer4 = self.backbone.stages(checked_pictures(x, "EANet"))
         return tuple(resize_bilinear(y, x.shape[2:]) for y in (self.head(layer4), plain(self.auxiliary_head(layer3))))
 
     def head(self, feature):
@@ -72,14 +72,6 @@ class EANet(nn.Module):
         feature = self.fc0(self.backbone(x))
         _, attention = self.linu(feature, return_attention=True)
         return attention.reshape(attention.shape[:2] + feature.shape[2:])
-
-
-def _checked(x):
-    if not isinstance(x, jt.Var):
-        raise ValueError(f"EANet: got {type(x).__name__}; expected a jt.Var: jt.array(picture)")
-    if x.ndim != 4 or x.shape[1] != 3 or "float" not in str(x.dtype):
-        raise ValueError(f"EANet: got {x.dtype} {tuple(x.shape)}; expected float (B, 3, H, W)")
-    return x
 
 
 @fused_form_of(EANet)
@@ -96,12 +88,12 @@ class FusedEANet(FusedModule):
         return self.fc2(self.fc1.run(self.linu.run(self.fc0.run(self.backbone.run(x)))))
 
     def execute(self, x):
-        return self._guarded(_checked(x), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
+        return self._guarded(checked_pictures(x, "EANet"), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
                                                                     x.shape[2:]))
 
     def low_logits(self, x):
         """As EANet.low_logits."""
-        return super().execute(_checked(x))
+        return super().execute(checked_pictures(x, "EANet"))
 
     def attention_map(self, x):
         """As EANet.attention_map."""

@@ -5,9 +5,10 @@ JSeg reports 79.9 mIoU (single scale) and 81.0 (multi-scale) on Cityscapes val f
 """
 from __future__ import annotations
 
-from jea._jittor import jt, nn
+from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import DeepStemResNet, FCNHead
+from jea.nn.blocks import checked_pictures
 from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
 from jea.ops import double_norm, resize_bilinear
 
@@ -99,26 +100,18 @@ class JSegEANet(nn.Module):
 
     def low_logits(self, x):
         """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return self.decode_head(self.backbone(_checked(x)))
+        return self.decode_head(self.backbone(checked_pictures(x, "JSegEANet")))
 
     def with_auxiliary(self, x) -> tuple:
         """Logits and those of the auxiliary head, both (B, num_classes, H, W)."""
-        layer3, layer4 = self.backbone.last_stages(_checked(x))
+        layer3, layer4 = self.backbone.last_stages(checked_pictures(x, "JSegEANet"))
         return tuple(resize_bilinear(y, x.shape[2:]) for y in (self.decode_head(layer4), self.auxiliary_head(layer3)))
 
     def attention_map(self, x):
         """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""
-        feature = self.backbone(_checked(x))
+        feature = self.backbone(checked_pictures(x, "JSegEANet"))
         _, attention = self.decode_head.ea(feature, return_attention=True)
         return attention.reshape(attention.shape[:2] + feature.shape[2:])
-
-
-def _checked(x):
-    if not isinstance(x, jt.Var):
-        raise ValueError(f"JSegEANet: got {type(x).__name__}; expected a jt.Var: jt.array(picture)")
-    if x.ndim != 4 or x.shape[1] != 3 or "float" not in str(x.dtype):
-        raise ValueError(f"JSegEANet: got {x.dtype} {tuple(x.shape)}; expected float (B, 3, H, W)")
-    return x
 
 
 @fused_form_of(JSegEANet)
@@ -150,16 +143,16 @@ class FusedJSegEANet(FusedModule):
         return self.conv_seg(self.conv2(self.linear_1(attention, relu=True) + h, relu=True))
 
     def execute(self, x):
-        return self._guarded(_checked(x), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
+        return self._guarded(checked_pictures(x, "JSegEANet"), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
                                                                     x.shape[2:]))
 
     def low_logits(self, x):
         """As JSegEANet.low_logits."""
-        return super().execute(_checked(x))
+        return super().execute(checked_pictures(x, "JSegEANet"))
 
     def attention_map(self, x):
         """As JSegEANet.attention_map."""
-        return self._guarded(_checked(x), lambda x: self._to_nchw(self._attention(self._from_nchw(x))[1]))
+        return self._guarded(checked_pictures(x, "JSegEANet"), lambda x: self._to_nchw(self._attention(self._from_nchw(x))[1]))
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -25,6 +25,15 @@ class Conv(nn.Conv):
         return super().execute(x)
 
 
+def checked_pictures(x, model: str):
+    """x, or ValueError in the name of the model unless it is a float Var (B, 3, H, W)."""
+    if not isinstance(x, jt.Var):
+        raise ValueError(f"{model}: got {type(x).__name__}; expected a jt.Var: jt.array(picture)")
+    if x.ndim != 4 or x.shape[1] != 3 or "float" not in str(x.dtype):
+        raise ValueError(f"{model}: got {x.dtype} {tuple(x.shape)}; expected float (B, 3, H, W)")
+    return x
+
+
 def plain(x):
     """(B, C, H, W), whether x is that or blocked."""
     return from_blocked(x) if x.ndim == 5 else x

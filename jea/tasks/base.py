@@ -25,7 +25,9 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
+from jea import ranks
 from jea._jittor import jt
+from jea.data import DATASETS, DataError, Loader
 from jea.tasks.limits import check_limits
 
 
@@ -93,6 +95,55 @@ class WeightAverage:
         finally:
             for name, var in self._weights.items():
                 var.assign(own[name])
+
+
+class DataTask:
+    """What the tasks share: their data set, its batches, and the training mode. A task sets `options`, `model`,
+    `num_classes` (of the model) and `_data`, the config's block."""
+
+    _loader: Optional[Loader] = None
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None
+
+    def dataset(self, split: Optional[str] = None):
+        """The data set of the config, of the config's split or of another one."""
+        arguments = {k: v for k, v in self._data.items() if k != "name"}
+        if split is not None:
+            arguments["split"] = split
+        dataset = DATASETS[self._data["name"]](**arguments)
+        self.check_sizes(dataset)
+        return dataset
+
+    def check_sizes(self, dataset) -> None:
+        """DataError unless the model has the outputs that the data set needs."""
+        if dataset.num_classes != self.num_classes:
+            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.num_classes}; "
+                            "set model.num_classes")
+
+    def training_data(self):
+        """The data set as the loader takes it."""
+        return self.dataset()
+
+    @property
+    def loader(self) -> Loader:
+        if self._loader is None:
+            self._loader = Loader(self.training_data(), batch_size=self.options.batch_size, seed=self.options.seed,
+                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
+        return self._loader
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int, start_batch: int):
+        return self.loader.epoch(epoch, start_batch)
+
+    def begin_training(self) -> None:
+        self.model.train()
 
 
 @dataclass

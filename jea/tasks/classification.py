@@ -13,20 +13,20 @@ import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image
+from jea.data import DataError, list_inputs, map_ordered, read_image
 from jea.data.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
 from jea.data.images import write_bytes
 from jea.metrics.classification import ClassificationScores
 from jea.models import create_model
 from jea.nn.mode import evaluating
-from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
 from jea.tasks.limits import check_limits, check_range
 from jea.tasks.schedules import cosine
 
 NO_DECAY = ("cls_token", "pos_embed")
 
 
-class Classification:
+class Classification(DataTask):
     """The classification task of a config.
 
     Args:
@@ -96,44 +96,17 @@ class Classification:
         if not hasattr(self.model, "img_size") or hasattr(self.model, "generator"):
             raise ValueError(f"model.name is {self._model['name']}, which does not classify pictures; expected one of "
                              "the eamlp and t2t_vit models")
-        self.modules = {"model": self.model}
+        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
         self.description = {"task": "classification", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
-        self._loader = None
-
-    def close(self) -> None:
-        """End the worker processes."""
-        if self._loader is not None:
-            self._loader.close()
-            self._loader = None
-
-    def dataset(self, split: Optional[str] = None):
-        """The data set of the config, of the config's split or of another one."""
-        arguments = {k: v for k, v in self._data.items() if k != "name"}
-        if split is not None:
-            arguments["split"] = split
-        dataset = DATASETS[self._data["name"]](**arguments)
-        if dataset.num_classes != self.model.num_classes:
-            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
-                            "set model.num_classes")
-        return dataset
 
     # -- training ---------------------------------------------------------------------------------------------------
 
-    @property
-    def loader(self) -> Loader:
-        if self._loader is None:
-            o = self.options
-            transform = TrainPicture(size=self.model.img_size, crop_scale=o.crop_scale, crop_ratio=o.crop_ratio,
-                                     flip=o.flip, rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std,
-                                     color_jitter=o.color_jitter, erase=o.erase)
-            self._loader = Loader(TrainView(self.dataset(), transform), batch_size=o.batch_size, seed=o.seed,
-                                  num_workers=o.num_workers, share=(ranks.rank(), ranks.size()))
-        return self._loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(self.loader)
+    def training_data(self):
+        o = self.options
+        return TrainView(self.dataset(), TrainPicture(
+            size=self.model.img_size, crop_scale=o.crop_scale, crop_ratio=o.crop_ratio, flip=o.flip,
+            rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std, color_jitter=o.color_jitter, erase=o.erase))
 
     def batches(self, epoch: int, start_batch: int):
         """Batches of {"image" (B, 3, H, W), "target" (B, C) float32: smoothed, mixed; "label" (B,), "index" (B,)}."""
@@ -149,7 +122,7 @@ class Classification:
 
     def begin_training(self) -> None:
         self._class_list()  # fail now, not at the first evaluation
-        self.model.train()
+        super().begin_training()
 
     def phases(self, total_steps: int) -> list:
         o = self.options

@@ -17,10 +17,9 @@ from typing import Optional
 
 import numpy as np
 
-from jea import ranks
 from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
-from jea.data import DATASETS, DataError, Loader, map_ordered, write_image
+from jea.data import DataError, map_ordered, write_image
 from jea.data.pictures import sheet
 from jea.data.square import SquareView
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
@@ -32,7 +31,7 @@ from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
 from jea.nn.optim import Adam
 from jea.nn.spectral_norm import spectral_norms
-from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
 from jea.tasks.limits import check_limits
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
@@ -41,7 +40,7 @@ NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for th
 _CLASSES_SHOWN, _COLUMNS = 20, 10
 
 
-class Generation:
+class Generation(DataTask):
     """The generation task of a config.
 
     Args:
@@ -105,9 +104,10 @@ class Generation:
                              "discriminator, such as ea_sagan_cifar10")
         self.modules = {"model": self.model}
         self.generator = self.model.generator  # what evaluation runs
+        self.num_classes = self.generator.num_classes
         self.description = {"task": "generation", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
-        self._loader, self._features, self._step = None, None, None
+        self._features, self._step = None, None
 
     def load_weights(self, path):
         """Load a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file for each.
@@ -129,36 +129,10 @@ class Generation:
         """Evaluate with folded spectral normalisation from now on; the task no longer trains."""
         self.generator, self.model, self.modules = fuse(self.model.generator).network, None, {}
 
-    def close(self) -> None:
-        """End the worker processes."""
-        if self._loader is not None:
-            self._loader.close()
-            self._loader = None
-
-    def dataset(self, split: Optional[str] = None):
-        """The data set of the config, of the config's split or of another one."""
-        arguments = {k: v for k, v in self._data.items() if k != "name"}
-        if split is not None:
-            arguments["split"] = split
-        dataset = DATASETS[self._data["name"]](**arguments)
-        if dataset.num_classes != self.generator.num_classes:
-            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model "
-                            f"{self.generator.num_classes}; set model.num_classes")
-        return dataset
-
     # -- training ---------------------------------------------------------------------------------------------------
 
-    @property
-    def loader(self) -> Loader:
-        if self._loader is None:
-            view = SquareView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
-            self._loader = Loader(view, batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
-        return self._loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(self.loader)
+    def training_data(self):
+        return SquareView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
 
     def batches(self, epoch: int, start_batch: int):
         """Batches of {"image" (B, 3, S, S) float32 in [-1, 1], "label" (B,) int32, "index" (B,)}."""
@@ -169,7 +143,7 @@ class Generation:
     def begin_training(self) -> None:
         if self.eval.metrics:
             self.feature_network()  # fail now, not at the first evaluation
-        self.model.train()
+        super().begin_training()
 
     def phases(self, total_steps: int) -> list:
         o, phases = self.options, []

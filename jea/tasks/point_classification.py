@@ -25,9 +25,7 @@ class PointClassification(PointTask):
     model_classes, model_names = (PCTClassifier, PCTSimpleClassifier), "ea_pct_cls, ea_pct_cls_simple, ea_pct_tiny_cls"
 
     def check_sizes(self, dataset) -> None:
-        if dataset.num_classes != self.model.num_classes:
-            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.model.num_classes}; "
-                            "set model.num_classes")
+        super().check_sizes(dataset)
         needed = max(getattr(self.model, "samples", (1,)))
         if dataset.num_points < needed:
             raise DataError(f"{dataset.root}: clouds of {dataset.num_points} points; the model samples {needed}: set "

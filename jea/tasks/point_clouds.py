@@ -10,15 +10,14 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, write_image
+from jea.data import DATASETS, DataError, list_inputs, map_ordered, write_image
 from jea.data.cloud_files import SUFFIXES, read_cloud
 from jea.data.clouds import normalise_cloud, scaled
 from jea.models import create_model
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
-from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.base import DataTask, Phase, TrainOptions
 from jea.tasks.limits import check_limits, check_scales
 from jea.tasks.schedules import cosine
 
@@ -27,7 +26,7 @@ VOTE_SCALE = (2 / 3, 3 / 2)  # of the random votes: each axis, as in training
 MIN_POINTS = 32  # of a user's own cloud
 
 
-class PointTask:
+class PointTask(DataTask):
     """Base of the tasks on point clouds. A subclass defines `name`, `model_classes`, `losses`, `probabilities` and what
     `evaluate` calls.
 
@@ -79,50 +78,14 @@ class PointTask:
         if not isinstance(self.model, self.model_classes):
             raise ValueError(f"model.name is {self._model['name']}, which is not for {self.name}; expected one of "
                              f"{self.model_names}")
-        self.modules = {"model": self.model}
+        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
         self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
-        self._loader = None
 
     def multi_scale(self) -> None:
         """Evaluate with PCT's votes from now on."""
         self.eval.scales = MULTI_SCALE
 
-    def close(self) -> None:
-        """End the worker processes."""
-        if self._loader is not None:
-            self._loader.close()
-
-    def dataset(self, split: Optional[str] = None):
-        """The data set of the config, of the config's split or of another one."""
-        arguments = {k: v for k, v in self._data.items() if k != "name"}
-        if split is not None:
-            arguments["split"] = split
-        dataset = DATASETS[self._data["name"]](**arguments)
-        self.check_sizes(dataset)
-        return dataset
-
-    def check_sizes(self, dataset) -> None:
-        """DataError unless the model has the outputs that the data set needs."""
-        raise NotImplementedError
-
     # -- training ---------------------------------------------------------------------------------------------------
-
-    @property
-    def loader(self) -> Loader:
-        if self._loader is None:
-            self._loader = Loader(self.dataset(), batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
-        return self._loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(self.loader)
-
-    def batches(self, epoch: int, start_batch: int):
-        return self.loader.epoch(epoch, start_batch)
-
-    def begin_training(self) -> None:
-        self.model.train()
 
     def phases(self, total_steps: int) -> list:
         o = self.options

@@ -12,7 +12,7 @@ import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DATASETS, DataError, Loader, list_inputs, map_ordered, read_image, write_image, write_index_png
+from jea.data import DATASETS, DataError, list_inputs, map_ordered, read_image, write_image, write_index_png
 from jea.data.palette import voc_palette
 from jea.data.pictures import bars_png, confusion_png, side_by_side
 from jea.metrics.segmentation import ConfusionMatrix
@@ -21,7 +21,7 @@ from jea.nn.fused import fuse
 from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
-from jea.tasks.base import Phase, TrainOptions
+from jea.tasks.base import DataTask, Phase, TrainOptions
 from jea.tasks.limits import check_limits, check_scales
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
@@ -30,7 +30,7 @@ from jea.tasks.schedules import poly
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # upstream's test scales, each also mirrored
 
 
-class Segmentation:
+class Segmentation(DataTask):
     """The segmentation task of a config.
 
     Args:
@@ -103,11 +103,10 @@ class Segmentation:
         classes, weights = self.model.num_classes, self.options.class_weights
         if weights is not None and len(weights) != classes:
             raise ValueError(f"train.class_weights has {len(weights)} factors; the model has {classes} classes")
-        self.modules = {"model": self.model}
+        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
         self.network = self.model  # what evaluation runs
         self.description = {"task": "segmentation", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
-        self._loader = None
 
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
@@ -117,41 +116,10 @@ class Segmentation:
         """Evaluate as for the published results from now on: six scales, each also mirrored."""
         self.eval.scales, self.eval.flip = MULTI_SCALE, True
 
-    def close(self) -> None:
-        """End the worker processes."""
-        if self._loader is not None:
-            self._loader.close()
-            self._loader = None
-
-    def dataset(self, split: Optional[str] = None):
-        """The data set of the config, of the config's split or of another one."""
-        arguments = {k: v for k, v in self._data.items() if k != "name"}
-        if split is not None:
-            arguments["split"] = split
-        dataset = DATASETS[self._data["name"]](**arguments)
-        if dataset.num_classes != self.network.num_classes:
-            raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.network.num_classes}; "
-                            "set model.num_classes")
-        return dataset
-
     # -- training ---------------------------------------------------------------------------------------------------
 
-    @property
-    def loader(self) -> Loader:
-        if self._loader is None:
-            self._loader = Loader(self.dataset(), batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
-        return self._loader
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(self.loader)
-
-    def batches(self, epoch: int, start_batch: int):
-        return self.loader.epoch(epoch, start_batch)
-
     def begin_training(self) -> None:
-        self.model.train()
+        super().begin_training()
         if self.options.freeze_batch_norm:
             freeze_batch_norm(self.model)
 
