@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import jea
+from jea import console
 from jea.data.pictures import curve_png
 
 POSITIONS = (1024, 4096, 16384, 65536)
@@ -22,14 +23,23 @@ POSITIONS = (1024, 4096, 16384, 65536)
 
 # -- measuring --------------------------------------------------------------------------------------------------------
 
-def interleaved(functions: dict, runs: int) -> dict:
-    """Run the functions in turn, `runs` times: name -> {"median": s, "best": s}. Each has run before."""
+def interleaved(functions: dict, runs: int, *, turn: float = 0.1, settle: float = 0.02) -> dict:
+    """Run the functions in turn, `runs` turns each: name -> {"median": s, "best": s} of one run. Each has run before.
+
+    A turn is one run, or of a short function as many as fill `turn` seconds. Runs that begin within `settle` seconds of
+    a turn's start are not counted unless they are longer: another library's threads still spin there, and take a core
+    from whoever comes next.
+    """
     seconds = {name: [] for name in functions}
     for _ in range(runs):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
+            begin = end = time.perf_counter()
+            while end - begin < turn:
+                start = time.perf_counter()
+                function()
+                end = time.perf_counter()
+                if start - begin >= settle or end - start >= settle:
+                    seconds[name].append(end - start)
     return {name: {"median": float(np.median(values)), "best": min(values)} for name, values in seconds.items()}
 
 
@@ -145,9 +155,15 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.runs < 1:
         parser.error(f"--runs is {arguments.runs}; expected at least 1")
+    return console.run("bench", _bench, arguments)
+
+
+def _bench(arguments) -> None:
     result = {"cost of 1 x 512 x 128 x 128": cost()}
     units = {"parameters": "{:,}", "MACs": "{:,}"}
+    out = Path(arguments.out)
     if not arguments.cost:
+        out.mkdir(parents=True, exist_ok=True)  # fail now, not after measuring
         result = {"machine": machine(), **result, "operators, forward and backward": operators(arguments.runs),
                   "forward over 512 channels": scaling(arguments.runs)}
     for title, rows in result.items():
@@ -155,13 +171,10 @@ def main(argv=None) -> int:
         print(f"{title}\n{text}\n")
     if not arguments.cost:
         from jea.checkpoint.atomic import replacing
-        out = Path(arguments.out)
-        out.mkdir(parents=True, exist_ok=True)
         with replacing(out / "bench.json") as file:
             file.write(json.dumps(result, indent=1).encode())
         scaling_png(out / "scaling.png", result["forward over 512 channels"], title="forward time, ms, 512 channels")
         print(f"written to {out}: bench.json, scaling.png")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 // Double normalisation of a (S, N) or (N, S) matrix per batch entry, and its gradient. See double_norm.py.
 //
 // x is cut into tiles of positions. A tile is read from memory once: its own maxima, exponentials relative to them and
-// their sums; then the tiles' statistics are joined; then each tile is rescaled and normalised per position.
+// their sums; then the tiles' statistics are joined; then each tile is rescaled and normalised per position. The gradient
+// goes the same way: the sums over the memories, those over the positions, then dx.
 #pragma once
 #include <algorithm>
 #include <cfloat>
@@ -10,6 +11,13 @@
 #include <cstring>
 #include <vector>
 #include "exp.h"
+
+// g++ takes half of AVX-512's registers unless told otherwise; these loops are the faster for the whole of them.
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+#define JEA_WIDE __attribute__((target("prefer-vector-width=512")))
+#else
+#define JEA_WIDE
+#endif
 
 namespace jea {
 
@@ -23,9 +31,13 @@ struct DoubleNorm {
 
     long group() const { return memories / groups; }
 
-    long tile() const {  // positions of a tile: about 64 kB, a multiple of 16
-        const long fitting = 16384 / std::max(memories, 1L) / 16 * 16;
-        return std::min(std::max(fitting, 16L), 4096L);
+    // Positions of a tile, a multiple of 16: at most 256 kB, which the second-level cache keeps, and a multiple of eight
+    // tiles, so that threads get equal shares. Their number has no part in it: results do not depend on it.
+    static constexpr long kMost = 4096;
+    long tile() const {
+        const long most = std::min(std::max(65536 / memories, 16L), kMost);
+        const long wanted = 4 * positions <= most ? 1 : (positions + 8 * most - 1) / (8 * most) * 8;
+        return (positions + 16 * wanted - 1) / (16 * wanted) * 16;
     }
     long tiles() const { return (positions + tile() - 1) / tile(); }
 };
@@ -37,8 +49,40 @@ inline bool without_softmax(const float* x, long count) {
     return most >= kNoSoftmax;
 }
 
+// The softmax over all positions of one batch entry from its tiles' statistics, all (tiles, memories): e of tile t times
+// factors[t, s] is a. `sums` is lost. A memory whose positions are all masked poisons its group.
+JEA_WIDE inline void join_tiles(const DoubleNorm& d, const float* maxima, float* sums, float* factors, char* poisoned) {
+    const long S = d.memories, tiles = d.tiles(), G = d.groups;
+    std::vector<float> most(maxima, maxima + S);
+    std::vector<double> whole(S);
+    for (long t = 1; t < tiles; t++) {
+        #pragma omp simd
+        for (long s = 0; s < S; s++) most[s] = std::max(most[s], maxima[t * S + s]);
+    }
+    for (long t = 0; t < tiles; t++) {
+        #pragma omp simd
+        for (long s = 0; s < S; s++) {
+            factors[t * S + s] = exp_negative(maxima[t * S + s] - most[s]);
+            whole[s] += sums[t * S + s] * factors[t * S + s];
+        }
+    }
+    for (long s = 0; s < S; s++) {
+        if (whole[s] == 0.) poisoned[s / d.group()] = 1;
+        sums[s] = static_cast<float>(1. / whole[s]);
+    }
+    for (long t = 0; t < tiles; t++) {
+        #pragma omp simd
+        for (long s = 0; s < S; s++) factors[t * S + s] *= sums[s];
+    }
+    // A memory without a softmax makes the sums over the memories NaN at every position.
+    for (long t = 0; t < tiles; t++)
+        for (long g = 0; g < G; g++) poisoned[g] = poisoned[g] || poisoned[t * G + g];
+    for (long t = 1; t < tiles; t++) std::copy(poisoned, poisoned + G, poisoned + t * G);
+}
+
 // Forward. denominators (batch, N, groups) keeps eps + sum_s a[s, n] for the gradient.
-inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, float* y, float* denominators) {
+JEA_WIDE inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, float* y,
+                                         float* denominators) {
     const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles(), G = d.groups, P = d.group();
     std::vector<float> maxima(d.batch * tiles * S), sums(maxima.size()), factors(maxima.size());
     std::vector<char> poisoned(d.batch * tiles * G);
@@ -56,10 +100,14 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
                 for (long s = 0; s < S; s++) {
                     const float* row = in + s * N + first;
                     float* to = out + s * N + first;
-                    poison[0] = poison[0] || without_softmax(row, count);
                     float most = -FLT_MAX;  // not -inf: a tile of masked positions must give zeros
-                    #pragma omp simd reduction(max : most)
-                    for (long n = 0; n < count; n++) most = row[n] > most ? row[n] : most;
+                    uint32_t bits = 0;
+                    #pragma omp simd reduction(max : most, bits)
+                    for (long n = 0; n < count; n++) {
+                        most = row[n] > most ? row[n] : most;
+                        bits = std::max(bits, softmax_bits(row[n]));
+                    }
+                    poison[0] = poison[0] || bits >= kNoSoftmax;
                     float sum = 0.f;
                     #pragma omp simd reduction(+ : sum)
                     for (long n = 0; n < count; n++) {
@@ -93,28 +141,11 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
             }
         }
 
-    // Softmax over all positions: e of tile t, times factors[t, s], is a.
-    #pragma omp parallel for collapse(2)
-    for (long b = 0; b < d.batch; b++)
-        for (long g = 0; g < G; g++) {
-            bool poison = false;
-            for (long t = 0; t < tiles; t++) poison = poison || poisoned[(b * tiles + t) * G + g];
-            for (long s = g * P; s < (g + 1) * P; s++) {
-                float most = maxima[b * tiles * S + s];
-                for (long t = 1; t < tiles; t++) most = std::max(most, maxima[(b * tiles + t) * S + s]);
-                double sum = 0.;
-                for (long t = 0; t < tiles; t++) {
-                    const long i = (b * tiles + t) * S + s;
-                    factors[i] = exp_negative(maxima[i] - most);
-                    sum += static_cast<double>(sums[i]) * factors[i];
-                }
-                poison = poison || sum == 0.;  // every position masked
-                for (long t = 0; t < tiles; t++) factors[(b * tiles + t) * S + s] /= static_cast<float>(sum);
-            }
-            // A memory without a softmax makes the sums over the memories NaN at every position.
-            if (poison)
-                for (long t = 0; t < tiles; t++) poisoned[(b * tiles + t) * G + g] = 1;
-        }
+    #pragma omp parallel for if (d.batch > 1)
+    for (long b = 0; b < d.batch; b++) {
+        const long at = b * tiles * S;
+        join_tiles(d, &maxima[at], &sums[at], &factors[at], &poisoned[b * tiles * G]);
+    }
 
     #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
@@ -126,18 +157,19 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
             if (d.positions_last) {
                 std::fill(total, total + count, eps);
                 for (long s = 0; s < S; s++) {
+                    const float* row = out + s * N + first;
+                    const float f = factor[s];
+                    #pragma omp simd
+                    for (long n = 0; n < count; n++) total[n] += row[n] * f;
+                }
+                float inverse[DoubleNorm::kMost];
+                #pragma omp simd
+                for (long n = 0; n < count; n++) inverse[n] = 1.f / total[n];
+                for (long s = 0; s < S; s++) {
                     float* row = out + s * N + first;
                     const float f = factor[s];
                     #pragma omp simd
-                    for (long n = 0; n < count; n++) {
-                        row[n] *= f;
-                        total[n] += row[n];
-                    }
-                }
-                for (long s = 0; s < S; s++) {
-                    float* row = out + s * N + first;
-                    #pragma omp simd
-                    for (long n = 0; n < count; n++) row[n] /= total[n];
+                    for (long n = 0; n < count; n++) row[n] *= f * inverse[n];
                 }
             } else {
                 for (long i = 0; i < count * G; i++) {
@@ -145,13 +177,10 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
                     const float* of_group = factor + i % G * P;
                     float sum = eps;
                     #pragma omp simd reduction(+ : sum)
-                    for (long s = 0; s < P; s++) {
-                        row[s] *= of_group[s];
-                        sum += row[s];
-                    }
+                    for (long s = 0; s < P; s++) sum += row[s] * of_group[s];
                     const float inverse = 1.f / sum;
                     #pragma omp simd
-                    for (long s = 0; s < P; s++) row[s] *= inverse;
+                    for (long s = 0; s < P; s++) row[s] *= of_group[s] * inverse;
                     total[i] = sum;
                 }
             }
@@ -168,19 +197,19 @@ inline void double_norm_forward(const DoubleNorm& d, float eps, const float* x, 
 }
 
 // dx from y, the denominators d and g = dL/dy:
-//     u = y (g - sum_s g y),   dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n']
-inline void double_norm_backward(const DoubleNorm& d, const float* y, const float* denominators, const float* g,
-                                 float* dx) {
+//     dot[n] = sum_s g[s, n] y[s, n],   u = y (g - dot),   dx[s, n] = u[s, n] - y[s, n] d[n] sum_n' u[s, n']
+JEA_WIDE inline void double_norm_backward(const DoubleNorm& d, const float* y, const float* denominators, const float* g,
+                                          float* dx) {
     const long S = d.memories, N = d.positions, T = d.tile(), tiles = d.tiles(), G = d.groups, P = d.group();
-    std::vector<float> partial(d.batch * tiles * S), sums(d.batch * S);
+    std::vector<float> partial(d.batch * tiles * S), sums(d.batch * S), dots(d.batch * N * G);
 
     #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
         for (long t = 0; t < tiles; t++) {
             const long first = t * T, count = std::min(T, N - first), base = b * S * N;
             float* tile_sum = &partial[(b * tiles + t) * S];
+            float* dot = &dots[(b * N + first) * G];
             if (d.positions_last) {
-                std::vector<float> dot(count);
                 for (long s = 0; s < S; s++) {
                     const long at = base + s * N + first;
                     #pragma omp simd
@@ -190,55 +219,52 @@ inline void double_norm_backward(const DoubleNorm& d, const float* y, const floa
                     const long at = base + s * N + first;
                     float sum = 0.f;
                     #pragma omp simd reduction(+ : sum)
-                    for (long n = 0; n < count; n++) {
-                        dx[at + n] = y[at + n] * (g[at + n] - dot[n]);
-                        sum += dx[at + n];
-                    }
+                    for (long n = 0; n < count; n++) sum += y[at + n] * (g[at + n] - dot[n]);
                     tile_sum[s] = sum;
                 }
             } else {
-                std::fill(tile_sum, tile_sum + S, 0.f);
                 for (long i = 0; i < count * G; i++) {
                     const long at = base + first * S + i * P;
                     float* of_group = tile_sum + i % G * P;
-                    float dot = 0.f;
-                    #pragma omp simd reduction(+ : dot)
-                    for (long s = 0; s < P; s++) dot += g[at + s] * y[at + s];
+                    float sum = 0.f;
+                    #pragma omp simd reduction(+ : sum)
+                    for (long s = 0; s < P; s++) sum += g[at + s] * y[at + s];
+                    dot[i] = sum;
                     #pragma omp simd
-                    for (long s = 0; s < P; s++) {
-                        dx[at + s] = y[at + s] * (g[at + s] - dot);
-                        of_group[s] += dx[at + s];
-                    }
+                    for (long s = 0; s < P; s++) of_group[s] += y[at + s] * (g[at + s] - sum);
                 }
             }
         }
 
-    #pragma omp parallel for collapse(2)
-    for (long b = 0; b < d.batch; b++)
-        for (long s = 0; s < S; s++) {
-            double sum = 0.;
-            for (long t = 0; t < tiles; t++) sum += partial[(b * tiles + t) * S + s];
-            sums[b * S + s] = static_cast<float>(sum);
+    for (long b = 0; b < d.batch; b++) {
+        std::vector<double> whole(S);
+        for (long t = 0; t < tiles; t++) {
+            #pragma omp simd
+            for (long s = 0; s < S; s++) whole[s] += partial[(b * tiles + t) * S + s];
         }
+        std::copy(whole.begin(), whole.end(), sums.begin() + b * S);
+    }
 
     #pragma omp parallel for collapse(2)
     for (long b = 0; b < d.batch; b++)
         for (long t = 0; t < tiles; t++) {
             const long first = t * T, count = std::min(T, N - first), base = b * S * N;
             const float* total = denominators + (b * N + first) * G;
+            const float* dot = &dots[(b * N + first) * G];
             const float* sum = &sums[b * S];
             if (d.positions_last) {
                 for (long s = 0; s < S; s++) {
                     const long at = base + s * N + first;
                     #pragma omp simd
-                    for (long n = 0; n < count; n++) dx[at + n] -= y[at + n] * total[n] * sum[s];
+                    for (long n = 0; n < count; n++)
+                        dx[at + n] = y[at + n] * (g[at + n] - dot[n] - total[n] * sum[s]);
                 }
             } else {
                 for (long i = 0; i < count * G; i++) {
                     const long at = base + first * S + i * P;
                     const float* of_group = sum + i % G * P;
                     #pragma omp simd
-                    for (long s = 0; s < P; s++) dx[at + s] -= y[at + s] * total[i] * of_group[s];
+                    for (long s = 0; s < P; s++) dx[at + s] = y[at + s] * (g[at + s] - dot[i] - total[i] * of_group[s]);
                 }
             }
         }
