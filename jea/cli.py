@@ -5,10 +5,9 @@ import argparse
 import inspect
 import json
 import sys
-import time
 from pathlib import Path
 
-from jea import __version__, runtime
+from jea import __version__, console, runtime
 
 DEFAULT_CONFIG = "segmentation_eanet_tiny_shapes"
 
@@ -68,7 +67,7 @@ def train_main(argv=None) -> int:
     parser.add_argument("--weights", help="start from this checkpoint, whole or backbone only (train.init_weights)")
     parser.add_argument("--stop-after", type=_positive, metavar="STEP", help="save and stop before this step, for time limits")
     arguments = parser.parse_intermixed_args(argv)
-    return _run("train", _train, arguments)
+    return console.run("train", _train, arguments)
 
 
 def _train(arguments) -> int:
@@ -82,11 +81,13 @@ def _train(arguments) -> int:
     _say(f"{_describe(config, task)}; device {device}; output {out}")
     init = config["train"].get("init_weights")
     if arguments.dry_run:
-        _say(f"dry run: would train, starting from {init or 'random weights'}; data: {_data_state(task)}")
+        start = f"on from {_readable(out / engine.LAST)}" if arguments.resume else \
+            f"from {_weights_state(task, init)}" if init else "from random weights"
+        _say(f"dry run: would train {start}; data: {_data_state(task)}")
         return 0
     try:
         if init and not arguments.resume:
-            _say(_load(task, init))
+            _say(_load(task, init, ema=not arguments.no_ema, strict=not arguments.no_strict))
         task.dataset(config["eval"].get("split", task.Eval.split))  # fail now, not at the first evaluation
         result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
     finally:
@@ -113,11 +114,10 @@ def test_main(argv=None) -> int:
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
     parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures of the split")
-    parser.add_argument("--no-ema", action="store_true", help="of a checkpoint with averaged weights, take the others")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
-    return _run("test", _test, arguments)
+    return console.run("test", _test, arguments)
 
 
 def _test(arguments) -> int:
@@ -137,9 +137,10 @@ def _test(arguments) -> int:
     out = Path(arguments.out or Path("results") / stem)
     _say(f"{_describe(config, task)}; device {device}; weights {weights}; output {out}")
     if arguments.dry_run:
-        _say(f"dry run: would test; data: {_data_state(task)}")
+        _say(f"dry run: would test {_weights_state(task, weights) if weights else 'once there are weights'}; "
+             f"data: {_data_state(task)}")
         return 0
-    _say(_load(task, weights, ema=not arguments.no_ema))
+    _say(_load(task, weights, ema=not arguments.no_ema, strict=not arguments.no_strict))
     if hasattr(task, "fuse") and not arguments.no_fuse:
         task.fuse()
     if arguments.input and not hasattr(task, "predict_files"):
@@ -173,7 +174,7 @@ def data_main(argv=None) -> int:
                         "and eval.split)")
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that read (default: 2)")
     parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: data.num_classes=3")
-    return _run("data", _data_check, parser.parse_intermixed_args(argv))
+    return console.run("data", _data_check, parser.parse_intermixed_args(argv))
 
 
 def _data_check(arguments) -> int:
@@ -208,43 +209,11 @@ def _parser(command: str, description: str, example: str) -> argparse.ArgumentPa
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--tf32", action="store_true", help="CUDA: let convolutions round to TF32 (3 digits)")
     parser.add_argument("--deterministic", action="store_true", help="CUDA: choose cuDNN's algorithms by rule, not by trial")
+    parser.add_argument("--no-ema", action="store_true", help="of weights that have averaged ones too, take the others")
+    parser.add_argument("--no-strict", action="store_true", help="load what fits of the weights, and list the rest")
     parser.add_argument("--dry-run", action="store_true", help="check everything but the data, then stop")
     parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: train.lr=0.01")
     return parser
-
-
-def _run(command: str, function, arguments) -> int:
-    """Call a command; errors that a user can mend become one message, not a traceback."""
-    status = _status(command, function, arguments)
-    if status and "jea.ranks" in sys.modules:
-        sys.modules["jea.ranks"].leave(status)
-    return status
-
-
-def _status(command: str, function, arguments) -> int:
-    from jea.checkpoint.errors import CheckpointError
-    from jea.config import ConfigError
-    from jea.data.errors import DataError
-    from jea.tasks.base import TrainingError
-    try:
-        return function(arguments)
-    except (ConfigError, DataError, CheckpointError, TrainingError, runtime.SetupError) as error:
-        _say_error(command, error)
-        return 2
-    except OSError as error:  # a full disk, a folder that may not be written
-        where = f"{error.filename}: " if error.filename else ""
-        _say_error(command, f"{where}{error.strerror or error}")
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"jea {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        return 130
-
-
-def _say_error(command: str, error) -> None:
-    rank = runtime.mpi_rank()
-    if rank:
-        time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
-    print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)
 
 
 def _load_config(arguments) -> tuple:
@@ -264,15 +233,27 @@ def _create_task(config):
         raise ConfigError(str(error)) from error
 
 
-def _load(task, path, *, ema: bool = True) -> str:
+def _weight_files(task, path) -> list:
+    """[(network, file), ...] of a checkpoint."""
+    return task.weight_files(path) if hasattr(task, "weight_files") else [(task.model, path)]
+
+
+def _load(task, path, *, ema: bool, strict: bool) -> str:
     """Load a checkpoint into a task's networks; what was loaded."""
-    if hasattr(task, "load_weights"):
-        if not ema:
-            from jea.config import ConfigError
-            raise ConfigError("--no-ema: this task's checkpoints have no averaged weights; leave it out")
-        return str(task.load_weights(path))
     from jea.checkpoint import load_weights
-    return str(load_weights(task.model, path, ema=ema))
+    return "\n".join(str(load_weights(network, file, ema=ema, strict=strict))
+                     for network, file in _weight_files(task, path))
+
+
+def _weights_state(task, path) -> str:
+    return ", ".join(_readable(file) for _, file in _weight_files(task, path))
+
+
+def _readable(path) -> str:
+    """"eanet.pth (torch-zip, 660 tensors)"; CheckpointError unless it is there and all of its tensors are."""
+    from jea.checkpoint import outline
+    checkpoint = outline(path)
+    return f"{path} ({checkpoint.format}, {len(checkpoint.tensors)} tensors)"
 
 
 def _start(arguments) -> str:
@@ -305,7 +286,7 @@ def _data_state(task) -> str:
     from jea.data.errors import DataError
     try:
         dataset = task.dataset()
-        return f"{len(dataset)} pictures in {dataset.root}"
+        return f"{len(dataset)} {getattr(dataset, 'what', 'pictures')} in {dataset.root}"
     except DataError as error:
         return str(error)
 

@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-FORMAT = 1  # of what build() writes; another number makes another folder
+FORMAT = 2  # of what build() writes; another number makes another folder
 
 # The set that was compiled (tests/gpu): CUDA 13.0 update 2, as in PyTorch's CUDA 13 builds. setup.py, extra cuda13.
 PACKAGES = {
@@ -49,6 +49,7 @@ NEEDED = (
     ("cufft.h", "libcufft.so", "nvidia-cufft"),
     ("cusparse.h", "libcusparse.so", "nvidia-cusparse"),
     (None, "libnvJitLink.so", "nvidia-nvjitlink"),
+    (None, "libnvrtc.so", "nvidia-cuda-nvrtc"),  # cuDNN compiles some of its kernels at run time
 )
 LOWEST_CAPABILITY = (7, 5)  # CUDA 13 has dropped the cards before Turing
 LOWEST_DRIVER = (13, 0)  # what the driver must support
@@ -267,14 +268,15 @@ def _link(source: Path, link: Path) -> None:
 
 
 # Jittor passes C++14, and for cards newer than it knows the code of compute capability 9.0 alone: with the portable form
-# (PTX) beside it the driver translates for them.
+# (PTX) beside the first code the driver translates for them.
 _NVCC = """#!/bin/sh
-case " $* " in *" -arch=compute_90 "*) portable=,compute_90 ;; *) portable= ;; esac
+portable=
 for argument do
   shift
   case "$argument" in
     -std=c++14) argument=-std=c++17 ;;
-    -code=sm_90) argument=-code=sm_90$portable ;;
+    -arch=compute_*) portable=,${argument#-arch=} ;;
+    -code=sm_*) argument=$argument$portable portable= ;;
   esac
   set -- "$@" "$argument"
 done

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from jea import runtime
+from jea import console, runtime
 
 LIMIT = 1e-5  # largest error, relative to the largest value: float32 sums of some hundred terms
 _TIME_LIMIT = 1800  # seconds: the first import compiles Jittor's core
@@ -165,12 +165,12 @@ def main(argv=None) -> int:
     if arguments.run:
         _run_checks(arguments.run)
         return 0
-    try:
-        runtime.check_toolchain()
-        device = runtime.choose_device(arguments.device)
-    except runtime.SetupError as error:
-        print(f"jea doctor: {error}", file=sys.stderr)
-        return 1
+    return console.run("doctor", _doctor, arguments)
+
+
+def _doctor(arguments) -> int:
+    runtime.check_toolchain()
+    device = runtime.choose_device(arguments.device)
     if not arguments.json:
         print(f"device: {device} ({runtime.prepare().device_reason})", flush=True)
     results = examine(device)

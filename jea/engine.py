@@ -23,6 +23,7 @@ from jea.checkpoint import store
 from jea.checkpoint.errors import CheckpointError
 from jea.data.errors import DataError
 from jea.data.pictures import curve_png
+from jea.nn import precision
 from jea.tasks.base import TrainingError
 
 LAST, BEST, LOG, CURVES = "last.npz", "best.npz", "log.jsonl", "curves.png"
@@ -40,7 +41,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
         stop_after: end (and save) before this step, as a time-limited job would; the schedule keeps its length.
         progress: show a progress bar on stderr.
     Raises:
-        TrainingError: non-finite loss; last.npz stays that of the last save.
+        TrainingError: non-finite loss; last.npz stays that of the last save. A precision that the device does not have.
         CheckpointError: nothing to resume from, or it belongs to another run.
     """
     options, out_dir = task.options, Path(out_dir)
@@ -48,10 +49,16 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
         raise TrainingError(f"batch_size is {options.batch_size}, for {ranks.size()} processes and grad_accumulation "
                             f"{options.grad_accumulation}; it must be a multiple of their product: change "
                             "train.batch_size or mpirun's -np")
+    reason = precision.unavailable(options.precision)
+    if reason:
+        raise TrainingError(f"train.precision is {options.precision}: {reason}")
     progress = progress and ranks.is_first()
     out_dir.mkdir(parents=True, exist_ok=True)
     total = options.steps if options.steps is not None else options.epochs * task.batches_per_epoch
     phases = task.phases(total)
+    if options.precision == "float16":
+        for phase in phases:
+            phase.scaler = precision.LossScaler()
     log = _Log(out_dir) if ranks.is_first() else _NoLog()
     step, best, result = 0, None, {}
     if resume:
@@ -71,6 +78,11 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
         saved = step
         stopped = False
         try:
+            if step == total and not ranks.on_first(lambda: _was_judged(log, out_dir, total)):
+                # The run ended between its last step and the evaluation.
+                best = best if (out_dir / BEST).is_file() else None
+                result, best = _judge(task, phases, out_dir, step, best, log, bar, progress)
+                _save(task, phases, out_dir / LAST, step, best)
             while step < end and not stopped:
                 epoch, start = divmod(step, task.batches_per_epoch)
                 for batch in task.batches(epoch, start):
@@ -84,21 +96,10 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                     bar.set_postfix_str(", ".join(shown + [f"{images / seconds:.1f} images/s"]), refresh=False)
                     bar.update()
                     if step % options.log_every == 0 or step == total:
-                        log.write(step=step, images_per_second=round(images / seconds, 3), **values)
+                        log.write(step=step, images_per_second=round(images / seconds, 3), **values,
+                                  peak_memory=peak_memory())
                     if (options.eval_every and step % options.eval_every == 0) or step == total:
-                        with _averages_applied(phases):
-                            result = evaluate(task, out_dir / "val", progress=progress)
-                            score = next(iter(result.values()))
-                            if best is None or score > best:
-                                best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
-                                if ranks.is_first():
-                                    store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step,
-                                                                                       metrics=plain(result)))
-                        log.write(step=step, evaluation=plain(result))
-                        if ranks.is_first():
-                            bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()),
-                                      file=sys.stderr)
-                        log.draw()
+                        result, best = _judge(task, phases, out_dir, step, best, log, bar, progress)
                     if step % options.save_every == 0 or step == total:
                         _save(task, phases, out_dir / LAST, step, best)
                         saved = step
@@ -116,7 +117,23 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     log.close()
     if stopped:
         raise KeyboardInterrupt(f"stopped at step {step}; {out_dir / LAST} is saved, --resume goes on from it")
-    return result
+    return dict(result, peak_memory=peak_memory()) if result else result
+
+
+def _judge(task, phases, out_dir: Path, step: int, best, log, bar, progress: bool) -> tuple:
+    """Evaluate, and write best.npz if the score is the highest; returns (result, best score)."""
+    with _averages_applied(phases):
+        result = evaluate(task, out_dir / "val", progress=progress)
+        score = next(iter(result.values()))
+        if best is None or score > best:
+            best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
+            if ranks.is_first():
+                store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step, metrics=plain(result)))
+    log.write(step=step, evaluation=plain(result), peak_memory=peak_memory())
+    if ranks.is_first():
+        bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()), file=sys.stderr)
+    log.draw()
+    return result, best
 
 
 def evaluate(task, out_dir, **options) -> dict:
@@ -135,23 +152,26 @@ def _step(phases, batch, step: int, options) -> dict:
         rate = phase.set_rates(step)
         values: dict = {}
         for part in parts:
-            losses = phase.losses(part)
+            with precision.autocast(options.precision):
+                losses = phase.losses(part)
             shares = ranks.total([value.item() for value in losses.values()]) / (ranks.size() * len(parts))
             for name, value in zip(losses, shares.tolist()):
                 values[name] = values.get(name, 0.0) + value
             _check_finite(values, step, phase)  # before the optimizer's step, so the weights stay those of the last
-            phase.optimizer.backward(losses["loss"] if len(parts) == 1 else losses["loss"] / len(parts))
+            loss = losses["loss"] * phase.scaler.scale if phase.scaler else losses["loss"]
+            phase.optimizer.backward(loss if len(parts) == 1 else loss / len(parts))
             if len(parts) > 1:
                 jt.sync_all()  # frees this part's activations
         phase.optimizer.n_step -= len(parts) - 1  # Jittor counts the backward passes; Adam's correction wants the steps
-        if options.grad_clip:
-            values["grad_norm"] = _clip(phase.optimizer, options.grad_clip)
-            _check_finite(values, step, phase)
-        phase.optimizer.step()
+        if _unscaled(phase, values, step):
+            if options.grad_clip:
+                values["grad_norm"] = _clip(phase.optimizer, options.grad_clip)
+                _check_finite(values, step, phase)
+            phase.optimizer.step()
+            if phase.average:
+                phase.average.update()
         for group in phase.optimizer.param_groups:
             del group["grads"]  # Jittor would keep them through the next forward pass
-        if phase.average:
-            phase.average.update()
         prefix = "" if len(phases) == 1 else f"{phase.name}/"
         logged.update({prefix + name: value for name, value in values.items()}, **{prefix + "lr": rate})
         jt.sync_all()
@@ -173,13 +193,35 @@ def _check_finite(values: dict, step: int, phase) -> None:
                                 "untouched; a lower learning rate or gradient clipping often helps.")
 
 
+def _unscaled(phase, values: dict, step: int) -> bool:
+    """Undo the scaling of the loss in a phase's gradients; False where they are not finite and the step is left out."""
+    scaler, optimizer = phase.scaler, phase.optimizer
+    if not scaler:
+        return True
+    values["loss_scale"] = scaler.scale
+    finite = scaler.unscale(_gradients(optimizer))
+    scaler.adjust(finite)
+    if not finite:
+        optimizer.zero_grad()  # or the next gradients would be added to zeros
+        optimizer.n_step -= 1
+        if scaler.scale < 1:
+            raise TrainingError(f"step {step}, phase {phase.name}: the gradients are not finite in float16 at any scale "
+                                "of the loss, down to 1. The weights of the last save are untouched; a lower learning "
+                                "rate, gradient clipping, or train.precision=bfloat16 or float32 helps.")
+    return finite
+
+
+def _gradients(optimizer) -> list:
+    return [g for group in optimizer.param_groups for p, g in zip(group["params"], group["grads"])
+            if not p.is_stop_grad()]
+
+
 def _clip(optimizer, largest: float) -> float:
     """Scale an optimizer's gradients so that their global norm is at most `largest`; returns the norm before.
 
     As torch's clip_grad_norm_: by min(1, largest / (norm + 1e-6)). The sum of squares runs in float64.
     """
-    gradients = [g for group in optimizer.param_groups for p, g in zip(group["params"], group["grads"])
-                 if not p.is_stop_grad()]
+    gradients = _gradients(optimizer)
     squares = jt.concat([g.float64().sqr().sum().reshape(1) for g in gradients])
     norm = math.sqrt(squares.sum().item()) if jt.isfinite(squares).all().item() else math.nan
     if norm > largest:
@@ -201,6 +243,11 @@ def _averages_applied(phases):
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+def _was_judged(log, out_dir: Path, step: int) -> bool:
+    """Whether a resumed run has best.npz and the evaluation of a step."""
+    return (out_dir / BEST).is_file() and any(e["step"] == step and "evaluation" in e for e in log.entries)
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -234,8 +281,9 @@ def _save(task, phases, path: Path, step: int, best) -> None:
     tensors = {f"model/{key}": value for key, value in _weights(task).items()}
     tensors.update({key: var.numpy() for key, var in _phase_state(phases).items()})
     counts = {phase.name: int(phase.optimizer.n_step) for phase in phases}
+    scales = {phase.name: phase.scaler.state for phase in phases if phase.scaler}
     store.save_npz(path, tensors, dict(task.description, kind="training", step=step, best=best, seed=task.options.seed,
-                                       optimizer_steps=counts))
+                                       optimizer_steps=counts, **({"loss_scales": scales} if scales else {})))
 
 
 def _restore(task, phases, path: Path) -> tuple:
@@ -260,10 +308,25 @@ def _restore(task, phases, path: Path) -> tuple:
         var.assign(tensors[key])
     for phase in phases:
         phase.optimizer.n_step = meta["optimizer_steps"][phase.name]
+        if phase.scaler and phase.name in meta.get("loss_scales", {}):  # none: the run began in another precision
+            phase.scaler.restore(meta["loss_scales"][phase.name])
     return meta["step"], meta["best"]
 
 
 # -- log ------------------------------------------------------------------------------------------------------------
+
+def peak_memory() -> int:
+    """The most memory so far, in MB.
+
+    On the CPU: of this process, resident (VmHWM; getrusage's ru_maxrss would begin with that of the process that
+    started this one). On CUDA: what Jittor's allocators have taken from the device. They keep freed blocks for the next
+    step, so that the figure after a step is its peak; cuDNN's and cuBLAS's own memory is not in it.
+    """
+    if jt.flags.use_cuda:
+        return jt.get_mem_info().total_cuda_used >> 20
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) >> 10
+
 
 class _Log:
     """log.jsonl, a line per entry; curves.png from it; TensorBoard events when it is installed."""

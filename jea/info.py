@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-from jea import __version__, runtime
+from jea import __version__, console, runtime
 
 
 def collect() -> dict:
@@ -53,10 +53,11 @@ FUSED_ON_CPU = {"batch_norm": False, "batch_norm_blocked": False, "conv2d_blocke
                 "soft_split": False, "three_interpolate": False, "to_blocked": False}
 
 # Operators with a fused CUDA kernel, and the types that it takes.
-FUSED_ON_CUDA = {"batch_norm": "float32", "double_norm": "float32, float16, bfloat16", "layer_norm": "float32",
+_ALL_FLOATS = "float32, float16, bfloat16"
+FUSED_ON_CUDA = {"batch_norm": "float32", "cross_entropy": _ALL_FLOATS, "double_norm": _ALL_FLOATS,
                  "farthest_point_sample": "float32", "gather_points": "float32", "knn": "float32",
-                 "max_last": "float32", "three_interpolate": "float32",
-                 "resize_bilinear": "float32"}
+                 "layer_norm": "float32", "linear": f"{_ALL_FLOATS}, behind cuBLAS's product", "max_last": "float32",
+                 "resize_bilinear": "float32", "soft_split": _ALL_FLOATS, "three_interpolate": "float32"}
 
 
 def operators() -> dict:
@@ -128,19 +129,21 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches and "
                                      "what each operator runs.", epilog="example: jea info --json")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
-    arguments = parser.parse_args(argv)
+    return console.run("info", _info, parser.parse_args(argv))
+
+
+def _info(arguments) -> None:
     info = collect()
     if arguments.json:
         print(json.dumps(info, indent=1))
-        return 0
+        return
     for name, value in info.items():
         if isinstance(value, dict):
             print(f"{name}:")
             for key, text in value.items():
-                print(f"  {key:18}{text}")
+                print(f"  {key:23}{text}")
         else:
             print(f"{name:14}{'; '.join(value) if isinstance(value, list) else value}")
-    return 0
 
 
 if __name__ == "__main__":

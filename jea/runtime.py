@@ -199,6 +199,15 @@ class Driver:
     version: tuple = (0, 0)  # the newest CUDA that it can run
 
 
+_CUINIT_ERRORS = {
+    100: "it sees no GPU; CUDA_VISIBLE_DEVICES hides them, or the container was started without --gpus",
+    802: "the cards' NVSwitch fabric is not ready; the service nvidia-fabricmanager must run",
+    803: "its library and the kernel's module are of different versions; restart the machine after an update",
+    804: "its library is newer than this card's driver allows; remove the package cuda-compat from the library path",
+    999: "unknown error, often after sleep; reload the kernel's module nvidia_uvm or restart the machine",
+}
+
+
 def ask_driver() -> Driver:
     """The cards that the NVIDIA driver offers. Asks the driver: an nvcc proves nothing."""
     try:
@@ -209,7 +218,8 @@ def ask_driver() -> Driver:
     try:
         status = driver.cuInit(0)
         if status != 0:
-            return Driver(f"the NVIDIA driver does not start (cuInit error {status})")
+            said = _CUINIT_ERRORS.get(status, "look at what nvidia-smi says")
+            return Driver(f"the NVIDIA driver does not start (cuInit error {status}: {said})")
         if driver.cuDeviceGetCount(ctypes.byref(number)) != 0 or number.value == 0:
             return Driver("the NVIDIA driver sees no GPU")
         capabilities = []

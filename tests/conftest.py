@@ -19,6 +19,18 @@ def fixtures():
 
 
 @pytest.fixture(scope="session")
+def demo_home(tmp_path_factory):
+    """A JEA_HOME for all tests of the demo: its pictures are made once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def no_orthogonal_start(monkeypatch):
+    """Weights with spectral normalisation start at 0: drawing orthogonal ones takes seconds for the larger GANs."""
+    monkeypatch.setattr("jea.nn.spectral_norm.orthogonal", lambda shape: np.zeros(shape, np.float32))
+
+
+@pytest.fixture(scope="session")
 def reference():
     """reference("eanet50_s16") -> manifest (dict), arrays (npz), input(name) and, lazily, state(): upstream's weights."""
     def load(name):

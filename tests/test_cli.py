@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea import cli
+from jea import cli, console
+from jea.checkpoint import load_npz, save_npz
 from jea.data import make_shapes
 from jea.data.palette import voc_palette
 
@@ -24,10 +25,11 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("JEA_HOME", str(tmp_path / "home"))
+def home(demo_home, monkeypatch):
+    monkeypatch.setenv("JEA_HOME", str(demo_home))
 
 
+@pytest.mark.usefixtures("no_orthogonal_start")
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("main", [cli.train_main, cli.test_main])
 def test_dry_run_of_every_config(config, main, capsys):
@@ -110,6 +112,84 @@ def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, cap
     assert cli.test_main(arguments) == 2
     err = capsys.readouterr().err
     assert said in err and "jea test: error: " in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [
+    ["train", "--config", "nothing"], ["test", "--config", "nothing"], ["data", "check", "nothing"],
+    ["inspect", "no.pth"], ["convert", "no.pth", "x.npz"], ["convert", "weights/eamlp_tiny_shapes.npz", "x.npz", "--model", "eamlp"],
+    ["doctor", "--device", "cuda"], ["bench", "--out", "setup.py/bench"]])
+def test_every_command_ends_with_2_on_errors(command, capsys, monkeypatch):
+    if "cuda" in command and cli.runtime.prepare().device == "cuda":
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(ROOT)
+    assert cli.main(command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"jea {command[0]}: error: ") and "Traceback" not in err
+
+
+def test_what_is_no_error_of_the_user_keeps_its_traceback():
+    def broken(arguments):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        console.run("test", broken, None)
+    assert console.run("test", lambda arguments: None, None) == 0
+
+
+@pytest.mark.parametrize("main", [cli.train_main, cli.test_main])
+def test_a_dry_run_reads_the_weights(main, tmp_path, capsys):
+    config = ["--config", "classification_eamlp_tiny_shapes", "--dry-run", "--out", str(tmp_path)]
+    weights = str(ROOT / "weights/eamlp_tiny_shapes.npz")
+    assert main([*config, "--weights", weights]) == 0
+    assert f"{weights} (npz, 86 tensors); data: " in capsys.readouterr().err
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(Path(weights).read_bytes()[:-300])
+    (tmp_path / "page.pth").write_text("<html>")
+    for path, said in ((tmp_path / "no.pth", "no such file"), (cut, "incomplete zip archive"),
+                       (tmp_path / "page.pth", "web page"), (tmp_path, "is a folder")):
+        assert main([*config, "--weights", str(path)]) == 2
+        assert f"error: {path}: " in (err := capsys.readouterr().err) and said in err
+
+
+def test_a_dry_run_of_resuming_reads_what_is_there(tmp_path, capsys):
+    command = ["--dry-run", "--resume", "--out", str(tmp_path)]
+    assert cli.train_main(command) == 2
+    assert f"error: {tmp_path / 'last.npz'}: no such file" in capsys.readouterr().err
+    save_npz(tmp_path / "last.npz", {"model/a": np.zeros(1)}, {"kind": "training"})
+    assert cli.train_main(command) == 0
+    assert f"would train on from {tmp_path / 'last.npz'} (npz, 1 tensors)" in capsys.readouterr().err
+
+
+def test_weights_of_which_some_fit(shapes, tmp_path, capsys):
+    command = ["--data", str(shapes), "--out", str(tmp_path), "--json", "--limit", "1", "data.name=voc",
+               "eval.pictures=0", "data.num_classes=7", "data.scales=null"]
+    tensors, _ = load_npz(ROOT / "weights/eanet_tiny_shapes.npz")
+    tensors["fc3.bias"] = tensors.pop("fc2.bias")
+    save_npz(tmp_path / "x.npz", tensors)
+    command += ["--weights", str(tmp_path / "x.npz")]
+    assert cli.test_main(command) == 2
+    assert "strict=False (train.py and test.py: --no-strict)" in capsys.readouterr().err
+    assert cli.test_main([*command, "--no-strict"]) == 0
+    said = capsys.readouterr()
+    assert f"{len(tensors) - 1} tensors loaded" in said.err and json.loads(said.out)["images"] == 1
+    assert "1 not in the file:\n    fc2.bias\n  1 not in the model:\n    fc3.bias" in said.err
+
+
+@pytest.mark.parametrize("config", ["classification_eamlp_tiny_shapes", "point_classification_ea_pct_tiny_solids",
+                                    "part_segmentation_ea_pct_tiny_solids"])
+def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys, monkeypatch):
+    from jea.nn import fused
+    runs, guarded = [], fused.FusedModule._guarded
+    monkeypatch.setattr(fused.FusedModule, "_guarded", lambda *a: runs.append(1) or guarded(*a))
+    command = ["--config", config, "--out", str(tmp_path), "--json", "--limit", "20", "eval.num_workers=0"]
+    command += [] if config.startswith("class") else ["eval.pictures=0"]
+    results = []
+    for more in ([], ["--no-fuse"]):
+        runs.clear()
+        assert cli.test_main([*command, *more]) == 0
+        result = json.loads(capsys.readouterr().out)
+        results.append(next(iter(result.values())))
+        assert bool(runs) == (not more)
+    assert results[0] == pytest.approx(results[1], abs=0.01) and results[0] > 0.8
 
 
 def test_options_and_overrides_in_any_order(tmp_path, capsys):

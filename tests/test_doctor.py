@@ -69,5 +69,5 @@ def test_status_and_device(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda device: {"kernel": {"ok": False, "said": "x", "advice": "do this"}})
     assert cli.main(["doctor", "--device", "cpu"]) == 1 and "do this" in capsys.readouterr().out
     monkeypatch.setattr(runtime, "_decisions", runtime.Decisions(device_reason="no NVIDIA driver"))
-    assert cli.main(["doctor", "--device", "cuda"]) == 1
-    assert "--device cuda: no NVIDIA driver" in capsys.readouterr().err
+    assert cli.main(["doctor", "--device", "cuda"]) == 2
+    assert "jea doctor: error: --device cuda: no NVIDIA driver" in capsys.readouterr().err

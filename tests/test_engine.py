@@ -19,6 +19,11 @@ from jea.tasks.segmentation import Segmentation
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(autouse=True)
+def home(demo_home, monkeypatch):
+    monkeypatch.setenv("JEA_HOME", str(demo_home))
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=20, num_val=3, num_test=1)
@@ -84,6 +89,35 @@ def test_a_broken_file_loses_no_steps(shapes, tmp_path, monkeypatch):
     assert load_npz(tmp_path / engine.LAST)[1]["step"] == 2
 
 
+def test_a_run_that_ended_before_its_last_evaluation_is_evaluated_once(shapes, unbroken, tmp_path, monkeypatch):
+    original, calls = Segmentation.evaluate, []
+
+    def broken_at_the_end(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise DataError("val/a.jpg: broken")
+        return original(self, *arguments, **options)
+    monkeypatch.setattr(Segmentation, "evaluate", broken_at_the_end)
+    with pytest.raises(DataError):
+        engine.train(make_task(shapes, eval_every=5), tmp_path, progress=False)
+    assert load_npz(tmp_path / engine.LAST)[1]["step"] == 10
+    assert load_npz(tmp_path / engine.BEST)[1]["step"] == 5  # of the first evaluation
+    result = engine.train(make_task(shapes, eval_every=5), tmp_path, resume=True, progress=False)
+    assert len(calls) == 3 and result["mIoU"] == unbroken[1]["mIoU"]
+    entries = [json.loads(line) for line in (tmp_path / engine.LOG).read_text().splitlines()]
+    assert [e["step"] for e in entries if "evaluation" in e] == [5, 10]
+    best = load_npz(tmp_path / engine.LAST)[1]["best"]
+    assert best == max(e["evaluation"]["mIoU"] for e in entries if "evaluation" in e)
+    assert load_npz(tmp_path / engine.BEST)[1]["metrics"]["mIoU"] == best
+    assert engine.train(make_task(shapes, eval_every=5), tmp_path, resume=True, progress=False) == {}
+    assert len(calls) == 3
+    (tmp_path / engine.BEST).unlink()
+    assert engine.train(make_task(shapes, eval_every=5), tmp_path, resume=True, progress=False) and len(calls) == 4
+    tensors, meta = load_npz(tmp_path / engine.BEST)
+    wanted = load_npz(unbroken[0] / engine.BEST)[0]
+    assert meta["step"] == 10 and all(np.array_equal(tensors[key], wanted[key]) for key in wanted)
+
+
 @pytest.mark.parametrize("options, message", [({"batch_size": 0}, "batch_size is 0"), ({"log_every": 0}, "log_every is 0"),
                                               ({"steps": -3}, "steps is -3"), ({"seed": -1}, "seed is -1")])
 def test_numbers_out_of_range(shapes, options, message):
@@ -143,8 +177,7 @@ COMMAND = [sys.executable, "train.py", "--config", "segmentation_eanet_tiny_shap
 
 
 def start(out, *more):
-    environment = dict(os.environ, JEA_HOME=str(out.parent / "home"))
-    return subprocess.Popen([*COMMAND, "--out", str(out), *more], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+    return subprocess.Popen([*COMMAND, "--out", str(out), *more], cwd=ROOT, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -217,8 +250,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path):
     assert process.returncode == 0, err
     before = (out / engine.LAST).read_bytes()
     done = subprocess.run([sys.executable, "-c", FULL_DISK.format(size=len(before) // 2), *COMMAND[2:],
-                           "--out", str(out), "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=240,
-                          env=dict(os.environ, JEA_HOME=str(out.parent / "home")))
+                           "--out", str(out), "--resume"], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and "jea train: error: " in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert (out / engine.LAST).read_bytes() == before
 

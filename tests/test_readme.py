@@ -1,15 +1,17 @@
 """Every command of the README runs: the demo's for real, those that need VOC as dry runs."""
-import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import jea
+from jea import cli
+from jea.checkpoint import save_npz
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,11 +24,23 @@ BUNDLED = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the commands run: the repository's files, a checkpoint with upstream's names and a picture."""
+    """Where the commands run: the repository's files, a checkpoint with upstream's names and a picture. Of the other
+    weights a dry run only looks whether they can be read."""
     path = tmp_path_factory.mktemp("readme")
     for name in ("configs", "weights", "train.py", "test.py"):
         (path / name).symlink_to(ROOT / name)
     jea.save_weights(jea.create_model("eanet_resnet101"), path / "eanet.pth")
+    for command in COMMANDS:
+        names = re.findall(r"--weights (\S+)", command)
+        if "--resume" in command:
+            config, = re.findall(r"--config (\S+)", command)
+            names.append(f"runs/{Path(config).stem}/last.npz")
+        for name in names:
+            files = [f"{name}/model={n}-best-weights-step=1.pth" for n in "GD"] if name.endswith("/") else [name]
+            for file in files:
+                (path / file).parent.mkdir(parents=True, exist_ok=True)
+                if not (path / file).exists():
+                    save_npz(path / file, {"weight": np.zeros(1, np.float32)})
     from PIL import Image
     Image.new("RGB", (60, 40), (90, 120, 30)).save(path / "photo.jpg")
     for split, colour in (("train", 10), ("val", 200)):
@@ -38,11 +52,22 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(command, folder):
-    words = shlex.split(command)
-    words[:1] = {"python": [sys.executable], "jea": [sys.executable, "-m", "jea"]}[words[0]]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+@pytest.fixture
+def run(folder, demo_home, monkeypatch, capsys):
+    """run(command) -> returncode, stdout, stderr; in this process, which has Jittor and the kernels, unless `apart`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("JEA_HOME", str(demo_home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for processes of their own
+
+    def run_command(command, *, apart=False):
+        words = shlex.split(command)
+        if apart:
+            words[:1] = {"python": [sys.executable], "jea": [sys.executable, "-m", "jea"]}[words[0]]
+            return subprocess.run(words, capture_output=True, text=True, timeout=600)
+        words = [words[1].replace(".py", ""), *words[2:]] if words[0] == "python" else words[1:]
+        capsys.readouterr()
+        return subprocess.CompletedProcess(command, cli.main(words), *capsys.readouterr())
+    return run_command
 
 
 def test_the_commands_are_found():
@@ -55,9 +80,10 @@ def is_demo(command):
     return bool(re.fullmatch(r"python test.py --config (\w+)", command)) and command.split()[-1] in BUNDLED
 
 
+@pytest.mark.usefixtures("no_orthogonal_start")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python t") and not is_demo(c)])
-def test_commands_that_need_data_or_time(command, folder):
-    done = run(command + " --dry-run", folder)
+def test_commands_that_need_data_or_time(command, run):
+    done = run(command + " --dry-run", apart="--device" in command)  # the device is the process's
     if "--device cuda" in command and done.returncode:
         assert "no GPU" in done.stderr or "CUDA" in done.stderr, done.stderr
         return
@@ -65,29 +91,29 @@ def test_commands_that_need_data_or_time(command, folder):
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if is_demo(c)])
-def test_bundled_weights_score_what_the_readme_says(command, folder, tmp_path):
+def test_bundled_weights_score_what_the_readme_says(command, run, tmp_path):
     entry = BUNDLED[command.split()[-1]]
     (name, wanted), = entry["metrics"].items()
     assert f"`{name}: {wanted:.4f}`" in README or f"# {name}: {wanted:.4f}" in README, (name, wanted)
-    done = run(f"{command} --out {tmp_path}", folder)
+    done = run(f"{command} --out {tmp_path}")
     assert done.returncode == 0, done.stderr
     score = float(re.search(rf"^{name}: ([-\d.]+)$", done.stdout, re.M).group(1))
     assert abs(score - wanted) < entry.get("tolerance", 0.005), (score, wanted)
     assert (ROOT / "weights" / entry["file"]).stat().st_size < 3e6
 
 
-def test_other_commands(folder):
+def test_other_commands(run):
     commands = [c for c in COMMANDS if c.startswith("jea ")]
     assert len(commands) >= 7 and "jea bench --cost" in commands
     for command in commands:  # in their order: each reads what the one before wrote
-        done = run(command, folder)
+        done = run(command)
         assert done.returncode == 0, done.stderr
         if "convert" in command:
             assert "bit-identical" in done.stdout, done.stdout
 
 
-def test_demo_prints_the_score_of_the_readme(folder, tmp_path):
-    done = run(f"python test.py --out {tmp_path}", folder)
+def test_demo_prints_the_score_of_the_readme(run, tmp_path):
+    done = run(f"python test.py --out {tmp_path}", apart=True)
     assert done.returncode == 0, done.stderr
     score = float(re.search(r"^mIoU: ([\d.]+)$", done.stdout, re.M).group(1))
     assert score >= 0.90 and abs(score - DEMO_SCORE) < 0.005, (score, DEMO_SCORE)  # JPEG decoders differ a little
@@ -96,13 +122,13 @@ def test_demo_prints_the_score_of_the_readme(folder, tmp_path):
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 20
 
 
-def test_demo_on_a_photo(folder, tmp_path):
-    done = run(f"python test.py --input photo.jpg --out {tmp_path}", folder)
+def test_demo_on_a_photo(run, tmp_path):
+    done = run(f"python test.py --input photo.jpg --out {tmp_path}")
     assert done.returncode == 0 and (tmp_path / "photo_overlay.png").is_file(), done.stderr
 
 
-def test_training_starts_as_the_readme_says(folder, tmp_path):
-    done = run(f"python train.py --out {tmp_path} --stop-after 2", folder)
+def test_training_starts_as_the_readme_says(run, tmp_path):
+    done = run(f"python train.py --out {tmp_path} --stop-after 2", apart=True)
     assert done.returncode == 0 and (tmp_path / "last.npz").is_file(), done.stderr
 
 

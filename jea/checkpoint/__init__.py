@@ -10,8 +10,8 @@ from .errors import CheckpointError
 from .identity import git_blob_id
 from .keymap import KeyMap
 from .loading import LoadReport, load_weights, save_weights
-from .reader import Checkpoint, read
+from .reader import Checkpoint, outline, read
 from .store import load_npz, save_npz
 
-__all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "git_blob_id", "load_npz", "load_weights", "read",
-           "save_npz", "save_weights"]
+__all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "git_blob_id", "load_npz", "load_weights",
+           "outline", "read", "save_npz", "save_weights"]

@@ -5,20 +5,21 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections import Counter
+
+from jea import console
 
 from .errors import CheckpointError, shown
 from .identity import KNOWN_BLOBS, git_blob_id
 from .keymap import is_counter
 from .loading import SUFFIXES, match, rename_for, require_complete, write
-from .reader import choose, opened, read
+from .reader import outline, read
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
 
 
 def inspect_main(argv=None):
-    """``jea inspect FILE``: what a checkpoint holds. Returns 0, or 1 for an unreadable file."""
+    """``jea inspect FILE``: what a checkpoint holds. Returns the exit status, see jea.console."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"
@@ -28,13 +29,13 @@ def inspect_main(argv=None):
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--no-ema", action="store_true", help="prefer the raw weights to the averaged ones")
     arguments = parser.parse_args(argv)
-    return _guarded("inspect", _inspect, arguments)
+    return console.run("inspect", _inspect, arguments)
 
 
 def convert_main(argv=None):
     """``jea convert IN OUT``: another format, another naming, and the proof that nothing changed.
 
-    Returns the exit code: 0, 1 for a failure, 2 for a wrong call.
+    Returns the exit status, see jea.console.
     """
     parser = argparse.ArgumentParser(
         prog="jea convert", formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -66,23 +67,7 @@ def convert_main(argv=None):
         arguments.kwargs["num_classes"] = arguments.num_classes
     if arguments.kwargs and not arguments.model:
         parser.error("--num-classes and --arg are arguments of a model; give --model NAME too")
-    return _guarded("convert", _convert, arguments)
-
-
-def _guarded(command, function, arguments):
-    """Run a command; what the user can mend becomes one line on stderr and exit code 1."""
-    try:
-        function(arguments)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # `jea inspect x | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"jea {command}: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(f"jea {command}: interrupted", file=sys.stderr)
-    return 1
+    return console.run("convert", _convert, arguments)
 
 
 def _key_value(text):
@@ -104,10 +89,7 @@ def parameter_count(shapes):
 # -- inspect
 
 def _inspect(arguments):
-    with opened(arguments.file) as source:
-        checkpoint = choose(source, ema=not arguments.no_ema)
-        for tensor in checkpoint.tensors.values():
-            tensor.check()
+    checkpoint = outline(arguments.file, ema=not arguments.no_ema)
     rows, meta = _rows(checkpoint.tensors), _as_json(checkpoint.meta)
     summary = {
         "path": checkpoint.path, "bytes": os.path.getsize(arguments.file), "format": checkpoint.format,
@@ -171,7 +153,7 @@ def _convert(arguments):
         key_maps = getattr(model, "key_maps", ())
         shapes = {key: (tuple(var.shape), str(var.dtype)) for key, var in model.state_dict().items()}
         ours, report = match(key_maps, shapes, checkpoint)
-        require_complete(report, shapes)
+        require_complete(report, shapes, otherwise="")
         for note in report.notes[len(checkpoint.notes):]:
             print(f"note: {note}")
         if report.initialised:
@@ -206,9 +188,13 @@ def _model_of(arguments, checkpoint):
 
 def _create(name, kwargs, checkpoint):
     import jea
+    from jea.config import ConfigError
     infer = getattr(jea.models, "infer_kwargs", None)
-    kwargs = {**(infer(name, checkpoint.tensors) if infer else {}), **kwargs}
-    return jea.create_model(name, **kwargs), kwargs
+    try:
+        kwargs = {**(infer(name, checkpoint.tensors) if infer else {}), **kwargs}
+        return jea.create_model(name, **kwargs), kwargs
+    except ValueError as error:  # an unknown name or argument
+        raise ConfigError(str(error)) from error
 
 
 def _heads(keys):

@@ -18,6 +18,7 @@ from .tensors import ITEMSIZE
 from .torch_writer import write_jittor_pickle, write_pth
 
 SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
+_LOOSELY = ", or load what fits with strict=False (train.py and test.py: --no-strict)"
 
 
 @dataclass
@@ -137,8 +138,11 @@ def _text(shape):
     return "(" + ", ".join(map(str, shape)) + ")"
 
 
-def require_complete(report, shapes):
-    """Raise one :class:`CheckpointError` that lists everything in ``report`` that is missing or too much."""
+def require_complete(report, shapes, *, otherwise=_LOOSELY):
+    """Raise one :class:`CheckpointError` that lists everything in ``report`` that is missing or too much.
+
+    ``otherwise``: what its advice adds to checking the model.
+    """
     if not (report.missing or report.unexpected or report.mismatched):
         return
     parts = [f"does not fit the model: {len(report.missing)} missing, {len(report.unexpected)} unexpected, "
@@ -151,8 +155,7 @@ def require_complete(report, shapes):
         parts.append(f"  in the file, not in the model:\n{listed(nearest)}")
     if report.mismatched:
         parts.append(f"  of another shape or type:\n{listed(report.mismatched)}")
-    parts.append("  Check the model's name and arguments (classes, depth), or load what fits with "
-                 "strict=False.")
+    parts.append(f"  Check the model's name and arguments (classes, depth){otherwise}.")
     raise CheckpointError(report.path, "\n".join(parts))
 
 

@@ -15,8 +15,9 @@ from .torch_reader import TorchLegacy, TorchZip, is_legacy
 from .zip_reader import ZipArchive
 
 #: Names under which checkpoints keep the model's state dict, most telling first.
-EMA_WRAPPERS = ("state_dict_ema", "model_ema", "params_ema")
+EMA_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
 WRAPPERS = ("net", "model", "state_dict", "params", "generator")
+_NESTED = 4  # how deep these may stand inside of each other
 
 _NOT_CHECKPOINTS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull`"),
@@ -36,7 +37,8 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     ``tensors`` is the model's state dict as C-contiguous native numpy arrays (tensors that shared memory in
-    the file may share it here), found under ``wrapper`` ("" for a bare state dict). ``meta`` has the other
+    the file may share it here), found under ``wrapper`` ("" for a bare state dict, "model/state_dict" for a
+    wrapper in another). ``meta`` has the other
     entries as plain Python values, without the tensors in them; ``notes`` says in words what was passed over
     or changed. ``format`` is "torch-zip", "torch-legacy", "safetensors", "npz" or "jittor-pkl".
     """
@@ -53,10 +55,11 @@ def read(path, *, ema=True, wrapper=None):
     """Read the checkpoint at ``path`` and return a :class:`Checkpoint`.
 
     Of a file that wraps its state dicts, the averaged weights (``state_dict_ema``, ``model_ema``,
-    ``params_ema``) are preferred unless ``ema`` is False, then ``net``, ``model``, ``state_dict``,
-    ``params``, ``generator``, then an only other one; ``wrapper`` names one explicitly. DataParallel's
-    ``module.`` is stripped when every key has it. float16 and bfloat16 become float32. Nothing else (an
-    optimizer's state) is read from the disk.
+    ``ema_state_dict``, ``params_ema``, ``ema``) are preferred unless ``ema`` is False, then ``net``,
+    ``model``, ``state_dict``, ``params``, ``generator``, then an only other one. These names may stand inside
+    of each other; ``wrapper`` names one explicitly. Averaged weights are what timm and the official EAMLP and
+    T2T-ViT code evaluate. DataParallel's ``module.`` is stripped when every key has it. float16 and bfloat16
+    become float32. Nothing else (an optimizer's state) is read from the disk.
 
     Raises :class:`CheckpointError` for everything that is wrong with the file.
     """
@@ -68,6 +71,15 @@ def read(path, *, ema=True, wrapper=None):
             checkpoint.notes.append(f"{len(widened)} tensors of type {', '.join(kinds)} widened to float32")
         checkpoint.tensors = {key: tensor.load(source.budget) for key, tensor in checkpoint.tensors.items()}
         return checkpoint
+
+
+def outline(path, *, ema=True):
+    """As :func:`read`, with tensors that are checked against the file's size and not read."""
+    with opened(path) as source:
+        checkpoint = choose(source, ema=ema)
+        for tensor in checkpoint.tensors.values():
+            tensor.check()
+    return checkpoint
 
 
 class opened(reading):  # noqa: N801, used like a function
@@ -148,12 +160,9 @@ def choose(source, *, ema=True, wrapper=None):
         raise Malformed(f"holds {_outline(root)}, not a state dict; save model.state_dict() instead")
     if source.format == "npz":
         root = _grouped(root)
-    # By identity, so that a huge dict under many keys is looked at once.
-    dicts = {id(value): value for value in root.values() if isinstance(value, dict)}
-    stateful = {identity for identity, value in dicts.items() if _is_state_dict(value)}
-    candidates = [key for key, value in root.items() if type(key) is str and id(value) in stateful]
-    chosen = _pick(root, candidates, ema, wrapper, notes)
-    state = root[chosen] if chosen else root
+    candidates = _state_dicts(root)
+    chosen = _pick(candidates, ema, wrapper, notes)
+    keys, state = candidates[chosen] if chosen else ((), root)
     tensors = {key: value for key, value in state.items()
                if type(key) is str and isinstance(value, LazyTensor)}
     if not tensors:
@@ -162,7 +171,7 @@ def choose(source, *, ema=True, wrapper=None):
     if chosen:
         if rest:
             notes.append(f"not tensors, left out: {', '.join(shown(key) for key in list(rest)[:20])}")
-        rest = {key: value for key, value in root.items() if key != chosen}
+        rest = _without(root, keys)
     meta, left_out = _plain_meta(rest)
     meta.update(getattr(source, "meta", {}))
     if left_out:
@@ -171,31 +180,67 @@ def choose(source, *, ema=True, wrapper=None):
     return Checkpoint(source.path, source.format, tensors, chosen, meta, notes)
 
 
-def _is_state_dict(value):
-    return any(isinstance(item, LazyTensor) and type(key) is str for key, item in value.items())
+def _state_dicts(root):
+    """{name: (its keys, state dict)} of those under any key of ``root``, and of those that are wrapped more than once,
+    by names that are known: "model/state_dict"."""
+    known, found = EMA_WRAPPERS + WRAPPERS, {}
+    stateful = {}  # by identity, so that a huge dict under many keys is looked at once
+    level = [((key,), value) for key, value in root.items() if type(key) is str]
+    for _ in range(_NESTED):
+        inner = []
+        for keys, value in level:
+            if not isinstance(value, dict):
+                continue
+            if id(value) not in stateful:
+                stateful[id(value)] = any(isinstance(item, LazyTensor) and type(key) is str
+                                          for key, item in value.items())
+            if stateful[id(value)]:
+                found.setdefault("/".join(keys), (keys, value))
+            elif keys[0] in known:
+                inner += [((*keys, key), value[key]) for key in known if key in value]
+        level = inner
+    return found
 
 
-def _pick(root, candidates, ema, wrapper, notes):
+def _without(entries, keys):
+    """``entries`` without what stands under ``keys``, nor the dicts around it that hold nothing else."""
+    rest = {key: value for key, value in entries.items() if key != keys[0]}
+    around = _without(entries[keys[0]], keys[1:]) if len(keys) > 1 else {}
+    return {**rest, keys[0]: around} if around else rest
+
+
+_AVERAGED = ", averaged weights, which timm and the official EAMLP and T2T-ViT code evaluate"
+
+
+def _pick(candidates, ema, wrapper, notes):
+    """The name of the state dict that is meant; "": that of the file itself."""
     if wrapper is not None:
         if wrapper and wrapper not in candidates:
             raise Malformed(f"has no state dict under {shown(wrapper)!r}; it has: "
-                            f"{', '.join(map(shown, candidates[:20])) or 'none that is wrapped'}")
+                            f"{', '.join(map(shown, list(candidates)[:20])) or 'none that is wrapped'}")
         return wrapper
-    averaged = [name for name in EMA_WRAPPERS if name in candidates]
-    known = [name for name in WRAPPERS if name in candidates]
-    order = averaged + known if ema else known + averaged
+    names = EMA_WRAPPERS + WRAPPERS
+    known = sorted((name for name, (keys, _) in candidates.items() if set(keys) <= set(names)),
+                   key=lambda name: (name.count("/"), [names.index(key) for key in candidates[name][0]]))
+    averaged = [name for name in known if set(candidates[name][0]) & set(EMA_WRAPPERS)]
+    others = [name for name in known if name not in averaged]
+    order = averaged + others if ema else others + averaged
     if order:
         if len(order) > 1:
-            notes.append(f"took {order[0]!r}; the file also has {', '.join(order[1:])}")
+            chosen = order[0] in averaged and bool(others)
+            notes.append(f"took {order[0]!r}{_AVERAGED * chosen}; the file also has {', '.join(order[1:])}"
+                         f"{' (ema=False, or --no-ema, takes it)' * chosen}")
         if not ema and order[0] in averaged:
             notes.append(f"{order[0]!r} is the only state dict in the file; averaged weights were not wanted")
         return order[0]
     if len(candidates) > 1:
         raise Malformed(f"holds several state dicts and it is not clear which is meant: "
-                        f"{', '.join(map(shown, candidates[:20]))}; say wrapper=...")
-    if candidates:
-        notes.append(f"took the only state dict in the file, {shown(candidates[0])!r}")
-    return candidates[0] if candidates else ""
+                        f"{', '.join(map(shown, list(candidates)[:20]))}; "
+                        "jea.checkpoint.read(path, wrapper=...) reads one of them")
+    for name in candidates:
+        notes.append(f"took the only state dict in the file, {shown(name)!r}")
+        return name
+    return ""
 
 
 def _grouped(root):
@@ -215,6 +260,9 @@ _PREFIXES = {"module.": "DataParallel's", "_orig_mod.": "torch.compile's"}
 
 
 def _without_wrapper_prefixes(tensors, notes):
+    parallel = [key for key in tensors if key.startswith("module.")]
+    if "n_averaged" in tensors and len(parallel) == len(tensors) - 1:  # torch.optim.swa_utils.AveragedModel
+        tensors = {key: tensors[key] for key in parallel}
     for _ in range(2):  # one wrapper inside of the other, or DataParallel twice
         for prefix, whose in _PREFIXES.items():
             if all(key.startswith(prefix) and len(key) > len(prefix) for key in tensors):

@@ -17,6 +17,7 @@ from .transforms import normalise
 Box = Tuple[int, int, int, int]  # top, left, height, width
 
 _FILL = (124, 116, 104)  # the mean colour of ImageNet, where a picture moved away
+_LONGEST = 16  # sides of a resized picture beyond this ratio are never made whole
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
@@ -34,9 +35,15 @@ def eval_picture(image: np.ndarray, size: int, crop_pct: float = 0.9) -> np.ndar
     else:
         new = (int(short * width / height), short)
     picture = Image.fromarray(image)
+    left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
+    if max(new) > _LONGEST * short:
+        # Resized and cut at once: as a whole it might not fit into memory. The last bits differ:
+        # Pillow rounds the box to float32, and chooses which side to resize first.
+        box = (left * width / new[0], top * height / new[1], (left + size) * width / new[0],
+               (top + size) * height / new[1])
+        return _network_input(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box)))
     if new != picture.size:
         picture = picture.resize(new, Image.Resampling.BICUBIC)
-    left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
     return _network_input(np.asarray(picture.crop((left, top, left + size, top + size))))
 
 

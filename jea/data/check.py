@@ -22,6 +22,7 @@ class Report:
     sizes: (height, width) -> number of pictures.
     pixels, pictures_with: per class, over all splits; for classification only the latter counts.
     ignored: pixels without a class.
+    what: what the samples are; of clouds, a size is (points, coordinates).
     """
 
     class_names: Sequence[str] = ()
@@ -31,19 +32,21 @@ class Report:
     pixels: Optional[np.ndarray] = None
     pictures_with: Optional[np.ndarray] = None
     ignored: int = 0
+    what: str = "pictures"
 
     def lines(self) -> List[str]:
         """The report as text."""
-        lines = [f"{count} pictures in split {split}" for split, count in self.pictures.items()]
+        lines = [f"{count} {self.what} in split {split}" for split, count in self.pictures.items()]
         if self.sizes:
             areas = sorted(self.sizes, key=lambda size: size[0] * size[1])
             small, large = areas[0], areas[-1]
-            lines.append(f"{len(self.sizes)} sizes, from {small[1]} x {small[0]} to {large[1]} x {large[0]} pixels")
+            lines.append(f"{len(self.sizes)} sizes, from {small[1]} x {small[0]} to {large[1]} x {large[0]} pixels"
+                         if self.what == "pictures" else f"{small[0]} to {large[0]} points in a cloud")
         if self.pictures_with is not None:
             width = max(map(len, self.class_names))
             total = max(1, int(self.pixels.sum()))
             is_map = self.pixels.any()
-            lines.append(f"{'class':>{width + 5}}  {'pictures':>9}" + (f"  {'pixels':>14}  share" if is_map else ""))
+            lines.append(f"{'class':>{width + 5}}  {self.what:>9}" + (f"  {'pixels':>14}  share" if is_map else ""))
             for place, (name, pictures) in enumerate(zip(self.class_names, self.pictures_with)):
                 pixels = f"  {self.pixels[place]:>14,}  {self.pixels[place] / total:6.2%}" if is_map else ""
                 lines.append(f"{place:>4} {name:>{width}}  {pictures:>9,}{pixels}")
@@ -74,12 +77,12 @@ def check_splits(dataset_class, arguments: dict, splits: Sequence[str], *, num_w
             report.problems += [problem for problem in (*found, str(error)) if problem not in report.problems]
             continue
         report.problems += found
-        report.class_names = dataset.class_names
+        report.class_names, report.what = dataset.class_names, getattr(dataset, "what", "pictures")
         if report.pictures_with is None:
             report.pixels, report.pictures_with = (np.zeros(dataset.num_classes, np.int64) for _ in range(2))
         before = report.pictures_with.copy()
         results = map_ordered(_Probe(dataset), range(len(dataset)), num_workers)
-        for result in _bar(results, len(dataset), split, progress):
+        for result in _bar(results, len(dataset), split, report.what[:-1], progress):
             _add(report, result, split, seen)
         report.pictures[split] = len(dataset)
         labelled = report.pictures_with - before
@@ -95,7 +98,7 @@ def _add(report: Report, result: dict, split: str, seen: dict) -> None:
         report.sizes[result["size"]] = report.sizes.get(result["size"], 0) + 1
         first = seen.setdefault(result["digest"], (split, result["name"]))
         if first != (split, result["name"]):
-            report.problems.append(f"{result['name']} (split {split}): is the same picture as {first[1]} "
+            report.problems.append(f"{result['name']} (split {split}): is the same {report.what[:-1]} as {first[1]} "
                                    f"(split {first[0]})")
     if result["counts"] is not None:
         classes = result["counts"][:len(report.pixels)]
@@ -146,7 +149,7 @@ class _Probe:
             return None
 
 
-def _bar(items, total: int, title: str, shown: bool):
+def _bar(items, total: int, title: str, unit: str, shown: bool):
     from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit="picture", dynamic_ncols=True, disable=not shown, file=sys.stderr,
+    return tqdm(items, total=total, desc=title, unit=unit, dynamic_ncols=True, disable=not shown, file=sys.stderr,
                 mininterval=0.1 if sys.stderr.isatty() else 10)

@@ -80,6 +80,7 @@ class CloudDataset:
     jitter: standard deviation of each coordinate's noise.
     """
 
+    what = "clouds"  # what messages call the samples, which are pictures elsewhere
     num_classes: int  # of the shapes (categories)
     class_names: Tuple[str, ...]
     part_names: Optional[Tuple[str, ...]] = None

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.nn import precision
+from jea.nn.fused import FoldedNetwork, fold_norms, fused_form_of
 from jea.nn.norm import BatchNorm1d
 from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, split_clouds
 from jea.ops import farthest_point_sample, gather_points, knn, max_last
 
 ATTENTIONS = ("external", "self")
 POSITIONS = ("linear", "affine", "none")
+_STEM = (("conv1", "bn1"), ("conv2", "bn2"))
 
 
 class AttentionStack(nn.Module):
@@ -38,6 +41,11 @@ class AttentionStack(nn.Module):
         if self.position == "none":
             return _attend(self, normalised(self.bn2, self.conv2(x)), batch)
         return _attend(self, x, batch, self.conv_pos(xyz))
+
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        fold_norms(vars(self), *_STEM[:1 if hasattr(self, "conv_pos") else 2])
+        return self
 
 
 class PCTClassifier(nn.Module):
@@ -103,6 +111,10 @@ class PCTClassifier(nn.Module):
         x = jt.concat([self.pt_last(x, join_clouds(xyz.transpose(0, 2, 1)), b), x], dim=0)
         return _classify(self, x, b)
 
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        return _fold_classifier(self)
+
 
 class PCTSimpleClassifier(nn.Module):
     """Classification without sampling: ea_pct_cls_simple (PCT's Point_Transformer).
@@ -132,6 +144,10 @@ class PCTSimpleClassifier(nn.Module):
     def execute(self, points):
         b = _check_points("PCTSimpleClassifier", points)
         return _classify(self, _attend(self, _stem(self, points), b), b)
+
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        return _fold_classifier(self)
 
 
 class PCTPartSegmenter(nn.Module):
@@ -179,12 +195,19 @@ class PCTPartSegmenter(nn.Module):
         whole = jt.concat([max_last(clouds), clouds.mean(-1), label], dim=0)  # of each cloud: 2C + 64, B
         # The part of convs1 that is the same for all points of a cloud is computed once.
         weight = self.convs1.matrix()
-        of_points = jt.matmul(weight[:, :x.shape[0]], x).reshape(-1, b, clouds.shape[2])
-        of_clouds = jt.matmul(weight[:, x.shape[0]:], whole) + self.convs1.bias.unsqueeze(-1)
+        of_points = precision.matmul(weight[:, :x.shape[0]], x).reshape(-1, b, clouds.shape[2])
+        of_clouds = precision.matmul(weight[:, x.shape[0]:], whole) + self.convs1.bias.unsqueeze(-1)
         x = (of_points + of_clouds.unsqueeze(-1)).reshape(of_clouds.shape[0], -1)
         x = self.dp1(normalised(self.bns1, x))
         x = normalised(self.bns2, self.convs2(x))
         return split_clouds(self.convs3(x), b)
+
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        fold_norms(vars(self), *_STEM, ("convs1", "bns1"), ("convs2", "bns2"))
+        for layers in (self.conv_fuse.layers, self.label_conv.layers):
+            fold_norms(layers, ("0", "1"))
+        return self
 
 
 # -- what the three share -----------------------------------------------------------------------------------------
@@ -233,6 +256,16 @@ def _classify(model, x, batch: int):
         x = bn(linear(x), relu=model.head_slope == 0)
         x = dropout(nn.leaky_relu(x, model.head_slope) if model.head_slope else x)
     return model.linear3(x)
+
+
+def _fold_classifier(model):
+    fold_norms(vars(model), *_STEM, ("linear1", "bn6"), ("linear2", "bn7"))
+    fold_norms(model.conv_fuse.layers, ("0", "1"))
+    return model
+
+
+for _network in (PCTClassifier, PCTSimpleClassifier, PCTPartSegmenter):
+    fused_form_of(_network)(FoldedNetwork)
 
 
 def _check_points(name: str, points) -> int:

@@ -13,6 +13,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import LayerNorm
 from jea.nn.blocks import copy_transposed
+from jea.nn.fused import FoldedNetwork, fused_form_of
 from jea.nn.linear import Linear
 from jea.nn.tokens import TokensToToken, grid
 from jea.nn.transformer import Block, DenseBlock, Transition
@@ -125,6 +126,10 @@ class T2TViT(EAMLP):
         super().__init__(num_classes=num_classes, img_size=img_size, tokens=tokens, attention=attention,
                          embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                          drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+for _network in (EAMLP, T2TViT):
+    fused_form_of(_network)(FoldedNetwork)
 
 
 def sinusoids(positions: int, dim: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
 from jea.nn.blocks import Conv, checked_pictures, plain
-from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
+from jea.nn.fused import FusedSegmenter, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
 
@@ -75,8 +75,10 @@ class EANet(nn.Module):
 
 
 @fused_form_of(EANet)
-class FusedEANet(FusedModule):
+class FusedEANet(FusedSegmenter):
     """What jea.fuse makes of an EANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
+
+    name = "EANet"
 
     def __init__(self, model):
         super().__init__()
@@ -86,14 +88,6 @@ class FusedEANet(FusedModule):
 
     def run(self, x):
         return self.fc2(self.fc1.run(self.linu.run(self.fc0.run(self.backbone.run(x)))))
-
-    def execute(self, x):
-        return self._guarded(checked_pictures(x, "EANet"), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
-                                                                    x.shape[2:]))
-
-    def low_logits(self, x):
-        """As EANet.low_logits."""
-        return super().execute(checked_pictures(x, "EANet"))
 
     def attention_map(self, x):
         """As EANet.attention_map."""

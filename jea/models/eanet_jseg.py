@@ -9,7 +9,7 @@ from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.blocks import checked_pictures
-from jea.nn.fused import FusedModule, folded_conv, fuse, fused_form_of
+from jea.nn.fused import FusedSegmenter, folded_conv, fuse, fused_form_of
 from jea.ops import double_norm, resize_bilinear
 
 
@@ -115,8 +115,10 @@ class JSegEANet(nn.Module):
 
 
 @fused_form_of(JSegEANet)
-class FusedJSegEANet(FusedModule):
+class FusedJSegEANet(FusedSegmenter):
     """What jea.fuse makes of a JSegEANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
+
+    name = "JSegEANet"
 
     def __init__(self, model):
         super().__init__()
@@ -141,14 +143,6 @@ class FusedJSegEANet(FusedModule):
     def run(self, x):
         h, attention = self._attention(x)
         return self.conv_seg(self.conv2(self.linear_1(attention, relu=True) + h, relu=True))
-
-    def execute(self, x):
-        return self._guarded(checked_pictures(x, "JSegEANet"), lambda x: resize_bilinear(self._to_nchw(self.run(self._from_nchw(x))),
-                                                                    x.shape[2:]))
-
-    def low_logits(self, x):
-        """As JSegEANet.low_logits."""
-        return super().execute(checked_pictures(x, "JSegEANet"))
 
     def attention_map(self, x):
         """As JSegEANet.attention_map."""

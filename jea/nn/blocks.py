@@ -6,14 +6,17 @@ import math
 import numpy as np
 
 from jea._jittor import jt, nn
+from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, conv2d_blocked, from_blocked
+from jea.ops.half import single
 
 
 class Conv(nn.Conv):
     """nn.Conv that takes blocked activations (jea.ops.blocked) as well and hands them on blocked where it can.
 
     `blocked` in the call makes blocked activations of a picture. Stride, padding and dilation are equal on both axes.
+    Under jea.nn.precision.autocast it runs in half precision; without bias its result stays in it.
     """
 
     def execute(self, x, *, blocked: bool = False):
@@ -22,7 +25,10 @@ class Conv(nn.Conv):
         if x.ndim == 5 or blocked:
             return conv2d_blocked(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
                                   dilation=self.dilation[0])
-        return super().execute(x)
+        if precision.current() == "float32":
+            return super().execute(x)
+        return precision.conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
+                                dilation=self.dilation[0])
 
 
 def checked_pictures(x, model: str):
@@ -62,7 +68,7 @@ class FCNHead(nn.Module):
         self.conv_seg = Conv(channels, num_classes, 1)
 
     def execute(self, x):
-        return self.conv_seg(self.dropout(self.convs(x)))
+        return self.conv_seg(self.dropout(single(self.convs(x))))
 
 
 class Dropout2d(nn.Module):
@@ -80,7 +86,7 @@ class Dropout2d(nn.Module):
         keep = (jt.rand(x.shape[:2] + blocks + [1, 1]) >= self.p).float32()
         if blocks:
             keep = keep.transpose(0, 1, 3, 4, 2)
-        return x * (keep / (1 - self.p))
+        return single(x) * (keep / (1 - self.p))
 
 
 def init_normal_fan_out(weight) -> None:

@@ -6,12 +6,15 @@ Norm is the double normalisation of jea.ops.double_norm. The cost is O(N S C): l
 """
 from __future__ import annotations
 
+import numpy as np
+
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.nn import precision
 from jea.nn.blocks import Conv, copy_transposed, init_normal_fan_out, plain
 from jea.nn.linear import Linear, project
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, double_norm, external_attention, from_blocked, to_blocked
+from jea.ops import can_block, conv2d_blocked, double_norm, external_attention, from_blocked, linear, to_blocked
 
 _LAYOUTS = ("auto", "bcn", "bnc")
 
@@ -107,7 +110,8 @@ class ExternalAttention(nn.Module):
         """double_norm(x M_k^T) M_v, and the map or None."""
         shape = (self.num_memories, self.channels)
         m_k, m_v = self.linear_0.weight.reshape(shape), self.linear_1.weight.reshape(shape[::-1]).transpose(0, 1)
-        found = external_attention(x, m_k, m_v, layout=layout, eps=self.eps, return_attention=return_attention)
+        found = external_attention(*precision.operands(x, m_k, m_v), layout=layout, eps=self.eps,
+                                   return_attention=return_attention)
         return found if return_attention else (found, None)
 
     def _channels_last(self, shape) -> bool:
@@ -182,4 +186,35 @@ class MultiHeadExternalAttention(nn.Module):
         attention = double_norm(self.linear_0(h), layout="bnhs")  # B N H' S
         y = self.linear_1(self.attn_drop(attention)).reshape(b, n, -1)  # B N 4C
         y = project(self.proj, self.proj_drop, y, summand)
+        return (y, attention.transpose(0, 2, 1, 3)) if return_attention else y
+
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        separate = self.dim * self.coef * (self.dim + self.linear_0.weight.shape[0])  # multiplications of a token
+        merged = self.dim * self.num_heads * self.linear_0.weight.shape[0]
+        return MergedMultiHeadExternalAttention(self) if merged < separate else self
+
+
+class MergedMultiHeadExternalAttention(nn.Module):
+    """A MultiHeadExternalAttention for inference: trans_dims and linear_0 have nothing between them, nor have linear_1
+    and proj. Each pair becomes one map."""
+
+    def __init__(self, model):
+        self.num_heads = model.num_heads
+        trans, bias, key, key_bias, value, value_bias, proj, proj_bias = (
+            v.numpy().astype(np.float64) for layer in (model.trans_dims, model.linear_0, model.linear_1, model.proj)
+            for v in (layer.weight, layer.bias))
+        heads = self.num_heads
+        trans, proj = trans.reshape(heads, -1, model.dim), proj.reshape(model.dim, heads, -1)
+        self.key = jt.array((key @ trans).reshape(-1, model.dim).astype(np.float32))  # H' S, C
+        self.key_bias = jt.array((bias.reshape(heads, -1) @ key.T + key_bias).reshape(-1).astype(np.float32))
+        self.value = jt.array((proj @ value).reshape(model.dim, -1).astype(np.float32))  # C, H' S
+        self.value_bias = jt.array((proj_bias + (proj @ value_bias).sum(1)).astype(np.float32))
+
+    def execute(self, x, return_attention: bool = False, *, summand=None):
+        """As MultiHeadExternalAttention."""
+        b, n, _ = x.shape
+        logits = linear(x, self.key, self.key_bias).reshape(b, n, self.num_heads, -1)
+        attention = double_norm(logits, layout="bnhs")  # B N H' S
+        y = linear(attention.reshape(b, n, -1), self.value, self.value_bias, summand=summand)
         return (y, attention.transpose(0, 2, 1, 3)) if return_attention else y

@@ -1,31 +1,37 @@
-"""`fuse(model)`: the same network for inference only, BatchNorm folded into the convolutions.
+"""`fuse(model)`: the same network for inference only, BatchNorm folded into the convolution or linear map before it.
 
     w' = w g / sqrt(var + eps),  b' = beta + (b - mean) g / sqrt(var + eps)
 
+Linear maps with nothing between them become one, spectral normalisation its result.
+
+EANets have classes of their own (fused_form_of); other networks are copied, and their layers fold themselves (folded).
 Where oneDNN is at hand the fused network runs channels-last through jea.ops.conv, with bias, residual and ReLU inside
 the convolutions; elsewhere it runs the folded convolutions with Jittor's own operators.
 """
 from __future__ import annotations
 
+import copy
 import os
 
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.nn.blocks import ConvBNReLU
-from jea.nn.external_attention import ExternalAttention
+from jea.nn.blocks import ConvBNReLU, checked_pictures
+from jea.nn.external_attention import ExternalAttention, MultiHeadExternalAttention
+from jea.nn.norm import _BatchNorm
 from jea.nn.resnet import Bottleneck, DeepStemResNet
-from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, double_norm, max_pool_nhwc, pack_conv
+from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, double_norm, max_pool_nhwc, pack_conv, resize_bilinear
 
 _FUSED: dict = {}  # class -> fused class
 
 
 def fuse(model):
-    """An inference-only copy of a model, with every BatchNorm folded into the convolution before it.
+    """An inference-only copy of a model, with every BatchNorm folded into the convolution or linear map before it.
 
-    The result is called like the model and agrees with it in evaluation mode to about 1e-6 of the largest output. It
-    holds its own weights: the model is neither changed nor kept alive. Device and operators (JEA_OPS) are decided
-    here: fuse again after turning CUDA on or off.
+    A model in which there is nothing to fold, such as a T2T-ViT, is returned as it is. Else the result is called like
+    the model and agrees with it in evaluation mode to about 1e-6 of the largest output. It holds its own weights: the
+    model is neither changed nor kept alive. Device and operators (JEA_OPS) are decided here: fuse again after turning
+    CUDA on or off.
 
     Raises:
         ValueError: there is no fused form of this class.
@@ -33,6 +39,8 @@ def fuse(model):
     if isinstance(model, FusedModule):
         return model
     fused = _FUSED.get(type(model))
+    if fused in (None, FoldedNetwork) and not any(map(_can_fold, model.modules())):
+        return model
     if fused is None:
         names = ", ".join(sorted(cls.__name__ for cls in _FUSED))
         raise ValueError(f"fuse: there is no fused form of {type(model).__name__}; there is one of {names}. "
@@ -40,6 +48,10 @@ def fuse(model):
     jt.gc()  # what Jittor keeps for reuse, such as the temporaries of the model's initialisation
     with jt.no_grad():
         return fused(model)
+
+
+def _can_fold(layer) -> bool:
+    return hasattr(layer, "fold") or isinstance(layer, (_BatchNorm, nn.BatchNorm))
 
 
 def fused_form_of(cls):
@@ -83,6 +95,75 @@ class FusedModule(nn.Module):
 
     def _to_nchw(self, x):
         return x.transpose(0, 3, 1, 2) if self.channels_last else x
+
+
+class FusedSegmenter(FusedModule):
+    """Base of the fused networks for segmentation, (B, 3, H, W) -> (B, num_classes, H, W): `run` gives logits at the
+    backbone's resolution."""
+
+    name: str  # of the network, for messages
+
+    def execute(self, x):
+        return self._guarded(checked_pictures(x, self.name), lambda x: resize_bilinear(
+            self._to_nchw(self.run(self._from_nchw(x))), x.shape[2:]))
+
+    def low_logits(self, x):
+        """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
+        return super().execute(checked_pictures(x, self.name))
+
+
+@fused_form_of(MultiHeadExternalAttention)
+class FoldedNetwork(FusedModule):
+    """What jea.fuse makes of networks without a fused form of their own: a folded copy, inference only.
+
+    It is called as the network is, and has its attributes.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.channels_last = False
+        self.network = folded(model)
+
+    def execute(self, x, *inputs, **options):
+        return self._guarded(x, lambda x: self.network(x, *inputs, **options))
+
+    def __getattr__(self, name):
+        if "network" in vars(self):
+            return getattr(self.network, name)
+        return super().__getattr__(name)
+
+
+def folded(network):
+    """A copy of a network, in evaluation mode and with its own values, in which every layer with a method `fold` has
+    done so: fold() changes the copy that it is called on, and returns what to put in its place."""
+    new = copy.copy(network)
+    for name, value in vars(network).items():
+        if isinstance(value, nn.Module):
+            setattr(new, name, folded(value))
+        elif isinstance(value, jt.Var):
+            setattr(new, name, jt.array(value.numpy()).stop_grad())
+    if isinstance(network, nn.Sequential):
+        new.layers = type(network.layers)((key, folded(child)) for key, child in network.layers.items())
+    new.is_train = False
+    return new.fold() if hasattr(new, "fold") else new
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a BatchNorm that was folded into the layer before it: the ReLU of the call."""
+
+    def execute(self, x, *, relu: bool = False):
+        return nn.relu(x) if relu else x
+
+
+def fold_norms(layers: dict, *pairs) -> None:
+    """Fold BatchNorms into the linear layers before them, given by pairs of names in `layers`: ("conv1", "bn1"), ..."""
+    for before, norm in pairs:
+        layer, bn = layers[before], layers[norm]
+        scale, bias = fold(layer.bias, bn, layer.weight.shape[0])
+        layer.weight = layer.weight * jt.array(scale).reshape([-1] + [1] * (layer.weight.ndim - 1))
+        layer.bias = jt.array(bias)
+        jt.sync([layer.weight])
+        layers[norm] = FoldedNorm()
 
 
 class _NoGradient(jt.Function):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 
 from jea._jittor import jt, nn
+from jea.nn import precision
+from jea.nn.fused import FoldedNorm, fold_norms
 from jea.nn.norm import BatchNorm1d
 from jea.ops import double_norm, gather_points, max_last
 
@@ -24,6 +26,8 @@ def join_clouds(x):
 
 def normalised(bn, x, relu: bool = True):
     """BatchNorm, and ReLU, of (C, M)."""
+    if isinstance(bn, FoldedNorm):  # as it is: a reshape would part the ReLU from the bias, two passes instead of one
+        return bn(x, relu=relu)
     return bn(x.unsqueeze(0), relu=relu).squeeze(0)
 
 
@@ -39,7 +43,7 @@ class PointConv(nn.Module):
         return self.weight.reshape(self.weight.shape[:2])
 
     def execute(self, x):
-        y = jt.matmul(self.matrix(), x)
+        y = precision.matmul(self.matrix(), x)
         return y if self.bias is None else y + self.bias.unsqueeze(-1)
 
 
@@ -75,6 +79,11 @@ class OffsetAttention(nn.Module):
             r = _self_attention(self.k_conv(x), self.v_conv(x), batch)
         return x + normalised(self.after_norm, self.trans_conv(x - r))
 
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        fold_norms(vars(self), ("trans_conv", "after_norm"))
+        return self
+
 
 class LocalAggregation(nn.Module):
     """Features of groups: two convolutions with BatchNorm and ReLU over each neighbour's [f - centre, centre], then the
@@ -92,19 +101,46 @@ class LocalAggregation(nn.Module):
         difference, own = weight[:, :half], weight[:, half:]
         # W [f - c, c] = W_1 f + (W_2 - W_1) c: products of points instead of products of all neighbours.
         c = gather_points(features.unsqueeze(0), centres.unsqueeze(0)).squeeze(0)
-        x = gather_points(jt.matmul(difference, features).unsqueeze(0), neighbours.unsqueeze(0),
-                          centres=jt.matmul(own - difference, c).unsqueeze(0))  # 1 C M K
+        x = gather_points(precision.matmul(difference, features).unsqueeze(0), neighbours.unsqueeze(0),
+                          centres=precision.matmul(own - difference, c).unsqueeze(0))  # 1 C M K
         x = x.reshape(x.shape[1], -1)
         x = normalised(self.bn2, self.conv2(normalised(self.bn1, x)))
         return max_last(x.reshape(x.shape[0], *neighbours.shape))
+
+    def fold(self):
+        """See jea.nn.fused.folded."""
+        fold_norms(vars(self), ("conv1", "bn1"), ("conv2", "bn2"))
+        return FoldedAggregation(self)
+
+
+class FoldedAggregation(nn.Module):
+    """A LocalAggregation without BatchNorm: the biases, which are the same for all neighbours, are added to the centres
+    and after the maximum."""
+
+    def __init__(self, model):
+        """model: a LocalAggregation with folded norms."""
+        half = model.conv1.weight.shape[1] // 2
+        weight = model.conv1.matrix()
+        self.difference, self.centre = weight[:, :half], weight[:, half:] - weight[:, :half]
+        self.conv2, self.bias1, self.bias2 = model.conv2.matrix(), model.conv1.bias, model.conv2.bias
+        jt.sync([self.difference, self.centre, self.conv2])
+
+    def execute(self, features, centres, neighbours):
+        """As LocalAggregation."""
+        c = gather_points(features.unsqueeze(0), centres.unsqueeze(0)).squeeze(0)
+        c = jt.matmul(self.centre, c) + self.bias1.unsqueeze(-1)
+        x = gather_points(jt.matmul(self.difference, features).unsqueeze(0), neighbours.unsqueeze(0),
+                          centres=c.unsqueeze(0))  # 1 C M K
+        x = jt.matmul(self.conv2, nn.relu(x).reshape(x.shape[1], -1))
+        return nn.relu(max_last(x.reshape(x.shape[0], *neighbours.shape)) + self.bias2.unsqueeze(-1))
 
 
 def _self_attention(keys, values, batch: int):
     """W_v x Norm(k^T k) of each cloud: (C', B N), (C, B N) -> (C, B N)"""
     if jt.flags.use_cuda:
         keys, values = split_clouds(keys, batch), split_clouds(values, batch)
-        attention = double_norm(nn.bmm(keys.transpose(0, 2, 1), keys), layout="bsn")  # B N N
-        return join_clouds(nn.bmm(values, attention))
+        attention = double_norm(precision.matmul(keys.transpose(0, 2, 1), keys), layout="bsn")  # B N N
+        return join_clouds(precision.matmul(values, attention))
     # On the CPU Jittor's product of two matrices is oneDNN's, its batched product a plain loop.
     n = keys.shape[1] // batch
     outputs = []

@@ -8,8 +8,10 @@ from typing import Optional
 
 from jea._jittor import nn
 from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.checkpoint import checkpointed
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, max_pool_blocked
+from jea.ops.half import single
 
 # output stride -> (stride of layer3, dilations of layer3's first and other blocks, dilations of layer4 (multi-grid))
 _DILATION = {
@@ -56,7 +58,12 @@ class DeepStemResNet(nn.Module):
         stem_width: the stem has stem_width, stem_width, 2 stem_width channels; default: width. ResNetV1c
             (mmsegmentation, JSeg) has width / 2.
         multi_grid: False: layer4's dilations are 2, 4, 4, ... at output stride 8 and 1, 2, 2, ... at 16.
+
+    With `checkpoint_activations` set to True, training keeps the blocks' inputs alone and runs each block again for its
+    gradient: less memory for a third more time, the same numbers.
     """
+
+    checkpoint_activations = False
 
     def __init__(self, *, layers, output_stride: int = 8, width: int = 64, stem_width: Optional[int] = None,
                  multi_grid: bool = True):
@@ -91,18 +98,26 @@ class DeepStemResNet(nn.Module):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
-        return plain(self.stages(x)[1])
+        return single(plain(self.stages(x)[1]))
 
     def last_stages(self, x) -> tuple:
         """The outputs of layer3, which auxiliary heads take, and of layer4."""
-        return tuple(plain(y) for y in self.stages(x))
+        return tuple(single(plain(y)) for y in self.stages(x))
 
     def stages(self, x) -> tuple:
-        """As last_stages, but in the layout that the network ran in: blocked (jea.ops.blocked) where that is possible."""
+        """As last_stages, but as the network ran: blocked (jea.ops.blocked) where that is possible, in half precision under
+        jea.nn.precision.autocast."""
         first, norm1, _, second, norm2, _, third = self.conv1
         blocked = x.dtype == "float32" and can_block(first.out_channels, self.layer1[0].conv1.out_channels)
         x = norm2(second(norm1(first(x, blocked=blocked), relu=True)), relu=True)
         x = self.bn1(third(x), relu=True)
-        x = max_pool_blocked(x) if blocked else self.maxpool(x)
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return x, self.layer4(x)
+        x = max_pool_blocked(x) if blocked else self.maxpool(single(x))
+        x = self._run(self.layer3, self._run(self.layer2, self._run(self.layer1, x)))
+        return x, self._run(self.layer4, x)
+
+    def _run(self, layer, x):
+        if not (self.checkpoint_activations and self.is_training()):
+            return layer(x)
+        for block in layer:
+            x = checkpointed(block, x)
+        return x

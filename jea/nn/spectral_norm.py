@@ -7,15 +7,15 @@ as stored. The gradient goes through weight_orig and through sigma, with u and v
 """
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 
 from jea._jittor import jt, nn
+from jea.nn import precision
 from jea.nn.blocks import plain
-from jea.nn.fused import FusedModule
 from jea.ops import can_block, conv2d_blocked, from_blocked, to_blocked
+from jea.ops.half import single
 
 EPSILON = 1e-6  # StudioGAN's
 
@@ -45,12 +45,13 @@ class SpectralNorm(nn.Module):
         self._sigma = (nn.matmul(matrix, v.unsqueeze(1))[:, 0].float64() * u.float64()).sum()
         return self.weight_orig * (1 / self._sigma).float32()
 
-    def fold(self) -> None:
-        """Replace weight_orig, u and v by `weight`, which they make as they are stored. For inference only."""
+    def fold(self):
+        """Replace weight_orig, u and v by `weight`, which they make as they are stored. See jea.nn.fused.folded."""
         weight = self.weight_orig.numpy().astype(np.float64)
         sigma = self.weight_u.numpy().astype(np.float64) @ weight.reshape(len(weight), -1) @ self.weight_v.numpy()
         self.weight = jt.array((weight / sigma).astype(np.float32)).stop_grad()
         del self.weight_orig, self.weight_u, self.weight_v
+        return self
 
 
 class SNConv2d(SpectralNorm):
@@ -68,7 +69,7 @@ class SNConv2d(SpectralNorm):
     def execute(self, x, *, blocked: bool = False):
         weight, blocked = self.normalised_weight(), blocked or x.ndim == 5
         if not can_block(weight.shape[0]):
-            return nn.conv2d(plain(x), weight, self.bias, padding=self.padding)
+            return single(precision.conv2d(plain(x), weight, self.bias, padding=self.padding))
         # Even where the blocks are undone at once: a third of the rounding error of Jittor's own convolution.
         if x.ndim == 4 and can_block(x.shape[1]):
             x = to_blocked(x)
@@ -84,7 +85,7 @@ class SNLinear(SpectralNorm):
         self.bias = jt.zeros((out_features,)) if bias else None
 
     def execute(self, x):
-        y = nn.matmul_transpose(x, self.normalised_weight())
+        y = precision.matmul_transpose(x, self.normalised_weight())
         return y if self.bias is None else y + self.bias
 
 
@@ -102,35 +103,6 @@ def spectral_norms(network):
     """The sum of all sigma of the last forward: a number for the log, and NaN as soon as any weight is, which a ReLU in
     between would hide from the loss (Jittor's relu(NaN) is 0)."""
     return jt.concat([layer._sigma for layer in network.modules() if isinstance(layer, SpectralNorm)]).sum().stop_grad()
-
-
-def folded(network):
-    """A copy of a network for inference whose layers hold one `weight` each instead of weight_orig, u and v.
-
-    All other parameters and buffers are shared with the network.
-    """
-    new = copy.copy(network)
-    for name, child in vars(network).items():
-        if isinstance(child, nn.Module):
-            setattr(new, name, folded(child))
-    if isinstance(network, nn.Sequential):
-        new.layers = type(network.layers)((key, folded(child)) for key, child in network.layers.items())
-    new.is_train = False
-    if isinstance(network, SpectralNorm):
-        new.fold()
-    return new
-
-
-class FoldedNetwork(FusedModule):
-    """What jea.fuse makes of a network with spectral normalisation that is called with an input and labels: the same
-    network with folded weights, inference only."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.network = folded(model)
-
-    def execute(self, x, label, **options):
-        return self._guarded(x, lambda x: self.network(x, label, **options))
 
 
 def orthogonal(shape) -> np.ndarray:

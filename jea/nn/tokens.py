@@ -88,6 +88,15 @@ class _ExternalTokenAttention(nn.Module):
         y = self.linear_1(self.attn_drop(double_norm(self.linear_0(q), layout="bns")))
         return project(self.proj, self.proj_drop, y, q)
 
+    def fold(self):
+        """See jea.nn.fused.folded. linear_1 and proj have nothing between them: they become one map, `proj`."""
+        values, proj = self.linear_1, self.proj
+        matrix = proj.weight.numpy().astype(np.float64)
+        proj.bias = jt.array((matrix @ values.bias.numpy() + proj.bias.numpy()).astype(np.float32))
+        proj.weight = jt.array((matrix @ values.weight.numpy()).astype(np.float32))
+        self.linear_1 = lambda x: x
+        return self
+
 
 class SelfTokens(_TokenTransformer):
     """A token transformer with self-attention of one head, whose skip is V (T2T-ViT_t)."""

@@ -5,6 +5,7 @@ Parameter names are upstream's. Tokens are (B, N, C) throughout.
 from __future__ import annotations
 
 from jea._jittor import jt, nn
+from jea.nn import precision
 from jea.nn.external_attention import MultiHeadExternalAttention
 from jea.nn.linear import Linear, project
 from jea.nn.norm import LayerNorm
@@ -167,5 +168,5 @@ def attention(qkv, *, num_heads: int, scale: float):
     """softmax(scale Q K^T) V for each head: (B, N, 3C) of Q, K and V side by side -> (B, N, C)."""
     b, n, width = qkv.shape
     q, k, v = qkv.reshape(b, n, 3, num_heads, -1).transpose(2, 0, 3, 1, 4)  # B H N C/H
-    weights = nn.softmax(nn.bmm_transpose(q, k) * scale, dim=-1)
-    return nn.bmm(weights, v).transpose(0, 2, 1, 3).reshape(b, n, width // 3)
+    weights = nn.softmax(precision.bmm_transpose(q, k) * scale, dim=-1)
+    return precision.matmul(weights, v).transpose(0, 2, 1, 3).reshape(b, n, width // 3)

@@ -53,6 +53,12 @@ def use_fused(impl: str, *, name: str, possible: bool, reason: str) -> bool:
     return possible and impl != "ref" and (impl == "fused" or not references_only())
 
 
+def float_types() -> tuple:
+    """The types that kernels written for all of CUDA's take on the chosen device, and the same in words."""
+    types = ("float32", "float16", "bfloat16") if jt.flags.use_cuda else ("float32",)
+    return types, f"it takes {', '.join(types)} on {'CUDA' if jt.flags.use_cuda else 'the CPU'}"
+
+
 def references_only() -> bool:
     """Whether JEA_OPS=ref turns all kernels off."""
     return os.environ.get("JEA_OPS", "") == "ref"
@@ -82,11 +88,29 @@ def cpu_code_in_place(inputs, output, *, kernel: str, source: str, data: dict | 
     return _compiled(result, onednn)
 
 
-def cuda_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, workspace: int = 0):
+_CUDNN = """
+#include "executor.h"
+namespace jittor {
+extern cudnnHandle_t cudnn_handle;
+
+struct Scratch {
+    size_t bytes, allocation = 0;
+    void* data;
+    explicit Scratch(size_t bytes)
+        : bytes(bytes), data(bytes ? exe.temp_allocator->alloc(bytes, allocation) : nullptr) {}
+    ~Scratch() { if (data) exe.temp_allocator->free(data, bytes, allocation); }
+};
+}
+"""
+
+
+def cuda_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, workspace: int = 0,
+              cudnn: bool = False):
     """One jt.code call on the GPU: `source` calls host functions of the header `kernel`, which launch its kernels.
 
     Several outputs: lists of shapes and dtypes. `workspace`: so many float32 of scratch memory, called `workspace` in
-    `source`. A launch that CUDA refuses raises; Jittor alone would go on with whatever the outputs held.
+    `source`. A launch that CUDA refuses raises; Jittor alone would go on with whatever the outputs held. `cudnn`: the
+    source also has Jittor's `cudnn_handle`, and Scratch(bytes), memory that is given back at its end.
     """
     several = isinstance(dtype, (list, tuple))
     shapes, dtypes = (list(shape), list(dtype)) if several else ([shape], [dtype])
@@ -97,7 +121,8 @@ def cuda_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | No
     source += f"""
         if (const cudaError_t refused = cudaGetLastError())
             LOGf << "{kernel}: the launch failed:" << cudaGetErrorString(refused);"""
-    results = jt.code(shapes, dtypes, inputs, cuda_header=header(kernel), cuda_src=source, data=data or {})
+    text = header(kernel) + (_CUDNN if cudnn else "")
+    results = jt.code(shapes, dtypes, inputs, cuda_header=text, cuda_src=source, data=data or {})
     return results[:len(results) - bool(workspace)] if several else results[0]
 
 

@@ -3,6 +3,7 @@
 //
 // A channel is cut into splits, one block each. Forward: moments of each split, these joined, the result: x is read
 // twice and y written once; with given statistics read once. Backward likewise. No atomics.
+// T, the type of x, y, the summand and their gradients, is float, __half or __nv_bfloat16; all else is float.
 #pragma once
 #include <cuda_runtime.h>
 #include "reduce.cuh"
@@ -67,14 +68,15 @@ __device__ void for_elements(const BatchNorm& d, long c, long split, const Use& 
 }
 
 // partial (channels, splits)
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-batch_norm_statistics(BatchNorm d, const float* __restrict__ x, Moments* __restrict__ partial) {
+batch_norm_statistics(BatchNorm d, const T* __restrict__ x, Moments* __restrict__ partial) {
     const long c = blockIdx.x / d.splits, split = blockIdx.x % d.splits;
     // Differences from the thread's first value: their squares keep their digits far from zero.
     float pivot = 0.f, sum = 0.f, squares = 0.f;
     int count = 0;
     for_elements(d, c, split, [&](long at) {
-        const float value = x[at];
+        const float value = static_cast<float>(x[at]);
         if (count++ == 0) pivot = value;
         sum += value - pivot;
         squares += (value - pivot) * (value - pivot);
@@ -106,31 +108,39 @@ __global__ void batch_norm_join(BatchNorm d, const Moments* __restrict__ partial
     factors[c] = Factors{static_cast<float>(scale), static_cast<float>(bias[c] - (mean - means[c]) * scale)};
 }
 
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-batch_norm_apply(BatchNorm d, const float* __restrict__ x, const float* __restrict__ means,
-                 const Factors* __restrict__ factors, const float* __restrict__ residual, float* __restrict__ y) {
+batch_norm_apply(BatchNorm d, const T* __restrict__ x, const float* __restrict__ means,
+                 const Factors* __restrict__ factors, const T* __restrict__ residual, T* __restrict__ y) {
     const long c = blockIdx.x / d.splits, split = blockIdx.x % d.splits;
     const float mean = means[c];
     const Factors factor = factors[c];
     for_elements(d, c, split, [&](long at) {
-        float value = (x[at] - mean) * factor.scale + factor.shift;
-        if (residual) value += residual[at];
-        y[at] = d.relu && value <= 0.f ? 0.f : value;  // NaN is handed on
+        float value = (static_cast<float>(x[at]) - mean) * factor.scale + factor.shift;
+        if (residual) value += static_cast<float>(residual[at]);
+        y[at] = static_cast<T>(d.relu && value <= 0.f ? 0.f : value);  // NaN is handed on
     });
 }
 
-// Sums of g and of g (x - mean), with g = dy, or dy where y > 0 (relu).
+// g = dy, or dy where y > 0 (relu).
+template <class T>
+__device__ float masked(const BatchNorm& d, const T* y, const T* dy, long at) {
+    return d.relu && !(static_cast<float>(y[at]) > 0.f) ? 0.f : static_cast<float>(dy[at]);
+}
+
+// Sums of g and of g (x - mean).
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-batch_norm_gradient_sums(BatchNorm d, const float* __restrict__ x, const float* __restrict__ y,
-                         const float* __restrict__ dy, const float* __restrict__ means,
+batch_norm_gradient_sums(BatchNorm d, const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
+                         const float* __restrict__ means,
                          SumAndProduct* __restrict__ partial) {
     const long c = blockIdx.x / d.splits, split = blockIdx.x % d.splits;
     const float mean = means[c];
     SumAndProduct sums{0.f, 0.f};
     for_elements(d, c, split, [&](long at) {
-        const float g = d.relu && !(y[at] > 0.f) ? 0.f : dy[at];
+        const float g = masked(d, y, dy, at);
         sums.sum += g;
-        sums.product += g * (x[at] - mean);
+        sums.product += g * (static_cast<float>(x[at]) - mean);
     });
     sums = joined(sums);
     if (threadIdx.x == 0) partial[blockIdx.x] = sums;
@@ -155,18 +165,19 @@ __global__ void batch_norm_gradient_join(BatchNorm d, const SumAndProduct* __res
 }
 
 // dx = scale (g - mean(g) - (x - mean) mean(g (x - mean)) / variance); g itself is the gradient of the summand.
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-batch_norm_gradient_apply(BatchNorm d, const float* __restrict__ x, const float* __restrict__ y,
-                          const float* __restrict__ dy, const float* __restrict__ means,
-                          const GradientFactors* __restrict__ factors, float* __restrict__ dx,
-                          float* __restrict__ dresidual) {
+batch_norm_gradient_apply(BatchNorm d, const T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ dy,
+                          const float* __restrict__ means, const GradientFactors* __restrict__ factors,
+                          T* __restrict__ dx, T* __restrict__ dresidual) {
     const long c = blockIdx.x / d.splits, split = blockIdx.x % d.splits;
     const float mean = means[c];
     const GradientFactors factor = factors[c];
     for_elements(d, c, split, [&](long at) {
-        const float g = d.relu && !(y[at] > 0.f) ? 0.f : dy[at];
-        if (dresidual) dresidual[at] = g;
-        dx[at] = factor.scale * (g - factor.offset - (x[at] - mean) * factor.slope);
+        const float g = masked(d, y, dy, at);
+        if (dresidual) dresidual[at] = static_cast<T>(g);
+        dx[at] = static_cast<T>(factor.scale
+                                * (g - factor.offset - (static_cast<float>(x[at]) - mean) * factor.slope));
     });
 }
 
@@ -175,29 +186,31 @@ inline unsigned blocks_of_channels(const BatchNorm& d) {
 }
 
 // workspace: channels (2 + 6 splits) floats
-inline void batch_norm_forward(const BatchNorm& d, const float* x, const float* weight, const float* bias,
-                               const float* running_mean, const float* running_variance, const float* residual,
-                               float* y, float* means, float* variances, float* workspace) {
+template <class T>
+inline void batch_norm_forward(const BatchNorm& d, const T* x, const float* weight, const float* bias,
+                               const float* running_mean, const float* running_variance, const T* residual,
+                               T* y, float* means, float* variances, float* workspace) {
     Moments* const partial = reinterpret_cast<Moments*>(workspace);
     Factors* const factors = reinterpret_cast<Factors*>(partial + d.channels * d.splits);
     const unsigned parts = static_cast<unsigned>(d.channels * d.splits);
-    if (d.training) batch_norm_statistics<<<parts, kThreads>>>(d, x, partial);
+    if (d.training) batch_norm_statistics<T><<<parts, kThreads>>>(d, x, partial);
     batch_norm_join<<<blocks_of_channels(d), kThreads>>>(d, partial, weight, bias, running_mean, running_variance,
                                                          means, variances, factors);
-    batch_norm_apply<<<parts, kThreads>>>(d, x, means, factors, residual, y);
+    batch_norm_apply<T><<<parts, kThreads>>>(d, x, means, factors, residual, y);
 }
 
 // The gradients of x, weight, bias and, unless null, the summand. workspace: channels (3 + 2 splits) floats
-inline void batch_norm_backward(const BatchNorm& d, const float* x, const float* y, const float* dy,
-                                const float* weight, const float* means, const float* variances, float* dx,
-                                float* dweight, float* dbias, float* dresidual, float* workspace) {
+template <class T>
+inline void batch_norm_backward(const BatchNorm& d, const T* x, const T* y, const T* dy, const float* weight,
+                                const float* means, const float* variances, T* dx, float* dweight, float* dbias,
+                                T* dresidual, float* workspace) {
     GradientFactors* const factors = reinterpret_cast<GradientFactors*>(workspace);
     SumAndProduct* const partial = reinterpret_cast<SumAndProduct*>(factors + d.channels);
     const unsigned parts = static_cast<unsigned>(d.channels * d.splits);
-    batch_norm_gradient_sums<<<parts, kThreads>>>(d, x, y, dy, means, partial);
+    batch_norm_gradient_sums<T><<<parts, kThreads>>>(d, x, y, dy, means, partial);
     batch_norm_gradient_join<<<blocks_of_channels(d), kThreads>>>(d, partial, weight, variances, dweight, dbias,
                                                                   factors);
-    batch_norm_gradient_apply<<<parts, kThreads>>>(d, x, y, dy, means, factors, dx, dresidual);
+    batch_norm_gradient_apply<T><<<parts, kThreads>>>(d, x, y, dy, means, factors, dx, dresidual);
 }
 
 }  // namespace jea

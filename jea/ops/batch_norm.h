@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include "sums.h"
 
 namespace jea {
 
@@ -29,26 +30,10 @@ inline float relu_or_nan(float x) {
     return x;
 }
 
-constexpr long kSumBlock = 4096;  // a float32 sum of this many, then float64
-
 // Sums of x - pivot and of its square, of one channel.
 inline void channel_sums(const BatchNorm& d, const float* x, long c, float pivot, double& sum, double& squares) {
     sum = squares = 0.;
-    for (long b = 0; b < d.batch; b++) {
-        const float* in = d.run(x, b, c);
-        for (long first = 0; first < d.inner; first += kSumBlock) {
-            const long last = std::min(first + kSumBlock, d.inner);
-            float s = 0.f, q = 0.f;
-            #pragma omp simd reduction(+ : s, q)
-            for (long i = first; i < last; i++) {
-                const float v = in[i] - pivot;
-                s += v;
-                q += v * v;
-            }
-            sum += s;
-            squares += q;
-        }
-    }
+    for (long b = 0; b < d.batch; b++) add_sums(d.run(x, b, c), d.inner, pivot, sum, squares);
 }
 
 // y = relu?((x - mean) weight / sqrt(variance + eps) + bias + residual?). While training mean and variance (biased) are

@@ -4,6 +4,7 @@ from __future__ import annotations
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops import _jit
+from jea.ops.half import HALF, single
 
 _SIZES = """
     const jea::BatchNorm sizes{in0_shape0, in0_shape1, in0_shape2, data["training"] != 0, data["relu"] != 0,
@@ -61,7 +62,7 @@ class _BatchNormCuda(jt.Function):
         self.x, self.weight, self.workspace = x, weight, channels * (3 + 6 * splits)
         mean, variance = (bias, weight) if statistics is None else statistics
         self.y, self.mean, self.variance = _jit.cuda_code(
-            [x.shape, weight.shape, weight.shape], ["float32"] * 3,
+            [x.shape, weight.shape, weight.shape], [x.dtype, "float32", "float32"],
             [x, weight, bias, mean, variance, x if residual is None else residual], kernel="batch_norm.cuh",
             data=self.numbers, workspace=self.workspace, source=_CUDA_SIZES + """
             jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
@@ -71,11 +72,12 @@ class _BatchNormCuda(jt.Function):
     def grad(self, dy):
         masked = self.numbers["residual"] and self.numbers["relu"]  # without ReLU its gradient is dy
         shapes = [self.x.shape] + [self.weight.shape] * 2 + [self.x.shape] * masked
+        dtypes = [self.x.dtype] + ["float32"] * 2 + [self.x.dtype] * masked
         dx, dweight, dbias, *rest = _jit.cuda_code(
-            shapes, ["float32"] * len(shapes), [self.x, self.y, dy, self.weight, self.mean, self.variance],
+            shapes, dtypes, [self.x, self.y, dy, self.weight, self.mean, self.variance],
             kernel="batch_norm.cuh", data=self.numbers, workspace=self.workspace,
             source=_CUDA_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, "
-                                 f"out1_p, out2_p, {'out3_p' if masked else 'nullptr'}, workspace);")
+                                 f"out1_p, out2_p, {'out3_p' if masked else '(decltype(out0_p))nullptr'}, workspace);")
         dresidual = rest[0] if masked else dy if self.numbers["residual"] else None
         return dx, dweight, dbias, dresidual, None, None
 
@@ -116,7 +118,7 @@ def batch_norm_over_ranks(x, weight, bias, *, residual=None, relu=False, eps=1e-
     """
     axes = [0, 2, 3] if blocked else [axis for axis in range(x.ndim) if axis != 1]
     shape = [1 if axis in axes else x.shape[axis] for axis in range(x.ndim)]
-    wide = x.float64()
+    residual, wide = None if residual is None else single(residual), x.float64()
     mean = wide.mean(axes, keepdims=True).mpi_all_reduce("mean")
     centred = (wide - mean).float32()
     variance = centred.float64().sqr().mean(axes, keepdims=True).mpi_all_reduce("mean")
@@ -138,8 +140,9 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
         dL/dx = weight / sqrt(variance + eps) (g - mean(g) - h mean(g h))       [given statistics: the first g alone]
         dL/dweight = sum g h,   dL/dbias = sum g,   dL/dresidual = g
 
-    The fused kernels (float32) keep their digits far from zero and hand NaN through the ReLU. Under mpirun the batch is
-    that of all ranks together.
+    The fused kernels keep their digits far from zero and hand NaN through the ReLU. On CUDA they also take x and residual
+    in half precision and give y in it; what they sum and the vectors are float32. Under mpirun the batch is that of all
+    ranks together.
 
     Args:
         x: float (B, C, ...), with any number of further axes.
@@ -165,13 +168,16 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
         raise ValueError(f"batch_norm: residual is {tuple(residual.shape)}; expected x's shape {shape}")
     if statistics is None and ranks.size() > 1:
         return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps)
-    floats = [x, *vectors.values()] + ([] if residual is None else [residual])
-    possible = all(v.dtype == "float32" for v in floats)
-    if not _jit.use_fused(impl, name="batch_norm", possible=possible, reason="it takes float32"):
-        return batch_norm_reference(x, weight, bias, statistics=statistics, residual=residual, relu=relu, eps=eps)
+    dtypes = ("float32",) + (HALF if jt.flags.use_cuda else ())
+    possible = x.dtype in dtypes and all(v.dtype == "float32" for v in vectors.values())
+    if not _jit.use_fused(impl, name="batch_norm", possible=possible, reason=f"it takes {' and '.join(dtypes)}"):
+        residual = None if residual is None else single(residual)
+        return batch_norm_reference(single(x), weight, bias, statistics=statistics, residual=residual, relu=relu,
+                                    eps=eps)
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
     flat = shape[:2] + (-1,)
     function = _BatchNormCuda() if jt.flags.use_cuda else _BatchNorm()
-    residual = None if residual is None else residual.reshape(flat)
+    if residual is not None:
+        residual = (residual if residual.dtype == x.dtype else residual.cast(x.dtype)).reshape(flat)
     y = function(x.reshape(flat), weight, bias, residual, statistics, numbers)
     return y.reshape(shape), function.mean.stop_grad(), function.variance.stop_grad()

@@ -20,24 +20,18 @@ template <> struct Lanes<16> {
     typedef int32_t Int __attribute__((vector_size(64), aligned(4), may_alias));
 };
 
-// (batch, channels, positions) <-> (batch, channels / L, positions, L).
-inline void to_blocked(const float* x, float* y, long batches_and_groups, long positions, long L) {
+// (batch, channels, positions) -> (batch, channels / L, positions, L), or back.
+template <bool to>
+inline void reorder(const float* x, float* y, long batches_and_groups, long positions, long L) {
     #pragma omp parallel for
     for (long g = 0; g < batches_and_groups; g++)
         for (long first = 0; first < positions; first += 64) {
             const long last = std::min(first + 64, positions);
             for (long l = 0; l < L; l++)
-                for (long n = first; n < last; n++) y[(g * positions + n) * L + l] = x[(g * L + l) * positions + n];
-        }
-}
-
-inline void from_blocked(const float* x, float* y, long batches_and_groups, long positions, long L) {
-    #pragma omp parallel for
-    for (long g = 0; g < batches_and_groups; g++)
-        for (long first = 0; first < positions; first += 64) {
-            const long last = std::min(first + 64, positions);
-            for (long l = 0; l < L; l++)
-                for (long n = first; n < last; n++) y[(g * L + l) * positions + n] = x[(g * positions + n) * L + l];
+                for (long n = first; n < last; n++) {
+                    const long plain = (g * L + l) * positions + n, blocked = (g * positions + n) * L + l;
+                    y[to ? blocked : plain] = x[to ? plain : blocked];
+                }
         }
 }
 

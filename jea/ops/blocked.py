@@ -58,14 +58,14 @@ def _to_blocked(x):
     b, c, h, w = x.shape
     block = block_size()
     return _jit.cpu_code((b, c // block, h, w, block), "float32", [x], kernel="blocked.h",
-                         source="jea::to_blocked(in0_p, out0_p, out0_shape0 * out0_shape1, out0_shape2 * out0_shape3, "
+                         source="jea::reorder<true>(in0_p, out0_p, out0_shape0 * out0_shape1, out0_shape2 * out0_shape3, "
                                 "out0_shape4);")
 
 
 def _from_blocked(x):
     b, groups, h, w, block = x.shape
     return _jit.cpu_code((b, groups * block, h, w), "float32", [x], kernel="blocked.h",
-                         source="jea::from_blocked(in0_p, out0_p, in0_shape0 * in0_shape1, in0_shape2 * in0_shape3, "
+                         source="jea::reorder<false>(in0_p, out0_p, in0_shape0 * in0_shape1, in0_shape2 * in0_shape3, "
                                 "in0_shape4);")
 
 

@@ -14,16 +14,17 @@ _SIZES = """
 class _CrossEntropy(jt.Function):
     def execute(self, logits, labels, numbers):
         self.numbers, self.logits, self.labels = numbers, logits, labels
-        losses, self.maxima, self.inverses = _jit.cpu_code(
-            [labels.shape] * 3, ["float32"] * 3, [logits, labels], kernel="cross_entropy.h", data=numbers,
+        losses, self.maxima, self.inverses = _jit.code(
+            [labels.shape] * 3, ["float32"] * 3, [logits, labels], kernel="cross_entropy", data=numbers,
             source=_SIZES + "jea::cross_entropy_forward(sizes, in0_p, in1_p, out0_p, out1_p, out2_p);")
         return losses
 
     def grad(self, g):
-        return _jit.cpu_code(
-            self.logits.shape, "float32", [self.logits, self.labels, self.maxima, self.inverses, g],
-            kernel="cross_entropy.h", data=self.numbers,
-            source=_SIZES + "jea::cross_entropy_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, out0_p);"), None, None
+        return _jit.code(
+            self.logits.shape, self.logits.dtype, [self.logits, self.labels, self.maxima, self.inverses, g],
+            kernel="cross_entropy", data=self.numbers,
+            source=_SIZES + "jea::cross_entropy_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, out0_p);"
+        ), None, None
 
 
 def cross_entropy_reference(logits, labels, *, ignore_index=255, label_smoothing=0.0):
@@ -48,7 +49,8 @@ def cross_entropy(logits, labels, *, ignore_index: int = 255, label_smoothing: f
     over what, and should sum in float64 (`.float64()`), since Jittor's float32 sums lose digits.
 
     Args:
-        logits: float (B, C, ...), with any number of further axes.
+        logits: float (B, C, ...), with any number of further axes. The kernels take float32 and, on CUDA, float16 and
+            bfloat16; their sums and losses are float32.
         labels: int32 (B, ...) in [0, C), or ignore_index: loss 0 and no gradient there. Others give NaN, as logits do
             that have no softmax.
         label_smoothing: e, 0 <= e < 1.
@@ -66,8 +68,8 @@ def cross_entropy(logits, labels, *, ignore_index: int = 255, label_smoothing: f
         raise ValueError(f"cross_entropy: labels are {labels.dtype}; expected int32 class indices")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; expected 0 <= label_smoothing < 1")
-    possible = not jt.flags.use_cuda and logits.dtype == "float32"
-    if not _jit.use_fused(impl, name="cross_entropy", possible=possible, reason="it takes float32 on the CPU"):
+    dtypes, reason = _jit.float_types()
+    if not _jit.use_fused(impl, name="cross_entropy", possible=logits.dtype in dtypes, reason=reason):
         return cross_entropy_reference(logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing)
     numbers = {"ignored": ignore_index, "smoothing": label_smoothing}
     losses = _CrossEntropy.apply(logits.reshape(shape[0], shape[1], -1), labels.reshape(shape[0], -1), numbers)

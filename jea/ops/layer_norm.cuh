@@ -107,8 +107,6 @@ __global__ void layer_norm_join(LayerNorm d, const float* __restrict__ partial, 
     dbias[column] = static_cast<float>(bias_sum);
 }
 
-inline unsigned blocks_of(long count, long each) { return static_cast<unsigned>((count + each - 1) / each); }
-
 inline void layer_norm_forward(const LayerNorm& d, const float* x, const float* weight, const float* bias, float* y,
                                float* rows) {
     layer_norm_rows<<<blocks_of(d.rows, kThreads / 32), kThreads>>>(d, x, weight, bias, y,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <vector>
+#include "sums.h"
 
 namespace jea {
 
@@ -18,25 +19,6 @@ struct LayerNormRow {
     float normalised(float x) const { return (x - mean) * inverse - shift; }
 };
 
-constexpr long kSumBlock = 4096;  // a float32 sum of this many, then float64
-
-// Sums of x - pivot and of its square.
-inline void row_sums(const float* x, long width, float pivot, double& sum, double& squares) {
-    sum = squares = 0.;
-    for (long first = 0; first < width; first += kSumBlock) {
-        const long last = std::min(first + kSumBlock, width);
-        float s = 0.f, q = 0.f;
-        #pragma omp simd reduction(+ : s, q)
-        for (long i = first; i < last; i++) {
-            const float v = x[i] - pivot;
-            s += v;
-            q += v * v;
-        }
-        sum += s;
-        squares += q;
-    }
-}
-
 // y = (x - mean) / sqrt(variance + eps) * weight + bias; rows (rows, 3) keeps the statistics for the gradient.
 inline void layer_norm_forward(const LayerNorm& d, const float* x, const float* weight, const float* bias, float* y,
                                float* rows) {
@@ -45,10 +27,11 @@ inline void layer_norm_forward(const LayerNorm& d, const float* x, const float* 
         const float* in = x + r * d.width;
         float* out = y + r * d.width;
         // Two passes: the squares are of differences from the mean.
-        double sum, squares;
-        row_sums(in, d.width, in[0], sum, squares);
+        double sum = 0., squares = 0.;
+        add_sums(in, d.width, in[0], sum, squares);
         const float mean = static_cast<float>(in[0] + sum / d.width);
-        row_sums(in, d.width, mean, sum, squares);
+        sum = squares = 0.;
+        add_sums(in, d.width, mean, sum, squares);
         const double rest = sum / d.width;
         const double inverse = 1. / std::sqrt(std::fabs(squares / d.width - rest * rest) + d.eps);
         const LayerNormRow row{mean, static_cast<float>(inverse), static_cast<float>(rest * inverse)};

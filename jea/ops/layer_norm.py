@@ -6,6 +6,7 @@ import math
 from jea._jittor import jt
 from jea.ops import _jit
 from jea.ops.batch_norm import moments
+from jea.ops.half import single
 
 _SIZES = 'const jea::LayerNorm sizes{in0_shape0, in0_shape1, data["eps"]};\n'
 
@@ -69,7 +70,7 @@ def layer_norm(x, weight, bias, *, eps: float = 1e-5, impl: str = "auto"):
     The fused kernels (float32) sum in two passes.
 
     Args:
-        x: float (..., *normalised shape).
+        x: float (..., *normalised shape); half precision becomes float32.
         weight, bias: of the normalised shape.
         eps: added to the biased variance.
         impl: "auto", "fused" or "ref".
@@ -82,6 +83,7 @@ def layer_norm(x, weight, bias, *, eps: float = 1e-5, impl: str = "auto"):
     if tuple(bias.shape) != normalised or shape[len(shape) - len(normalised):] != normalised:
         raise ValueError(f"layer_norm: x is {shape}, weight {normalised} and bias {tuple(bias.shape)}; expected the "
                          "last axes of x")
+    x = single(x)
     possible = all(v.dtype == "float32" for v in (x, weight, bias))
     if not _jit.use_fused(impl, name="layer_norm", possible=possible, reason="it takes float32"):
         return layer_norm_reference(x, weight, bias, eps=eps)

@@ -41,6 +41,47 @@ class _Linear(jt.Function):
         return dx, dweight, dbias if bias else None, dy if self.numbers["summand"] else None, None
 
 
+class _LinearEpilogueCuda(jt.Function):
+    """What follows the product (rows, out): bias (out,) or None, summand (rows, out) or None."""
+
+    def execute(self, product, bias, summand, gelu):
+        splits = max(1, min(-(-product.shape[0] // 32), 256))  # of the rows, for the gradient of the bias
+        self.product, self.bias = product if gelu else None, bias
+        self.numbers = {"gelu": int(gelu), "bias": int(bias is not None), "summand": int(summand is not None),
+                        "splits": splits}
+        # One kernel for all cases: what a case does not have is stood in for by the product.
+        return _jit.cuda_code(
+            product.shape, product.dtype,
+            [product, product if bias is None else bias, product if summand is None else summand],
+            kernel="linear.cuh", data=self.numbers, source=_CUDA_SIZES + """
+            jea::linear_forward(sizes, in0_p, bias ? in1_p : nullptr, data["summand"] != 0 ? in2_p : nullptr,
+                                out0_p);""")
+
+    def grad(self, dy):
+        gelu, bias = self.numbers["gelu"], self.numbers["bias"]
+        dproduct, dbias = dy, None
+        if gelu or bias:
+            dproduct, dbias = _jit.cuda_code(
+                [dy.shape if gelu else (1, 1), self.bias.shape if bias else (1,)], [dy.dtype] * 2,
+                [dy, self.product if gelu else dy, self.bias if bias else dy], kernel="linear.cuh", data=self.numbers,
+                workspace=self.numbers["splits"] * dy.shape[1], source=_CUDA_SIZES + """
+                jea::linear_backward(sizes, in1_p, bias ? in2_p : nullptr, in0_p, out0_p, out1_p, workspace);""")
+        return dproduct if gelu else dy, dbias if bias else None, dy if self.numbers["summand"] else None, None
+
+
+_CUDA_SIZES = """
+    const jea::LinearEpilogue sizes{in0_shape0, in0_shape1, data["gelu"] != 0, (long)data["splits"]};
+    const bool bias = data["bias"] != 0;
+"""
+
+
+def _linear_cuda(x, weight, bias, summand, gelu):
+    product = nn.matmul_transpose(x, weight)  # cuBLAS, with its gradients
+    if bias is None and summand is None and not gelu:
+        return product
+    return _LinearEpilogueCuda.apply(product, bias, summand, gelu)
+
+
 def linear_reference(x, weight, bias=None, *, gelu=False, summand=None):
     """linear composed of Jittor's own functions."""
     y = nn.matmul_transpose(x, weight)
@@ -66,7 +107,9 @@ def linear(x, weight, bias=None, *, gelu: bool = False, summand=None, impl: str 
         bias: (out,), or None.
         gelu: with GELU.
         summand: (..., out), added at the end, or None. Not together with `gelu`.
-        impl: "auto", "fused" or "ref". The kernel (CPU, float32) is oneDNN's matrix product.
+        impl: "auto", "fused" or "ref". On the CPU (float32) the kernel is oneDNN's matrix product; on CUDA (float32,
+            float16, bfloat16; all of one type) bias, GELU and summand are one kernel behind cuBLAS's product, as are
+            the gradients of bias and GELU.
     Returns:
         y, (..., out).
     Raises:
@@ -82,10 +125,12 @@ def linear(x, weight, bias=None, *, gelu: bool = False, summand=None, impl: str 
     if gelu and summand is not None:
         raise ValueError("linear: gelu and summand together; add after the call")
     floats = [v for v in (x, weight, bias, summand) if v is not None]
-    onednn = _jit.onednn_include() is not None
-    possible = not jt.flags.use_cuda and onednn and all(v.dtype == "float32" for v in floats)
+    dtypes, reason = _jit.float_types()
+    library = bool(jt.flags.use_cuda) or _jit.onednn_include() is not None
+    possible = library and x.dtype in dtypes and all(v.dtype == x.dtype for v in floats)
     if not _jit.use_fused(impl, name="linear", possible=possible,
-                          reason="it takes float32 on the CPU" if onednn else "Jittor runs without oneDNN"):
+                          reason=reason if library else "Jittor runs without oneDNN"):
         return linear_reference(x, weight, bias, gelu=gelu, summand=summand)
     summand = None if summand is None else summand.reshape(-1, out)
-    return _Linear.apply(x.reshape(-1, shape[-1]), weight, bias, summand, gelu).reshape(shape[:-1] + (out,))
+    function = _linear_cuda if jt.flags.use_cuda else _Linear.apply
+    return function(x.reshape(-1, shape[-1]), weight, bias, summand, gelu).reshape(shape[:-1] + (out,))

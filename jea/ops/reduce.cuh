@@ -7,6 +7,8 @@ namespace jea {
 constexpr int kThreads = 256;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+inline unsigned blocks_of(long count, long each) { return static_cast<unsigned>((count + each - 1) / each); }
+
 // Over a warp; the same value in all of its lanes.
 __device__ inline float sum_of_warp(float value) {
     for (int width = 16; width > 0; width /= 2) value += __shfl_xor_sync(kAllLanes, value, width);

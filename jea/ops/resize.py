@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.ops import _jit
+from jea.ops.half import single
 
 
 class _Resize(jt.Function):
@@ -27,7 +28,7 @@ def resize_bilinear(x, size, *, impl: str = "auto"):
     seconds for every picture of a data set.
 
     Args:
-        x: float (B, C, H, W).
+        x: float (B, C, H, W); half precision becomes float32.
         size: (H', W').
         impl: "auto", "fused" or "ref".
     Raises:
@@ -37,6 +38,7 @@ def resize_bilinear(x, size, *, impl: str = "auto"):
     if x.ndim != 4 or min(out_h, out_w, *x.shape) < 1:
         raise ValueError(f"resize_bilinear: got shape {tuple(x.shape)} and size {tuple(size)}; "
                          "expected (B, C, H, W) and (height, width), all at least 1")
+    x = single(x)
     if (out_h, out_w) == tuple(x.shape[2:]):
         return x
     if _jit.use_fused(impl, name="resize_bilinear", possible=x.dtype == "float32", reason="it takes float32"):

@@ -14,12 +14,12 @@ _SIZES = """
 class _SoftSplit(jt.Function):
     def execute(self, x, numbers, shape):
         self.shape, self.numbers = x.shape, numbers
-        return _jit.cpu_code(shape, "float32", [x], kernel="soft_split.h", data=numbers,
-                             source=_SIZES + "jea::soft_split_forward(sizes, in0_p, out0_p);")
+        return _jit.code(shape, x.dtype, [x], kernel="soft_split", data=numbers,
+                         source=_SIZES + "jea::soft_split_forward(sizes, in0_p, out0_p);")
 
     def grad(self, dy):
-        return (_jit.cpu_code(self.shape, "float32", [dy], kernel="soft_split.h", data=self.numbers,
-                              source=_SIZES + "jea::soft_split_backward(sizes, in0_p, out0_p);"), None, None)
+        return (_jit.code(self.shape, dy.dtype, [dy], kernel="soft_split", data=self.numbers,
+                          source=_SIZES + "jea::soft_split_backward(sizes, in0_p, out0_p);"), None, None)
 
 
 def soft_split_reference(x, *, kernel_size, stride, padding, channels_last=False):
@@ -52,8 +52,8 @@ def soft_split(x, *, kernel_size: int, stride: int, padding: int, channels_last:
         raise ValueError(f"soft_split: picture {height} x {width} is too small for patches of {kernel_size} with "
                          f"padding {padding}")
     geometry = {"stride": stride, "padding": padding}
-    possible = not jt.flags.use_cuda and x.dtype == "float32"
-    if not _jit.use_fused(impl, name="soft_split", possible=possible, reason="it takes float32 on the CPU"):
+    dtypes, reason = _jit.float_types()
+    if not _jit.use_fused(impl, name="soft_split", possible=x.dtype in dtypes, reason=reason):
         return soft_split_reference(x, kernel_size=kernel_size, channels_last=channels_last, **geometry)
     numbers = dict(geometry, batch=batch, channels=channels, height=height, width=width, kernel=kernel_size,
                    channels_last=int(channels_last))

@@ -16,7 +16,7 @@ and, where the task has such a thing,
     datasets            names of the data sets (jea.data.DATASETS) that it can take; without it, all
     fuse()                          evaluates the fused form of its network from now on
     multi_scale()                   evaluates at several scales from now on
-    load_weights(path)              loads more kinds of files than jea.load_weights; returns what it did
+    weight_files(path)              [(network, file), ...] of checkpoints that are more than one file for `model`
     predict_files(path, out_dir)    runs on pictures that are no data set; dict for printing
 """
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Callable, Optional
 from jea import ranks
 from jea._jittor import jt
 from jea.data import DATASETS, DataError, Loader
+from jea.nn.precision import PRECISIONS, LossScaler
 from jea.tasks.limits import check_limits
 
 
@@ -42,6 +43,7 @@ class TrainOptions:
     epochs: Optional[int] = None
     batch_size: int = 16  # samples per step
     grad_accumulation: int = 1  # run a batch in this many parts, one after the other: less memory, the same step
+    precision: str = "float32"  # of products: float16 or bfloat16 on CUDA; parameters, sums and losses stay float32
     grad_clip: float = 0.0  # largest global norm of a phase's gradients; 0: any
     seed: int = 0
     num_workers: int = 2  # processes that prepare batches; 0: this one
@@ -56,6 +58,8 @@ class TrainOptions:
         if self.grad_accumulation < 1 or self.batch_size % self.grad_accumulation:
             raise ValueError(f"grad_accumulation is {self.grad_accumulation}; expected a divisor of batch_size, which "
                              f"is {self.batch_size}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}")
         if self.grad_clip < 0:
             raise ValueError(f"grad_clip is {self.grad_clip}; expected a norm above 0, or 0 for no clipping")
 
@@ -152,7 +156,7 @@ class Phase:
 
     losses(batch) -> {"loss": scalar Var that is stepped, other names: scalars for the log}. The learning rate of each
     parameter group is its base rate times schedule(step). The phase runs at every `every`-th step. The weights in
-    `average` are what is evaluated and written to best.npz.
+    `average` are what is evaluated and written to best.npz. The engine sets `scaler` for training in float16.
     """
     name: str
     optimizer: object
@@ -160,6 +164,7 @@ class Phase:
     schedule: Callable[[int], float] = lambda step: 1.0
     every: int = 1
     average: Optional[WeightAverage] = None
+    scaler: Optional[LossScaler] = None
     base_rates: list = field(init=False)
 
     def __post_init__(self):

@@ -18,6 +18,7 @@ from jea.data.augment import EvalView, TrainPicture, TrainView, eval_picture, mi
 from jea.data.images import write_bytes
 from jea.metrics.classification import ClassificationScores
 from jea.models import create_model
+from jea.nn.fused import fuse
 from jea.nn.mode import evaluating
 from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
 from jea.tasks.limits import check_limits, check_range
@@ -99,6 +100,10 @@ class Classification(DataTask):
         self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
         self.description = {"task": "classification", "model": self._model, "data": self._data,
                             "train": asdict(self.options)}
+
+    def fuse(self) -> None:
+        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        self.model, self.modules = fuse(self.model), {}
 
     # -- training ---------------------------------------------------------------------------------------------------
 

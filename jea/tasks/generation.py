@@ -109,21 +109,19 @@ class Generation(DataTask):
                             "train": asdict(self.options)}
         self._features, self._step = None, None
 
-    def load_weights(self, path):
-        """Load a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file for each.
-
-        In a folder the best weights are preferred to the current ones. Returns the report, or the reports, of loading.
-        """
+    def weight_files(self, path) -> list:
+        """[(network, file), ...] of a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file
+        for each, where the best weights are preferred to the current ones."""
         if not os.path.isdir(path):
-            return load_weights(self.model, path)
-        reports = []
+            return [(self.model, path)]
+        found = []
         for name, network in (("G", self.model.generator), ("D", self.model.discriminator)):
             files = [file for kind in ("best", "current")
                      for file in sorted(Path(path).glob(f"model={name}-{kind}-weights-step=*.pth"))]
             if not files:
                 raise CheckpointError(path, f"no model={name}-best-weights-step=*.pth or -current- in this folder")
-            reports.append(load_weights(network, files[0]))
-        return "\n".join(map(str, reports))
+            found.append((network, files[0]))
+        return found
 
     def fuse(self) -> None:
         """Evaluate with folded spectral normalisation from now on; the task no longer trains."""

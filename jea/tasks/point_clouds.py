@@ -15,6 +15,7 @@ from jea.data import DATASETS, DataError, list_inputs, map_ordered, write_image
 from jea.data.cloud_files import SUFFIXES, read_cloud
 from jea.data.clouds import normalise_cloud, scaled
 from jea.models import create_model
+from jea.nn.fused import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.tasks.base import DataTask, Phase, TrainOptions
@@ -80,6 +81,10 @@ class PointTask(DataTask):
                              f"{self.model_names}")
         self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
         self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
+
+    def fuse(self) -> None:
+        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        self.model, self.modules = fuse(self.model), {}
 
     def multi_scale(self) -> None:
         """Evaluate with PCT's votes from now on."""

@@ -57,6 +57,7 @@ class Segmentation(DataTask):
         ohem_min_kept: int = 100_000  # ... this many per picture
         auxiliary_weight: float = 0.0  # of the auxiliary head's plain loss; 0: the head is not trained
         freeze_batch_norm: bool = False  # use the running statistics; for small batches
+        checkpoint_activations: bool = False  # compute the backbone's blocks twice instead of keeping their activations
 
         def __post_init__(self):
             super().__post_init__()
@@ -122,6 +123,7 @@ class Segmentation(DataTask):
         super().begin_training()
         if self.options.freeze_batch_norm:
             freeze_batch_norm(self.model)
+        self.model.backbone.checkpoint_activations = self.options.checkpoint_activations
 
     def phases(self, total_steps: int) -> list:
         o = self.options

@@ -1,6 +1,6 @@
 """EAMLP-7 and EAMLP-14 at 224 x 224 on the CPU: jea against PyTorch eager with the same weights.
 
-    python tests/bench/bm_eamlp.py                     # inference at batch 1 and 16, training step at batch 16
+    python tests/bench/bm_eamlp.py                     # inference (plain, fused) at batch 1 and 16, training at 16
     python tests/bench/bm_eamlp.py --models eamlp_7 --runs 5 --skip-training --json result.json
 
 Logits and losses are compared before anything is timed: beyond 2e-5 of the largest there are no numbers. The sides run
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+from sides import jea_inference, jea_training, torch_inference, torch_training  # noqa: E402
+
 from jea.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
@@ -144,59 +146,7 @@ def torch_model(name: str, model):
     return network
 
 
-# -- the sides: functions that run once to the end -------------------------------------------------------------------
-
-def jea_inference(model, x: np.ndarray):
-    from jea._jittor import jt
-    picture = jt.array(x)
-
-    def run():
-        with jt.no_grad():
-            y = model(picture)
-            y.sync()
-        return y
-    return run
-
-
-def torch_inference(network, x: np.ndarray):
-    import torch
-    picture = torch.from_numpy(x)
-
-    def run():
-        with torch.inference_mode():
-            return network(picture)
-    return run
-
-
 _SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.05}
-
-
-def jea_training(model, x: np.ndarray, labels: np.ndarray):
-    """One step of SGD; returns the loss before it."""
-    from jea._jittor import jt, nn
-    optimizer = jt.optim.SGD([p for p in model.parameters() if not p.is_stop_grad()], **_SGD)
-    picture, target = jt.array(x), jt.array(labels)
-
-    def run():
-        loss = nn.cross_entropy_loss(model(picture), target)
-        optimizer.step(loss)
-        jt.sync_all(True)
-        return loss.item()
-    return run
-
-
-def torch_training(network, x: np.ndarray, labels: np.ndarray):
-    import torch
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], **_SGD)
-    picture, target = torch.from_numpy(x), torch.from_numpy(labels).long()
-
-    def run():
-        loss = torch.nn.functional.cross_entropy(network(picture), target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-    return run
 
 
 def pictures(batch: int) -> np.ndarray:
@@ -211,11 +161,13 @@ def rows(seconds: dict, errors: dict, batch: int) -> dict:
 
 
 def bench_inference(name: str, batch: int, runs: int) -> dict:
+    from jea.nn import fuse
     model, x = jea_model(name), pictures(batch)
     network = torch_model(name, model).eval()
     model.eval()
-    functions = {"jea": jea_inference(model, x), "torch": torch_inference(network, x)}
-    logits = {side: np.asarray(function().numpy()) for side, function in functions.items()}
+    functions = {"jea": jea_inference(model, x), "jea fused": jea_inference(fuse(model), x),
+                 "torch": torch_inference(network, x)}
+    logits = {side: function() for side, function in functions.items()}
     errors = {side: float(np.abs(y - logits["torch"]).max() / np.abs(logits["torch"]).max())
               for side, y in logits.items()}
     if not max(errors.values()) <= TOLERANCE:
@@ -230,7 +182,7 @@ def bench_training(name: str, batch: int, runs: int) -> dict:
     labels = np.random.default_rng(1).integers(0, 1000, batch).astype(np.int32)
     network = torch_model(name, model).train()
     without_dropout(model, network, True)
-    functions = {"jea": jea_training(model, x, labels), "torch": torch_training(network, x, labels)}
+    functions = {"jea": jea_training(model, x, labels, **_SGD), "torch": torch_training(network, x, labels, **_SGD)}
     losses = {side: [function() for _ in range(3)] for side, function in functions.items()}
     errors = {side: float(np.abs(np.array(values) / losses["torch"] - 1).max()) for side, values in losses.items()}
     if not max(errors.values()) <= 1e-4:

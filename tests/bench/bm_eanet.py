@@ -2,6 +2,8 @@
 
     python tests/bench/bm_eanet.py                      # inference at 513 x 513, training step at 2 x 257 x 257
     python tests/bench/bm_eanet.py --compile            # inference also against torch.compile
+    python tests/bench/bm_eanet.py --runtimes           # and against ONNX Runtime and OpenVINO (packages onnx,
+                                                        # onnxruntime, openvino), on the ONNX form of PyTorch's network
     python tests/bench/bm_eanet.py --size 321 --runs 5 --skip-training --json result.json
 
 Logits are compared before anything is timed: beyond 2e-5 of the largest there are no numbers. The sides run in turn
@@ -14,6 +16,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from jea.bench import interleaved, machine, table, threads  # noqa: E402
 TOLERANCE = 2e-5
 SIDES = ("jea", "jea fused", "torch contiguous", "torch channels_last")
 COMPILED = "torch compiled"  # torch.compile with freezing, with --compile
+RUNTIMES = ("ONNX Runtime", "OpenVINO")  # with --runtimes
 TRAINING_SIDES = ("jea", "torch contiguous", "torch channels_last")
 
 
@@ -119,7 +123,7 @@ def jea_eanet():
 # -- the sides: name -> function that runs once to the end -----------------------------------------------------------
 
 def inference_side(side: str, x: np.ndarray, state=None):
-    """A function that returns the logits as numpy. `state`: jea's parameters by name, for PyTorch."""
+    """A function that returns the logits, numpy. `state`: jea's parameters by name, for PyTorch."""
     if side.startswith("jea"):
         from jea._jittor import jt
         from jea.nn import fuse
@@ -131,11 +135,11 @@ def inference_side(side: str, x: np.ndarray, state=None):
 
         def run():
             with jt.no_grad():
-                y = model(picture)
-                y.sync()
-            return y
+                return model(picture).numpy()
         return run
     import torch
+    if side in RUNTIMES:
+        return runtime_side(side, x, copied(torch_eanet(), state).eval())
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
     model = copied(torch_eanet(), state).eval().to(memory_format=layout)
     if side == "torch compiled":
@@ -146,7 +150,32 @@ def inference_side(side: str, x: np.ndarray, state=None):
 
     def run():
         with torch.no_grad():
-            return model(picture)
+            return model(picture).numpy()
+    return run
+
+
+def runtime_side(side: str, x: np.ndarray, network):
+    """inference_side of a runtime that reads ONNX, on as many threads as the others have."""
+    import torch
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/eanet.onnx"
+        # Not dynamo=True: its optimiser takes the 1e-9 of the normalisation for nothing and drops the sum.
+        torch.onnx.export(network, (torch.from_numpy(x),), path, dynamo=False)
+        if side == "ONNX Runtime":
+            import onnxruntime
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads()
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            name = session.get_inputs()[0].name
+            return lambda: session.run(None, {name: x})[0]
+        import openvino
+        compiled = openvino.Core().compile_model(path, "CPU", {
+            "INFERENCE_NUM_THREADS": threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+
+    def run():
+        request.infer({0: x}, share_inputs=True)
+        return request.get_output_tensor(0).data.copy()
     return run
 
 
@@ -265,7 +294,7 @@ def bench_inference(size: int, runs: int, sides) -> dict:
     x, model = picture(1, size), jea_eanet()
     randomise_statistics(model)
     functions = {side: inference_side(side, x, model) for side in sides}
-    logits = {side: np.asarray(function().numpy()) for side, function in functions.items()}
+    logits = {side: function() for side, function in functions.items()}
     wanted = logits["torch contiguous"]
     errors = {side: float(np.abs(y - wanted).max() / np.abs(wanted).max()) for side, y in logits.items()}
     if not max(errors.values()) <= TOLERANCE:
@@ -278,7 +307,9 @@ def bench_inference(size: int, runs: int, sides) -> dict:
     sgemm = 2 * 2048 ** 3 / 1e9 / seconds.pop("sgemm")["best"]
     best = min(seconds[side]["median"] for side in SIDES if side.startswith("torch"))  # eager
     rows = {side: {**seconds[side], "error": errors[side], "ratio to torch's best": seconds[side]["median"] / best,
-                   "GFLOP/s": gflop / seconds[side]["median"], "peak MB": peak_memory("inference", side, size)}
+                   "GFLOP/s": gflop / seconds[side]["median"],
+                   # a runtime's process would be judged by the export to ONNX
+                   "peak MB": None if side in RUNTIMES else peak_memory("inference", side, size)}
             for side in sides}
     return {"size": size, "GFLOP": gflop, "SGEMM GFLOP/s": sgemm, "sides": rows}
 
@@ -309,6 +340,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the picture (513; training: 257)")
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each side (9)")
     parser.add_argument("--compile", action="store_true", help="inference also with torch.compile and freezing")
+    parser.add_argument("--runtimes", action="store_true", help="inference also with ONNX Runtime and OpenVINO")
     parser.add_argument("--skip-training", action="store_true")
     parser.add_argument("--skip-inference", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there as well")
@@ -321,7 +353,7 @@ def main() -> None:
     result = {"machine": machine()}
     print("\n".join(f"{key}: {value}" for key, value in result["machine"].items()))
     if not arguments.skip_inference:
-        sides = SIDES + ((COMPILED,) if arguments.compile else ())
+        sides = SIDES + (COMPILED,) * arguments.compile + RUNTIMES * arguments.runtimes
         result["inference"] = bench_inference(arguments.size or 513, arguments.runs, sides)
         print(f"\nInference, 1 x {result['inference']['size']}^2: {result['inference']['GFLOP']:.0f} GFLOP; "
               f"SGEMM reaches {result['inference']['SGEMM GFLOP/s']:.0f} GFLOP/s")

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS / "models")]
+sys.path[:0] = [str(TESTS.parent), str(TESTS / "models"), str(TESTS / "bench")]
+from sides import jea_inference, jea_training, torch_inference, torch_training  # noqa: E402
+
 from jea.bench import interleaved, machine, threads  # noqa: E402
 
 TOLERANCE = 2e-5
-SIDES = ("jea", "torch")
 
 
 def clouds(batch: int, n: int) -> np.ndarray:
@@ -49,60 +50,36 @@ def torch_model(attention: str, model):
 
 def inference_sides(attention: str, x: np.ndarray) -> dict:
     """Side -> function that returns the logits."""
-    import torch
-    from jea._jittor import jt
+    from jea.nn import fuse
     model = jea_model(attention)
-    network, theirs, ours = torch_model(attention, model).eval(), torch.from_numpy(x), jt.array(x)
+    network = torch_model(attention, model).eval()
     model.eval()
-
-    def run_jea():
-        with jt.no_grad():
-            return model(ours).numpy()
-
-    def run_torch():
-        with torch.inference_mode():
-            return network(theirs).numpy()
-    return {"jea": run_jea, "torch": run_torch}
+    return {"jea": jea_inference(model, x), "jea fused": jea_inference(fuse(model), x),
+            "torch": torch_inference(network, x)}
 
 
 def training_sides(attention: str, x: np.ndarray) -> dict:
     """Side -> function that makes one step of SGD and returns the loss before it."""
-    import torch
-    from jea._jittor import jt, nn
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
-    labels = np.random.default_rng(1).integers(0, 40, len(x))
+    labels = np.random.default_rng(1).integers(0, 40, len(x)).astype(np.int32)
     model = jea_model(attention)
     network = torch_model(attention, model)
     model.train()
     network.train()
-    ours, theirs = jt.optim.SGD(model.parameters(), **settings), torch.optim.SGD(network.parameters(), **settings)
-    our_x, our_labels = jt.array(x), jt.array(labels.astype(np.int32))
-    their_x, their_labels = torch.from_numpy(x), torch.from_numpy(labels)
-
-    def run_jea():
-        loss = nn.cross_entropy_loss(model(our_x), our_labels)
-        ours.step(loss)
-        jt.sync_all(True)
-        return loss.item()
-
-    def run_torch():
-        loss = torch.nn.functional.cross_entropy(network(their_x), their_labels)
-        theirs.zero_grad()
-        loss.backward()
-        theirs.step()
-        return loss.item()
-    return {"jea": run_jea, "torch": run_torch}
+    return {"jea": jea_training(model, x, labels, **settings), "torch": torch_training(network, x, labels, **settings)}
 
 
 def compare(functions: dict, runs: int) -> dict:
     values = {side: np.asarray(function()) for side, function in functions.items()}
-    error = float(np.abs(values["jea"] - values["torch"]).max() / np.abs(values["torch"]).max())
+    largest = np.abs(values["torch"]).max()
+    error = max(float(np.abs(value - values["torch"]).max() / largest) for value in values.values())
     if not error <= TOLERANCE:
         raise SystemExit(f"the sides differ by {error:.1e} of the largest value; nothing is timed")
     for function in functions.values():
         function()
     seconds = interleaved(functions, runs)
-    return {"error": error, "ratio": seconds["jea"]["median"] / seconds["torch"]["median"], **seconds}
+    return {"error": error, "ratio": min(seconds[side]["median"] for side in seconds if side != "torch") /
+            seconds["torch"]["median"], **seconds}
 
 
 def operator_sides(x: np.ndarray) -> dict:
@@ -147,7 +124,8 @@ def bench_scaling(sizes, runs: int) -> list:
 
 
 def show(title: str, result: dict) -> None:
-    print(f"{title:46}jea {1e3 * result['jea']['median']:9.1f} ms   torch {1e3 * result['torch']['median']:9.1f} ms   "
+    sides = [f"{side} {1e3 * value['median']:9.1f} ms" for side, value in result.items() if isinstance(value, dict)]
+    print(f"{title:46}{'   '.join(sides)}   "
           f"ratio {result['ratio']:.3f}   difference {result['error']:.0e}", flush=True)
 
 

@@ -85,13 +85,24 @@ def test_inspect(tmp_path, capsys):
                                  "shared": None}
 
 
-def test_errors_are_one_line_and_exit_code_1(tmp_path, capsys):
+def test_inspect_names_wrappers_in_wrappers_and_the_averaged(tmp_path, capsys):
+    inner = forge.mapping({"w": forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))})
+    body = forge.mapping({"model": forge.mapping({"state_dict": inner, "state_dict_ema": inner})})
+    path = forge.torch_zip(tmp_path / "x.pth", body, {"0": bytes(4)})
+    assert inspect_main([str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "torch-zip, under 'model/state_dict_ema'," in said and "averaged weights, which timm" in said
+    assert inspect_main([str(path), "--no-ema"]) == 0
+    assert "torch-zip, under 'model/state_dict'," in capsys.readouterr().out
+
+
+def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
     path = tmp_path / "x.pth"
     path.write_bytes(b"<html>")
     for run in (lambda: inspect_main([str(path)]), lambda: convert_main([str(path), str(tmp_path / "y.npz")])):
-        assert run() == 1
+        assert run() == 2
         captured = capsys.readouterr()
-        assert captured.err.count("\n") == 1 and f"{path}: is a web page" in captured.err
+        assert captured.err.count("\n") == 1 and f"error: {path}: is a web page" in captured.err
 
 
 @pytest.mark.parametrize("arguments, reason", [
@@ -142,9 +153,11 @@ def test_convert_there_and_back(tmp_path, capsys, toy):
 
 def test_convert_refuses_another_model(tmp_path, capsys, toy):
     write(tmp_path / "in.pth", TENSORS)
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 1
-    assert "head.bias: shape (1) in the file, (5) in the model" in capsys.readouterr().err
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toi"]) == 1
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "head.bias: shape (1) in the file, (5) in the model" in said
+    assert said.endswith("Check the model's name and arguments (classes, depth).\n")  # it always wants all of them
+    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toi"]) == 2
     assert "unknown model 'toi'" in capsys.readouterr().err
     assert not (tmp_path / "o.npz").exists()
 
@@ -168,5 +181,5 @@ def test_a_result_that_reads_back_differently_is_an_error(tmp_path, capsys, monk
     save_npz(tmp_path / "in.npz", {"w": np.float32([1])})
     monkeypatch.setattr("jea.checkpoint.cli.write",
                         lambda path, tensors, **_: save_npz(path, {"w": np.float32([1.0000001])}))
-    assert convert_main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 1
+    assert convert_main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 2
     assert "w is not the same after reading it back" in capsys.readouterr().err

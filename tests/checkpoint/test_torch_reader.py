@@ -8,7 +8,7 @@ import checkpoint_forge as forge
 import numpy as np
 import pytest
 
-from jea.checkpoint import CheckpointError, read
+from jea.checkpoint import CheckpointError, outline, read
 
 TWELVE = np.arange(12, dtype="<f4")
 
@@ -142,10 +142,82 @@ def test_wrappers(tmp_path):
         opened(tmp_path, entries, wrapper="net")
 
 
+def test_averaged_weights_and_the_choice_are_named(tmp_path):
+    """timm and the official EAMLP and T2T-ViT code evaluate the averaged ones."""
+    for name in ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema"):
+        entries = {"state_dict": state(1), name: state(2)}
+        averaged, raw = opened(tmp_path, entries), opened(tmp_path, entries, ema=False)
+        assert (averaged.wrapper, averaged.tensors["w"][0]) == (name, 2)
+        assert (raw.wrapper, raw.tensors["w"][0]) == ("state_dict", 1)
+        assert averaged.notes[0] == (f"took {name!r}, averaged weights, which timm and the official EAMLP and T2T-ViT "
+                                     "code evaluate; the file also has state_dict (ema=False, or --no-ema, takes it)")
+        assert raw.notes[0] == f"took 'state_dict'; the file also has {name}"
+    only = opened(tmp_path, {"model_ema": state(2)}, ema=False)
+    assert "the only state dict in the file; averaged weights were not wanted" in only.notes[0]
+
+
+@pytest.mark.parametrize("names, value", [
+    (["model", "state_dict"], 1), (["state_dict", "model"], 1), (["state_dict", "params", "net", "generator"], 1),
+    (["model", "model"], 1), (["model", "model_ema"], 1)])
+def test_wrappers_inside_of_wrappers(tmp_path, names, value):
+    entries = state(value)
+    for depth, name in enumerate(reversed(names)):
+        entries = forge.mapping({name: entries, f"epoch{depth}": forge.whole(depth)})
+    path = forge.torch_zip(tmp_path / "x.pth", entries, {"0": TWELVE.tobytes()})
+    checkpoint = read(path)
+    assert checkpoint.wrapper == "/".join(names) and checkpoint.tensors["w"][0] == value
+    around = {"epoch0": 0}
+    for depth, name in enumerate(reversed(names[:-1]), 1):
+        around = {f"epoch{depth}": depth, name: around}
+    assert checkpoint.meta == around
+    assert read(path, wrapper="/".join(names)).wrapper == checkpoint.wrapper
+
+
+def test_which_of_several_wrapped_twice(tmp_path):
+    """The least wrapped, as files with one that is not wrapped twice have always been read."""
+    entries = {"model": forge.mapping({"state_dict": state(1), "state_dict_ema": state(2)}), "net": state(3),
+               "optimizer": forge.mapping({"state_dict": state(4)})}
+    assert opened(tmp_path, entries).wrapper == "model/state_dict_ema"
+    raw = opened(tmp_path, entries, ema=False)
+    assert raw.wrapper == "net"
+    assert raw.notes[0] == "took 'net'; the file also has model/state_dict, model/state_dict_ema"
+    assert any("tensors not read: those in model, optimizer" in note for note in raw.notes)
+
+
+def test_names_that_are_not_known_are_not_unwrapped(tmp_path):
+    for entries in ({"task": forge.mapping({"state_dict": state(1)})}, {"model": forge.mapping({"task": state(1)})},
+                    {"net": forge.mapping({"net": forge.mapping({"net": forge.mapping({"net": forge.mapping(
+                        {"net": state(1)})})})})}):
+        with pytest.raises(CheckpointError, match="holds no tensors under names"):
+            opened(tmp_path, entries)
+    tensors = opened(tmp_path, {"net": forge.mapping({"w": forge.tensor("0", "FloatStorage", 12, 5, (1,), (1,)),
+                                                      "state_dict": state(1)})})
+    assert tensors.wrapper == "net" and tensors.tensors["w"][0] == 5  # has tensors of its own
+
+
+def test_a_wrapper_that_holds_itself(tmp_path):
+    body = b"}q\x00" + forge.text("model") + b"h\x00s" + forge.text("state_dict") + state(1) + b"s"
+    path = forge.torch_zip(tmp_path / "x.pth", body, {"0": TWELVE.tobytes()})
+    assert read(path).wrapper == "state_dict"
+    assert read(path, wrapper="model/state_dict").tensors["w"][0] == 1
+
+
 def test_only_the_chosen_tensors_are_read(tmp_path):
     entries = {"net": state(1), "optimizer": forge.mapping({
         "exp_avg": forge.tensor("1", "FloatStorage", 10 ** 12, 0, (10 ** 12,), (1,))})}
     assert list(opened(tmp_path, entries).tensors) == ["w"]
+
+
+def test_outline_checks_every_tensor_and_reads_none(tmp_path):
+    tensors = {key: forge.tensor(key, "FloatStorage", 12, 0, (12,), (1,)) for key in "ab"}
+    body = forge.mapping({"net": forge.mapping(tensors)})
+    whole = forge.torch_zip(tmp_path / "x.pth", body, {"a": TWELVE.tobytes(), "b": TWELVE.tobytes()})
+    found = outline(whole)
+    assert found.wrapper == "net" and [tensor.shape for tensor in found.tensors.values()] == [(12,), (12,)]
+    assert not any(isinstance(tensor, np.ndarray) for tensor in found.tensors.values())
+    short = forge.torch_zip(tmp_path / "y.pth", body, {"a": TWELVE.tobytes(), "b": TWELVE.tobytes()[:-4]})
+    with pytest.raises(CheckpointError, match=f"^{tmp_path / 'y.pth'}: "):
+        outline(short)
 
 
 def test_unknown_wrappers(tmp_path):
@@ -163,6 +235,13 @@ def test_data_parallel_prefix(tmp_path):
     assert list(checkpoint.tensors) == ["a", "b"] and any("module." in note for note in checkpoint.notes)
     body["c"] = body["module.a"]
     assert list(opened(tmp_path, body).tensors) == ["module.a", "module.b", "c"]
+
+
+def test_pytorchs_averaged_model(tmp_path):
+    """torch.optim.swa_utils.AveragedModel, torchvision's model_ema: a counter beside DataParallel's prefix."""
+    one = forge.tensor("0", "FloatStorage", 12, 1, (1,), (1,))
+    assert list(opened(tmp_path, {"model_ema": forge.mapping({"n_averaged": one, "module.a": one})}).tensors) == ["a"]
+    assert list(opened(tmp_path, {"n_averaged": one, "a": one}).tensors) == ["n_averaged", "a"]
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])

@@ -74,6 +74,43 @@ def test_eval_resize_is_bicubic_and_antialiased():
 
 # -- crop
 
+def whole_then_cut(image, size, pct):
+    """What evaluation is by definition: (size, size, 3) uint8."""
+    height, width = image.shape[:2]
+    short = math.floor(size / pct)
+    new = (short, int(short * height / width)) if width < height else (int(short * width / height), short)
+    resized = Image.fromarray(image).resize(new, Image.Resampling.BICUBIC)
+    left, top = round((new[0] - size) / 2), round((new[1] - size) / 2)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def test_eval_of_ordinary_pictures_to_the_last_bit():
+    rng = generator()
+    for k in range(60):
+        short = int(rng.integers(8, 300))
+        sides = [short, int(short * rng.uniform(1, 15.9))]
+        image = rng.integers(0, 256, (*sides[::(-1) ** k], 3), np.uint8)
+        size, pct = int(rng.integers(16, 100)), rng.uniform(0.7, 1)
+        assert np.array_equal(eval_picture(image, size, pct),
+                              normalise(whole_then_cut(image, size, pct)).transpose(2, 0, 1)), image.shape
+
+
+def test_eval_of_thin_pictures_makes_no_large_picture(monkeypatch):
+    """4 x 40000 at 248 rows would be 248 x 2480000, 1.8 GB."""
+    ramp = np.linspace(20, 230, 600).astype(np.uint8)
+    image = np.repeat(np.repeat(ramp[None, :, None], 12, 0), 3, 2)  # 12 x 600
+    image[:6, :, 1] //= 2
+    for thin in (image, np.ascontiguousarray(image.transpose(1, 0, 2))):
+        difference = eval_picture(thin, 36, 0.9) - normalise(whole_then_cut(thin, 36, 0.9)).transpose(2, 0, 1)
+        assert np.abs(difference).max() <= 1.01 / 255 / min(STD)
+    seen, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize",
+                        lambda self, size, *a, **k: seen.append(size) or resize(self, size, *a, **k))
+    for shape in ((4, 40000, 3), (40000, 4, 3), (1, 65000, 3)):
+        assert eval_picture(np.full(shape, 90, np.uint8), 224).shape == (3, 224, 224)
+    assert seen == [(224, 224)] * 3
+
+
 def test_crop_box():
     rng = Script(("uniform", (0.08, 1.0), 0.25), ("uniform", (math.log(3 / 4), math.log(4 / 3)), math.log(1.25)),
                  ("integers", (23,), 22), ("integers", (58,), 5))

@@ -93,6 +93,16 @@ def test_command(sound, tmp_path, capsys):
     assert "no such config" in capsys.readouterr().err
 
 
+def test_clouds_are_called_clouds(tmp_path, capsys):
+    config = "point_classification_ea_pct_tiny_solids"
+    assert cli.main(["data", "check", config, "--num-workers", "0", "--split", "val"]) == 0
+    said = capsys.readouterr().out
+    assert "400 clouds in split val\n512 to 512 points in a cloud" in said and "no problems" in said
+    assert re.search(r"class +clouds\n", said) and "picture" not in said
+    assert cli.test_main(["--config", config, "--dry-run"]) == 0
+    assert "data: 4000 clouds in" in capsys.readouterr().err
+
+
 def test_other_layouts(tmp_path):
     make_cityscapes(tmp_path / "city", train=2, val=1, test=0)
     from jea.data import Cityscapes

@@ -2,16 +2,21 @@
 
     python tests/gpu/compile.py [--work FOLDER] [--only PATTERN] [--seconds N]
 
-With stub libraries (stubs.py) Jittor takes this machine for one with cards of compute capability 8.0 and 9.0. nvcc
-compiles each kernel for both, and running it does nothing. What an operator computes this does not show: for that there
-are tests/ops/test_cuda_kernels.py and, on a GPU, the tests marked `cuda`. FOLDER keeps Jittor's core and the kernels for
-the next time. What the time limit cuts off is named, and is no error: a slow machine is none. Without nvcc it says so and
-ends with status 0.
+With stub libraries (stubs.py) Jittor takes this machine for one with cards of compute capability 8.0 and 9.0. Every
+part runs with an nvcc that only writes down what it is asked for; the real one compiles each kernel once, with the
+same arguments, for both cards, on all cores: the whole source is checked, and the device's code made (what follows is
+g++'s work and the linker's). So nothing has to be left out: the models share most of their kernels, and a model that
+adds none costs seconds. What an operator computes this does not show: for that there are
+tests/ops/test_cuda_kernels.py and, on a GPU, the tests marked `cuda`. FOLDER keeps Jittor's core, and which kernels
+were compiled, for the next time. What the time limit cuts off is named, and is no error: a slow machine is none.
+Without nvcc it says so and ends with status 0.
 """
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import fnmatch
+import hashlib
 import json
 import os
 import shutil
@@ -28,14 +33,15 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", help="folder for the stubs and Jittor's cache (default: a temporary one)")
+    parser.add_argument("--work", help="folder for stubs, Jittor's cache and results (default: a temporary one)")
     parser.add_argument("--only", default="*", help="shell pattern of what to compile: 'op *', 'model eanet*'")
     parser.add_argument("--seconds", type=int, default=1140, help="time limit")
     parser.add_argument("--json", help="file for the results")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        return compile_all(arguments.only)
+        return ask_for_all(arguments.only, Path(arguments.child))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with the child
     sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     os.environ.setdefault("nvcc_path", "")  # importing jea decides nothing about CUDA here
     from jea import cuda_home
@@ -50,52 +56,158 @@ def main() -> int:
 def run(work: Path, arguments) -> int:
     import stubs
     started = time.time()
-    work.mkdir(parents=True, exist_ok=True)
-    if not (work / "stubs").is_dir():
-        stubs.make(work / "stubs")
-    home = work / "home"
-    home.mkdir(exist_ok=True)
+    deadline = started + arguments.seconds
+    stubs.make(work / "stubs")
+    home, asked, compiled = (work / name for name in ("home", "asked", "compiled"))
+    shutil.rmtree(asked, ignore_errors=True)
+    for folder in (home, asked, compiled):
+        folder.mkdir(parents=True, exist_ok=True)
+    for kernels in home.glob(".cache/jittor/**/jit"):  # what only pretends to be compiled must be asked for again
+        shutil.rmtree(kernels)
     environment = {name: value for name, value in os.environ.items()
                    if name not in ("nvcc_path", "JEA_OPS", "JEA_HOME")}
     environment.update(HOME=str(home), JITTOR_HOME=str(home), LD_LIBRARY_PATH=str(work / "stubs" / "driver"),
-                       PATH=f"{work / 'stubs' / 'toolkit' / 'bin'}:{os.environ['PATH']}",
+                       PATH=f"{work / 'stubs' / 'toolkit' / 'bin'}:{os.environ['PATH']}", JEA_STUB_ASKED=str(asked),
                        PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
-    command = [sys.executable, str(Path(__file__).absolute()), "--child", "--only", arguments.only]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                               start_new_session=True)
-    expected, results, late = [], [], threading.Event()
-
-    def stop():
-        late.set()
-        os.killpg(process.pid, signal.SIGKILL)  # the compilers too
-    timer = threading.Timer(arguments.seconds, stop)
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute()), "--child", str(asked), "--only",
+               arguments.only]
+    with open(work / "log.txt", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
+                                   start_new_session=True)
+    timer = threading.Timer(arguments.seconds, end, (process,))
     timer.start()
-    for line in process.stdout:
-        if line.startswith("["):
-            expected = json.loads(line)
-        elif line.startswith("{"):
-            result = json.loads(line)
-            results.append(result)
-            print(f"compile: {result['name']:44} {result['seconds']:6.1f} s  {result.get('error') or 'compiled'}",
-                  flush=True)
-        else:
-            print(line, end="", flush=True)
-    status = process.wait()
-    timer.cancel()
-    failed = [result["name"] for result in results if result.get("error")]
-    missed = [name for name in expected if name not in {result["name"] for result in results}]
-    print(f"compile: {len(results)} parts, {len(failed)} failed, {len(missed)} not reached, {time.time() - started:.0f} s")
-    if missed:
-        print(f"compile: not reached: {', '.join(missed)}")
+    expected, parts, ready = [], [], None
+    nvcc = work / "stubs" / "toolkit" / "bin" / "nvcc.real"
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        for line in process.stdout:
+            if line.startswith("["):
+                expected, ready = json.loads(line), time.time() - started
+            elif line.startswith("{"):
+                part = json.loads(line)
+                part["kernels"] = {name: pool.submit(compile_kernel, nvcc, asked / name, compiled, deadline)
+                                   for name in part["kernels"]}
+                parts.append(part)
+            else:
+                print(line, end="", flush=True)
+        process.wait()
+        if ready is not None and fnmatch.fnmatch(NCCL, arguments.only) and shutil.which("mpirun"):
+            part = ask_under_mpirun(environment, deadline)
+            known = {name for other in parts for name in other["kernels"]}
+            part["kernels"] = {path.name: pool.submit(compile_kernel, nvcc, path, compiled, deadline)
+                               for path in asked.glob("[!.]*") if path.name not in known}
+            parts.append(part)
+        pool.shutdown()
+    finally:
+        timer.cancel()
+        end(process)
+        pool.shutdown(cancel_futures=True)
+    for part in parts:
+        part["kernels"] = {name: future.result() for name, future in part["kernels"].items()}
+    late = time.time() >= deadline
+    report = {"parts": parts, "missed": [name for name in expected if name not in {part["name"] for part in parts}],
+              "core_seconds": ready, "seconds": round(time.time() - started, 1)}
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"results": results, "missed": missed, "status": status}, indent=1))
-    broken_off = (missed or not expected) and not late.is_set()
+        Path(arguments.json).write_text(json.dumps(report, indent=1))
+    broken_off = not late and (not parts or bool(report["missed"]))
+    if broken_off:
+        print("".join((work / "log.txt").read_text(errors="replace").splitlines(keepends=True)[-20:]))
+    return show(report, broken_off)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End the child and its compilers."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+NCCL = "nccl"
+
+
+def ask_under_mpirun(environment: dict, deadline: float) -> dict:
+    """Jittor's NCCL part: compiled, loaded by two ranks with a card each, and asked for a sum over the ranks."""
+    code = """if True:
+        import os
+        from jea._jittor import jt
+        from jittor import compile_extern
+        jt.flags.use_cuda = 1
+        jt.ones(4).mpi_all_reduce("mean").sync()
+        print("ranks:", jt.world_size, "NCCL:", compile_extern.nccl_ops is not None, flush=True)
+        os._exit(0)"""
+    started = time.time()
+    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2", sys.executable, "-c",
+               code]
+    try:
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True,
+                              timeout=max(deadline - started, 0.1))
+    except subprocess.TimeoutExpired:
+        return {"name": NCCL, "late": True, "seconds": time.time() - started}
+    right = done.stdout.count("ranks: 2 NCCL: True") == 2  # without MPI's own end, which the stubs may not survive
+    return {"name": NCCL, "seconds": round(time.time() - started, 1),
+            **({} if right else {"error": f"status {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}"})}
+
+
+def show(report: dict, broken_off: bool) -> int:
+    """A line for each group of parts, and all that failed."""
+    groups, failed, cut = {}, 0, set(report["missed"])
+    for part in report["parts"]:
+        kind, *rest = part["name"].split()
+        label = f"{kind} {family(rest[0])}" if kind == "model" else kind
+        group = groups.setdefault(label, [0, 0, 0.])
+        group[0] += 1
+        group[1] += len(part["kernels"])
+        group[2] += sum(kernel["seconds"] for kernel in part["kernels"].values())
+        errors = [part["error"]] if part.get("error") else []
+        errors += [f"{name}:\n{kernel['error']}" for name, kernel in part["kernels"].items() if kernel.get("error")]
+        for error in errors:
+            failed += 1
+            print(f"compile: FAILED: {part['name']}: {error}")
+        if part.get("late") or any(kernel.get("late") for kernel in part["kernels"].values()):
+            cut.add(part["name"])
+    for label, (count, kernels, seconds) in groups.items():
+        print(f"compile: {label:18} {count:3} parts, {kernels:4} kernels of their own, {seconds:5.0f} s of nvcc")
+    if report["core_seconds"] is None:
+        print("compile: Jittor's core was not compiled")
+    else:
+        print(f"compile: {failed} failed; {report['seconds']:.0f} s, of them Jittor's core {report['core_seconds']:.0f} s")
+    if cut:
+        print(f"compile: not reached: {', '.join(sorted(cut))}")
     return 1 if failed or broken_off else 0
+
+
+def family(name: str) -> str:
+    from jea.models import MODELS
+    return MODELS[name]
+
+
+def compile_kernel(nvcc: Path, job: Path, compiled: Path, deadline: float) -> dict:
+    """Compile what was written down in `job`, unless the same was compiled before."""
+    source, *arguments = job.read_text().split("\0")[:-1]
+    arguments = [a for before, a in zip(["", *arguments], arguments) if a not in ("-shared", "-Xlinker", "-o")
+                 and before not in ("-Xlinker", "-o") and not a.startswith(("-l", "-L"))]
+    key = hashlib.sha256("\0".join([Path(source).read_text(), *arguments]).encode()).hexdigest()
+    started, mark = time.time(), compiled / key
+    if mark.exists():
+        return {"seconds": 0.}
+    binary = compiled / f"{key}.fatbin"
+    try:
+        done = subprocess.run([str(nvcc), source, *arguments, "-fatbin", "-o", str(binary)], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=max(deadline - started, 0.1))
+    except subprocess.TimeoutExpired:
+        return {"seconds": time.time() - started, "late": True}
+    finally:
+        binary.unlink(missing_ok=True)
+    result = {"seconds": time.time() - started}
+    if done.returncode:
+        lines = [line for line in done.stdout.replace(source, "").splitlines() if line.strip()]
+        return dict(result, error="\n".join([line for line in lines if "error:" in line][:5] or lines[:5]))
+    mark.touch()
+    return result
 
 
 # -- the child: its Jittor has the stubs ---------------------------------------------------------------------
 
-def compile_all(pattern: str) -> int:
+def ask_for_all(pattern: str, asked: Path) -> int:
     from jea._jittor import jt
     if not jt.has_cuda or sorted(jt.flags.cuda_archs) != [80, 90]:
         print(f"compile: Jittor did not take the stubs: has_cuda {jt.has_cuda}, architectures {jt.flags.cuda_archs}")
@@ -103,15 +215,18 @@ def compile_all(pattern: str) -> int:
     jt.flags.use_cuda = 1
     chosen = {name: function for name, function in parts().items() if fnmatch.fnmatch(name, pattern)}
     print(json.dumps(list(chosen)), flush=True)
+    known = set()
     for name, function in chosen.items():
         started, result = time.time(), {"name": name}
         try:
             jt.sync(flattened(function()))  # Jittor compiles what is asked for and no more
-        except Exception as error:  # the compiler's own text goes to stderr
+        except Exception as error:  # of the part itself: the compiler's own come later
             lines = [line for line in str(error).splitlines() if line.strip()]
             result["error"] = next((line for line in lines if "error" in line.lower()), repr(error))[:300]
-        print(json.dumps(dict(result, seconds=round(time.time() - started, 1))), flush=True)
         jt.clean_graph()
+        kernels = {path.name for path in asked.glob("[!.]*")} - known
+        known |= kernels
+        print(json.dumps(dict(result, kernels=sorted(kernels), seconds=round(time.time() - started, 1))), flush=True)
     sys.stdout.flush()
     os._exit(0)  # without the teardown, which the stubs may not survive
 
@@ -124,13 +239,17 @@ def flattened(outputs) -> list:
 
 
 def parts() -> dict:
-    """name -> function that needs the kernels: the operators, the optimizers, the models."""
+    """name -> function that needs the kernels: operators, optimizers, a training step of each demo's config, models."""
     from jea.models import MODELS
     found = {f"op {name}": function for name, function in operators().items()}
     found.update({f"optimizer {name}": (lambda name=name: optimize(name)) for name in ("SGD", "Adam", "AdamW")})
+    found.update({f"config {path.stem}": (lambda path=path: step_of_config(path))
+                  for path in sorted((ROOT / "configs").glob("*_tiny_*.yaml")) if "imagenet" not in path.stem})
     for name in sorted(MODELS, key=lambda name: "tiny" not in name):  # each family's small one first
         found[f"model {name} inference"] = (lambda name=name: infer(name))
         found[f"model {name} training step"] = (lambda name=name: train(name))
+        for dtype in ("float16", "bfloat16") if name in HALF else ():
+            found[f"model {name} {dtype} training step"] = (lambda name=name, dtype=dtype: train(name, dtype))
     return found
 
 
@@ -149,8 +268,7 @@ def operators() -> dict:
         assert ops.conv_nhwc_unavailable()
 
     def norm(dtype, layout, impl="fused"):
-        x = jt.randn(2, 64, 5, 64) if layout == "bnhs" else jt.randn(2, 64, 63)
-        x = x.cast(dtype) if dtype != "float32" else x
+        x = of_type(dtype, *((2, 64, 5, 64) if layout == "bnhs" else (2, 64, 63)))
         return lambda: _gradient(ops.double_norm(x, layout=layout, impl=impl), x)
 
     def batch(statistics, residual, relu):
@@ -158,26 +276,47 @@ def operators() -> dict:
         return lambda: _gradient(ops.batch_norm(x, w, b, statistics=(b, w) if statistics else None,
                                                 residual=r if residual else None, relu=relu, impl="fused")[0], x, w, b, r)
 
+    def of_type(dtype, *shape):
+        return jt.randn(*shape) if dtype == "float32" else jt.randn(*shape).cast(dtype)
+
+    def linear(dtype, bias, gelu, summand):
+        x, w, b, s = (of_type(dtype, *shape) for shape in ((6, 16), (8, 16), (8,), (6, 8)))
+        inputs = [x, w] + [b] * bias + [s] * summand
+        return lambda: _gradient(ops.linear(x, w, b if bias else None, gelu=bool(gelu), summand=s if summand else None,
+                                            impl="fused"), *inputs)
+
+    def cross_entropy(dtype, smoothing):
+        logits = of_type(dtype, 2, 5, 9)
+        return lambda: _gradient(ops.cross_entropy(logits, labels, label_smoothing=smoothing, impl="fused"), logits)
+
+    def soft_split(dtype, channels_last):
+        x = of_type(dtype, 2, 3, 8, 8)
+        return lambda: _gradient(ops.soft_split(x, kernel_size=3, stride=2, padding=1, impl="fused",
+                                                channels_last=bool(channels_last)), x)
+
     def points(function):
         xyz, features = jt.rand(2, 40, 3), jt.randn(2, 6, 40)
         return lambda: function(xyz, features)
 
-    x4, logits, labels = jt.randn(2, 3, 8, 8), jt.randn(2, 5, 9), jt.zeros((2, 9)).int32()
+    dtypes = ("float32", "float16", "bfloat16")
+    x4, labels = jt.randn(2, 3, 8, 8), jt.zeros((2, 9)).int32()
     rows, weight, bias = jt.randn(6, 16), jt.ones((16,)), jt.zeros((16,))
     matrix, sequence = jt.randn(8, 16), jt.randn(2, 5, 16)
     found = {f"double_norm {dtype} {layout}": norm(dtype, layout)
-             for layout in ("bsn", "bns", "bnhs") for dtype in ("float32", "float16", "bfloat16")}
+             for layout in ("bsn", "bns", "bnhs") for dtype in dtypes}
     found.update({f"batch_norm {statistics}{residual}{relu}": batch(statistics, residual, relu)
                   for statistics in (0, 1) for residual in (0, 1) for relu in (0, 1)})
+    found.update({f"linear {dtype} {bias}{gelu}{summand}": linear(dtype, bias, gelu, summand) for dtype in dtypes
+                  for bias, gelu, summand in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1))})
+    found.update({f"cross_entropy {dtype} {smoothing}": cross_entropy(dtype, smoothing)
+                  for dtype in dtypes for smoothing in (0., 0.1)})
+    found.update({f"soft_split {dtype} {last}": soft_split(dtype, last) for dtype in dtypes for last in (0, 1)})
     found.update({
         "double_norm reference": norm("float32", "bsn", "ref"),
         "layer_norm": lambda: _gradient(ops.layer_norm(rows, weight, bias, impl="fused"), rows, weight, bias),
         "resize_bilinear": lambda: _gradient(ops.resize_bilinear(x4, (11, 5), impl="fused"), x4),
         "external_attention": lambda: _gradient(
             ops.external_attention(sequence, matrix, matrix, return_attention=True), sequence, matrix),
-        "cross_entropy": lambda: _gradient(ops.cross_entropy(logits, labels), logits),
-        "linear": lambda: _gradient(ops.linear(rows, matrix, gelu=True), rows, matrix),
-        "soft_split": lambda: _gradient(ops.soft_split(x4, kernel_size=3, stride=2, padding=1), x4),
         "farthest_point_sample": points(lambda xyz, f: ops.farthest_point_sample(xyz, 8, impl="fused")),
         "knn": points(lambda xyz, f: ops.knn(xyz[:, :5], xyz, 4, impl="fused")),
         "gather_points": points(lambda xyz, f: _gradient(
@@ -205,15 +344,33 @@ def optimize(name: str) -> list:
     return list(layer.parameters())
 
 
+def step_of_config(path: Path) -> list:
+    """One training step with the task's own losses, on the demo's data."""
+    from jea import config, engine
+    from jea.tasks import create_task
+    task = create_task(config.load(path, ["train.batch_size=4", "train.num_workers=0"]))
+    phases = task.phases(10)
+    for phase in phases:
+        if phase.average:
+            phase.average.reset()
+    task.begin_training()
+    engine._check_finite = lambda *_: None  # nothing was computed
+    engine._step(phases, next(iter(task.batches(0, 0))), 0, task.options)
+    return [var for module in task.modules.values() for var in module.parameters()]
+
+
 def inputs(name: str):
-    """What the model is called with: small, and of a size that it takes."""
+    """What the model (of a pair the generator) is called with: small, and of a size that it takes."""
     from jea._jittor import jt
     from jea.models import MODELS
     family = MODELS[name]
     if family in ("eanet", "eanet_jseg"):
         return (jt.randn(2, 3, 65, 65),)
     if family == "eamlp":
-        return (jt.randn(2, 3, 64, 64) if "tiny" in name else jt.randn(2, 3, 224, 224),)
+        return (jt.randn(2, 3, 224, 224),)
+    if family == "eagan":
+        from jea.models import model_arguments
+        return (jt.randn(2, model_arguments(name)["z_dim"].default), jt.array([0, 1]).int32())
     if family == "inception":
         return (jt.randn(1, 3, 299, 299),)
     if family == "ea_point":
@@ -234,29 +391,34 @@ def infer(name: str) -> list:
     model = create(name)
     model.eval()
     with jt.no_grad():
-        if MODELS[name] == "eagan":
-            return run_gan(model)
-        arguments = inputs(name)
-        fused = [jea.fuse(model)(*arguments)] if MODELS[name] == "eanet" else []
-        return flattened([model(*arguments), fused])
+        fused = [jea.fuse(model)(*inputs(name))] if MODELS[name].startswith("eanet") else []
+        return flattened([outputs_of(model, name), fused])
 
 
-def train(name: str) -> list:
+HALF = ("eanet_tiny", "eanet_jseg_resnet50", "eamlp_tiny", "ea_pct_tiny_cls", "ea_pct_tiny_partseg", "ea_sagan_tiny")
+
+
+def train(name: str, dtype: str = "float32") -> list:
     from jea._jittor import jt
     from jea.models import MODELS
+    from jea.nn import precision
     model = create(name)
     trained = [model.generator, model.discriminator] if MODELS[name] == "eagan" else [model]
     for part in trained:
-        outputs = flattened(run_gan(model) if MODELS[name] == "eagan" else model(*inputs(name)))
+        with precision.autocast(dtype):
+            outputs = flattened(outputs_of(model, name))
         jt.optim.SGD(part.parameters(), lr=0.1, momentum=0.9).step(sum((v * v).mean() for v in outputs))
     return [var for part in trained for var in part.parameters()]
 
 
-def run_gan(model):
-    from jea._jittor import jt
-    labels = jt.zeros((2,)).int32()
-    pictures = model.generator(jt.randn(2, model.z_dim), labels)
-    return [pictures, model.discriminator(pictures, labels)]
+def outputs_of(model, name: str):
+    """What the model computes; of a pair the pictures and their scores."""
+    from jea.models import MODELS
+    arguments = inputs(name)
+    if MODELS[name] != "eagan":
+        return model(*arguments)
+    pictures = model.generator(*arguments)
+    return [pictures, model.discriminator(pictures, arguments[1])]
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 #
 #     tests/gpu/run.sh OUT [WHEELS]
 #
-# WHEELS is a folder of carried packages (wheels, and Jittor's sdist), made where there is an index:
-#     pip wheel --no-deps -w WHEELS 'jittor==1.3.11.0' astunparse six tqdm wheel setuptools onednn-cpu-gomp==2022.2.1 ...
-# or `pip download` with the machine's --python-version. Without it the environment must be complete.
-# Stages: install, info, doctor, tests, curves, bench. Each has a time limit and is skipped when OUT says that it is done,
+# WHEELS is a folder of carried packages, made where there is an index with the machine's version of Python:
+#     pip download --no-deps --no-build-isolation -d WHEELS jittor==1.3.11.0 astunparse six tqdm wheel setuptools \
+#         packaging numpy==1.26.4 pillow pyyaml pytest iniconfig pluggy pygments onednn-{cpu,devel-cpu}-gomp==2022.2.1
+# and, where the machine has no CUDA 13 with cuDNN 9, the packages of the extra cuda13 (jea/cuda_home.py, PACKAGES).
+# Without it the environment must be complete.
+# Stages: install, info, doctor, operators, models (tests), curves, bench. Each has a time limit and is skipped when OUT says that it is done,
 # so that the same command goes on after an interruption. OUT/log.txt is the log, OUT/report.json the result.
 # JEA_GPU_DEVICE=cpu runs the same without a GPU, JEA_GPU_STAGES="doctor bench" only those.
 set -uo pipefail
@@ -56,7 +58,8 @@ if [ -n "$wheels" ]; then
 fi
 run_stage info 60 "$python" -m jea info || failed=1
 run_stage doctor 300 "$python" -m jea doctor --device "$device" || failed=1
-run_stage tests 300 "$python" -m pytest -m cuda tests || failed=1
+run_stage operators 300 "$python" -m pytest -m cuda tests/ops || failed=1
+run_stage models 420 "$python" -m pytest -m cuda tests --ignore=tests/ops || failed=1
 run_stage curves 180 "$python" tests/gpu/curves.py "$out/curves" --device "$device" --steps "${JEA_GPU_STEPS:-50}" || failed=1
 run_stage bench 300 "$python" tests/gpu/bench.py --json "$out/bench.json" --device "$device" \
   --size "${JEA_GPU_SIZE:-513}" --runs "${JEA_GPU_RUNS:-20}" || failed=1

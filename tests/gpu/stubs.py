@@ -19,7 +19,8 @@ from pathlib import Path
 
 # name -> (number in the soname, symbol version or None)
 LIBRARIES = {"cudart": (13, "libcudart.so.13"), "cublas": (13, "libcublas.so.13"), "cublasLt": (13, "libcublasLt.so.13"),
-             "cudnn": (9, "libcudnn.so.9"), "curand": (10, None), "cufft": (12, None), "cusparse": (12, None)}
+             "cudnn": (9, "libcudnn.so.9"), "curand": (10, None), "cufft": (12, None), "cusparse": (12, None),
+             "nccl": (2, None)}
 
 # Functions that must do something. Memory is the CPU's.
 CUDART = r"""
@@ -106,6 +107,29 @@ WORKSPACE(cudnnGetConvolutionBackwardFilterWorkspaceSize)
 }
 """
 
+# With JEA_STUB_ASKED=FOLDER kernels of Jittor's are not compiled: the arguments are written down there, and a library
+# that does nothing, with the function that Jittor looks for, is put in the kernel's place. Else it is the real nvcc.
+NVCC = r"""#!/bin/sh
+case "$JEA_STUB_ASKED:$1" in
+  :*) ;;
+  *:*/jit/*_op.cc)
+    for library do :; done
+    class=$(grep -o '[A-Za-z0-9_]*Op::jit_run' "$1" | tail -n 1)
+    class=${class%::jit_run}
+    made=$JEA_STUB_ASKED.libraries/$class.so
+    if [ ! -e "$made" ]; then
+      mkdir -p "$JEA_STUB_ASKED.libraries"
+      echo "void _ZN6jittor${#class}${class}7jit_runEv(void* op) {}" |
+        gcc -shared -fPIC -x c - -o "$made.$$" && mv "$made.$$" "$made" || exit 1
+    fi
+    cp "$made" "$library" || exit 1
+    name=${1##*/}
+    printf '%s\0' "$@" >"$JEA_STUB_ASKED/.$name" && mv "$JEA_STUB_ASKED/.$name" "$JEA_STUB_ASKED/$name"
+    exit ;;
+esac
+exec "$0.real" "$@"
+"""
+
 DRIVER = r"""
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
@@ -148,7 +172,9 @@ def make_library(name: str, real: Path, include: Path, out: Path, work: Path) ->
 
 
 def make(folder: Path) -> None:
-    """Everything below `folder`, which must not exist. Renamed into place at the end."""
+    """Everything below `folder`, unless it is there. Renamed into place at the end."""
+    if (folder / "toolkit" / "bin" / "nvcc.real").is_file():
+        return
     from jea import cuda_home
     nvcc = cuda_home.wheel_nvcc() or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     toolkit = cuda_home.read_toolkit(nvcc)
@@ -164,10 +190,13 @@ def make(folder: Path) -> None:
         for name in ("toolkit/bin", "toolkit/include/cub", "toolkit/lib64", "driver"):
             (made / name).mkdir(parents=True)
         for entry in Path(toolkit.nvcc).parent.iterdir():
-            if entry.name in ("nvcc", "nvcc.profile"):  # nvcc looks for the rest beside its own true place
-                shutil.copy2(entry, made / "toolkit" / "bin" / entry.name)
+            name = {"nvcc": "nvcc.real"}.get(entry.name, entry.name)
+            if name in ("nvcc.real", "nvcc.profile"):  # nvcc looks for the rest beside its own true place
+                shutil.copy2(entry, made / "toolkit" / "bin" / name)
             else:
-                (made / "toolkit" / "bin" / entry.name).symlink_to(entry)
+                (made / "toolkit" / "bin" / name).symlink_to(entry)
+        (made / "toolkit" / "bin" / "nvcc").write_text(NVCC)
+        (made / "toolkit" / "bin" / "nvcc").chmod(0o755)
         nvvm = next(root / "nvvm" for root in (toolkit.home, *cuda_home.wheel_folders()) if (root / "nvvm").is_dir())
         (made / "toolkit" / "nvvm").symlink_to(nvvm)
         for entry in (home / "include").iterdir():  # the true headers, not the home's own

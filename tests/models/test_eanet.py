@@ -34,6 +34,7 @@ def run_with_outputs(model, x):
     return logits, outputs
 
 
+@pytest.mark.usefixtures("device")
 def test_logits_and_probes(reference, write_pth, close):
     ref = reference("eanet50_s16")
     model = jea.create_model("eanet_resnet50", output_stride=16)
@@ -64,6 +65,7 @@ def test_legacy_container_gives_the_same_weights(write_pth):
     assert all(np.array_equal(zipped.tensors[k], legacy.tensors[k]) for k in legacy.tensors)
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_backbone_file(reference, write_pth, close, output_stride):
     ref = reference("resnet50_deepstem")
@@ -88,6 +90,7 @@ def test_parameter_counts():
     assert jea.list_models("eanet_resnet*") == list(counts)
 
 
+@pytest.mark.usefixtures("device")
 def test_loss_and_frozen_gradients(reference, write_pth, close):
     ref = reference("eanet50_s16_train")
     model = jea.create_model("eanet_resnet50", output_stride=16, dropout=0.0)

@@ -42,6 +42,7 @@ def pictures():
     return images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
+@pytest.mark.usefixtures("device")
 def test_features_logits_and_probes(model, reference, close, monkeypatch):
     ref, x, outputs = reference("inception_fid"), pictures(), {}
     probes = [key[len("probe/"):] for key in ref.arrays if key.startswith("probe/")]

@@ -6,6 +6,7 @@ import jea
 from jea._jittor import jt
 
 
+@pytest.mark.usefixtures("device")
 def test_upstream_block(reference, write_pth, close):
     ref = reference("external_attention_512")
     block = jea.ExternalAttention(512)
@@ -21,6 +22,7 @@ def test_upstream_block(reference, write_pth, close):
     close(block(jt.array(last)).numpy(), ref.arrays["y"].reshape(flat.shape).transpose(0, 2, 1), 2e-5)
 
 
+@pytest.mark.usefixtures("device")
 def test_multi_head(reference, write_pth, close):
     ref = reference("mha_ea_384_6")
     module = jea.MultiHeadExternalAttention(384, num_heads=6)
@@ -32,6 +34,7 @@ def test_multi_head(reference, write_pth, close):
     assert attention.shape == [2, 24, 50, 64]
 
 
+@pytest.mark.usefixtures("device")
 def test_xmu_variant_from_a_genuine_file(reference, fixtures, close):
     ref = reference("xmu_external_attention_512_8")
     module = jea.ExternalAttention(512, 8, projections=False, eps=0.0)

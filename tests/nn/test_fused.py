@@ -11,7 +11,9 @@ import pytest
 
 import jea
 from jea._jittor import jt, nn
-from jea.nn import Bottleneck, ConvBNReLU, ExternalAttention, fuse
+from jea.models.eamlp import EAMLP
+from jea.nn import Bottleneck, ConvBNReLU, ExternalAttention, MultiHeadExternalAttention, fuse
+from jea.nn.external_attention import MergedMultiHeadExternalAttention
 from jea.nn.norm import _BatchNorm
 from jea.ops import conv_nhwc_unavailable
 
@@ -93,6 +95,71 @@ def test_external_attention(layout, options, close):
         close(fused(x).numpy(), wanted.numpy(), 1e-5, str(shape))
     with pytest.raises(ValueError, match=r"got shape \(2, 23, 5\)"):
         fused(picture(2, 23, 5))
+
+
+@pytest.mark.parametrize("name, options", [
+    ("ea_pct_tiny_cls", {}), ("ea_pct_tiny_cls", {"position": "none", "head_slope": 0.2, "attention": "self"}),
+    ("ea_pct_tiny_cls", {"position": "affine"}), ("ea_pct_cls_simple", {"width": 16}),
+    ("ea_pct_tiny_partseg", {}), ("ea_pct_tiny_partseg", {"attention": "self"})])
+def test_point_networks(name, options, close):
+    model = randomised(jea.create_model(name, num_classes=5, **options))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):  # a negative factor turns a maximum into a minimum
+            module.weight.assign(module.weight * jt.array((-1.0) ** np.arange(module.num_features, dtype=np.float32)))
+    state = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    points = picture(2, 3, 150)
+    inputs = (points, jt.array(np.eye(16, dtype=np.float32)[[3, 7]])) if "partseg" in name else (points,)
+    fused = fuse(model)
+    wanted = model(*inputs).numpy()
+    close(fused(*inputs).numpy(), wanted, 1e-5)
+    assert not [m for m in fused.modules() if isinstance(m, _BatchNorm)] and fused.num_classes == 5
+    assert all(np.array_equal(value.numpy(), state[key]) for key, value in model.state_dict().items())
+    for value in model.state_dict().values():  # the fused form has its own values
+        value.assign(jt.zeros_like(value))
+    close(fused(*inputs).numpy(), wanted, 1e-5)
+
+
+def filled(model, scale=0.5):
+    """Values in every parameter, biases included, that show every mistake."""
+    rng = np.random.default_rng(2)
+    for key, var in model.state_dict().items():
+        if key != "pos_embed":
+            values = rng.standard_normal(var.shape) * scale / max(var.shape[-1], 4) ** 0.5
+            var.assign(jt.array(values.astype(np.float32)))
+    return randomised(model)
+
+
+def test_multi_head_external_attention(close):
+    model, x, summand = filled(MultiHeadExternalAttention(128, 2), 2), picture(2, 10, 128), picture(2, 10, 128) * 3
+    fused = fuse(model)
+    assert isinstance(fused.network, MergedMultiHeadExternalAttention)
+    (y, attention), (wanted, wanted_attention) = (net(x, return_attention=True) for net in (fused, model))
+    close(y.numpy(), wanted.numpy(), 1e-5)
+    close(attention.numpy(), wanted_attention.numpy(), 1e-5)
+    assert wanted_attention.numpy().std() > 1e-3
+    close(fused(x, summand=summand).numpy(), model(x, summand=summand).numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("options, merged", [
+    ({}, 2), ({"tokens": "performer"}, 2), ({"attention": "self"}, 0),
+    ({"num_heads": 32}, 0)])  # a map through so many heads would be larger than the two that it replaces
+def test_eamlp(options, merged, close):
+    options = {"img_size": 32, "num_classes": 7, "embed_dim": 64, "depth": 2, "num_heads": 1, **options}
+    model = filled(EAMLP(**options), 1.5)
+    x, fused = picture(2, 3, 32, 32), fuse(model)
+    close(fused(x).numpy(), model(x).numpy(), 1e-5)
+    close(fused.forward_features(x).numpy(), model.forward_features(x).numpy(), 1e-5)
+    assert sum(isinstance(m, MergedMultiHeadExternalAttention) for m in fused.modules()) == merged
+    assert (fused.img_size, fused.num_classes) == (32, 7)
+    count = [len(net.state_dict()) for net in (model, fused)]
+    assert count[0] - count[1] == 4 * merged + (4 if options.get("tokens") is None else 0)
+    with pytest.raises(RuntimeError, match="FoldedNetwork is for inference only"):
+        fused.train()
+
+
+def test_what_has_nothing_to_fold_is_returned_as_it_is():
+    for model in (jea.create_model("t2t_vit_7", img_size=32), nn.Sequential(nn.Linear(2, 3), nn.ReLU())):
+        assert fuse(model) is model and model.is_training()
 
 
 def test_convolutions_with_bias_and_batch_norm(close):

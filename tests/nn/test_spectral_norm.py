@@ -4,7 +4,8 @@ import pytest
 
 from jea._jittor import jt
 from jea.nn.mode import evaluating, keeping_buffers
-from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear, folded, orthogonal, spectral_norms
+from jea.nn.fused import folded
+from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear, orthogonal, spectral_norms
 
 
 def filled(layer, seed=0):

@@ -176,6 +176,7 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline double __ddiv_rn(double a, double b) { return a / b; }
+inline float normcdff(float a) { return 0.5f * std::erfc(-0.70710678f * a); }
 inline float rsqrtf(float a) { return 1.f / std::sqrt(a); }
 template <class T>
 T __ldg(const T* address) { return *address; }

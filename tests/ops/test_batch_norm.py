@@ -62,6 +62,8 @@ def check(shape, training, with_residual, relu, impl, seed=0):
 def test_output_statistics_and_gradients(training, impl):
     for shape in SHAPES if impl == "fused" else SHAPES[2:3]:
         for with_residual, relu in itertools.product((False, True), repeat=2):
+            if impl == "ref" and with_residual != relu:
+                continue  # each combination compiles kernels of its own
             check(shape, training, with_residual, relu, impl)
 
 

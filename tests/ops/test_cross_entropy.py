@@ -5,6 +5,8 @@ import pytest
 from jea._jittor import jt
 from jea.ops import _jit, cross_entropy
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def expected(x, labels, g, smoothing, ignored):
     """Losses and dL/dx, in float64, for x (B, C, N)."""
@@ -22,7 +24,9 @@ def expected(x, labels, g, smoothing, ignored):
 @pytest.mark.parametrize("impl", ["fused", "ref"])
 def test_value_and_gradient(impl, smoothing):
     rng = np.random.default_rng(0)
-    for b, c, n, scale in ((1, 1, 1, 1.0), (2, 5, 63, 20.0), (1, 21, 4225, 3.0), (3, 150, 257, 1e4), (32, 40, 1, 1.0)):
+    cases = ((1, 1, 1, 1.0), (2, 5, 63, 20.0), (1, 21, 4225, 3.0), (3, 150, 257, 1e4), (32, 40, 1, 1.0))
+    # Jittor compiles the composed form anew for each pattern of axes of size 1: it gets one.
+    for b, c, n, scale in cases if impl == "fused" else (cases[1], cases[3]):
         x = (rng.standard_normal((b, c, n)) * scale).astype(np.float32)
         labels = rng.integers(0, c, (b, n)).astype(np.int32)
         labels[rng.random(labels.shape) < 0.2] = 255
@@ -37,13 +41,13 @@ def test_value_and_gradient(impl, smoothing):
 
 @pytest.mark.parametrize("impl", ["fused", "ref"])
 def test_shapes_and_ignore_index(impl):
-    x = jt.zeros((2, 4))
-    assert cross_entropy(x, jt.array(np.array([0, 3], np.int32)), impl=impl).numpy() == pytest.approx(np.log(4))
+    x = np.zeros((2, 4), np.float32)
+    x[1, 1:3] = -np.inf  # masked classes
+    losses = cross_entropy(jt.array(x), jt.array(np.array([0, 3], np.int32)), impl=impl).numpy()
+    assert losses == pytest.approx(np.log([4, 2]))
     pixels = cross_entropy(jt.zeros((1, 3, 2, 2)), jt.array(np.array([[[0, -1], [2, 2]]], np.int32)), ignore_index=-1,
                            impl=impl).numpy()
     assert pixels.shape == (1, 2, 2) and pixels[0, 0, 1] == 0 and pixels[0, 1, 1] == pytest.approx(np.log(3))
-    masked = jt.array(np.array([[0, -np.inf, 0]], np.float32))
-    assert cross_entropy(masked, jt.array(np.zeros(1, np.int32)), impl=impl).numpy() == pytest.approx(np.log(2))
 
 
 def test_what_has_no_loss_is_nan():
@@ -52,21 +56,38 @@ def test_what_has_no_loss_is_nan():
     x[0, 1], x[1, 1] = np.nan, np.inf
     losses = cross_entropy(jt.array(x), jt.array(np.array([0, 0, 3, 2], np.int32))).numpy()
     assert np.isnan(losses[:3]).all() and losses[3] == pytest.approx(np.log(3))
-    outside = cross_entropy(jt.zeros((1, 3)), jt.array(np.array([-7], np.int32)), impl="ref").numpy()
+    outside = cross_entropy(jt.zeros((2, 3)), jt.array(np.array([-7, 3], np.int32)), impl="ref").numpy()
     assert np.isnan(outside).all()
 
 
-def test_the_kernel_ran(monkeypatch):
-    calls = []
-    original = _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+def test_the_kernel_ran(monkeypatch, device):
+    function, kernel = ("cpu_code", "cross_entropy.h") if device == "cpu" else ("cuda_code", "cross_entropy.cuh")
+    calls, original = [], getattr(_jit, function)
+    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, labels = jt.randn(2, 8), jt.zeros((2,)).int32()
     cross_entropy(x, labels, impl="ref").sync()
     assert calls == []
     losses = cross_entropy(x, labels)
-    assert calls == ["cross_entropy.h"]
+    assert calls == [kernel]
     jt.grad(losses.sum(), x).sync()
-    assert calls == ["cross_entropy.h"] * 2
+    assert calls == [kernel] * 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_sums_in_float32(dtype, device):
+    if device == "cpu":
+        pytest.skip("the CPU's kernel takes float32")
+    rng = np.random.default_rng(1)
+    for b, c, n in ((2, 21, 4225), (64, 1000, 1)):
+        x = jt.array((3 * rng.standard_normal((b, c, n))).astype(np.float32)).cast(dtype)
+        labels, g = rng.integers(0, c, (b, n)).astype(np.int32), rng.standard_normal((b, n)).astype(np.float32)
+        losses = cross_entropy(x, jt.array(labels), label_smoothing=0.1, impl="fused")
+        dx = jt.grad((losses * jt.array(g)).sum(), x)
+        assert losses.dtype == "float32" and dx.dtype == dtype
+        losses64, dx64 = expected(x.float32().numpy(), labels, g, 0.1, 255)
+        assert np.abs(losses.numpy() - losses64).max() <= 3e-6 * np.abs(losses64).max()
+        digits = 2 ** -11 if dtype == "float16" else 2 ** -8
+        assert np.abs(dx.float32().numpy() - dx64).max() <= digits * max(np.abs(dx64).max(), 1)
 
 
 @pytest.mark.parametrize("logits, labels, message", [

@@ -45,8 +45,11 @@ def check(x, layout, impl, eps=1e-9, var=None):
 @pytest.mark.parametrize("impl", ["fused", "ref"])
 def test_output_and_gradient(layout, impl):
     rng = np.random.default_rng(0)
-    for batch, s, n in ((1, 1, 1), (1, 8, 1), (8, 1, 63), (1, 64, 63), (8, 64, 63), (1, 1, 4225), (8, 8, 4225),
-                        (1, 64, 4225), (1, 256, 4225), (1, 256, 63), (2, 70000, 3)):
+    sizes = ((8, 64, 63), (8, 8, 4225), (2, 256, 4225), (2, 70000, 3))
+    if impl == "fused":  # the composed form is compiled anew for each pattern of sizes of 1
+        sizes += ((1, 1, 1), (1, 8, 1), (8, 1, 63), (1, 64, 63), (1, 1, 4225), (1, 64, 4225), (1, 256, 4225),
+                  (1, 256, 63))
+    for batch, s, n in sizes:
         check(logits(rng, layout, batch, s, n), layout, impl)
 
 
@@ -103,7 +106,10 @@ def test_masked_positions(layout):
 def test_heads_side_by_side(impl):
     """(B, N, H, S) is the same as (B H, N, S) of heads moved apart, output and gradient."""
     tolerance = 2e-5 if impl == "ref" else 3e-6
-    for batch, n, heads, s in ((1, 1, 1, 1), (2, 63, 3, 5), (1, 197, 16, 64), (3, 4225, 2, 8), (2, 9, 70, 1)):
+    sizes = ((2, 63, 3, 5), (3, 4225, 2, 8))
+    if impl == "fused":
+        sizes += ((1, 1, 1, 1), (1, 197, 16, 64), (2, 9, 70, 1))
+    for batch, n, heads, s in sizes:
         rng = np.random.default_rng(10)
         x = (rng.standard_normal((batch, n, heads, s)) * 3).astype(np.float32)
         g = rng.standard_normal(x.shape).astype(np.float32)

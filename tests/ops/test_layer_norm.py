@@ -41,9 +41,13 @@ def check(x, weight, bias, g, impl, tolerance, eps=1e-5):
 
 @pytest.mark.parametrize("impl", ["fused", "ref"])
 def test_output_and_gradients(impl):
+    if impl == "ref":  # compiled anew for each number of axes and pattern of sizes of 1: it gets one
+        for rows, width in ((63, 64), (4225, 3), (33, 4225), (2, 10000)):
+            check(*case((rows, width)), impl, 2e-5)  # Jittor's sums have one accumulator
+        return
     for rows, width in ((1, 1), (1, 63), (63, 1), (63, 64), (1, 4225), (4225, 3), (33, 4225), (4225, 147), (2, 10000)):
-        check(*case((rows, width)), impl, 2e-5 if impl == "ref" else 3e-6)  # Jittor's sums have one accumulator
-    check(*case((2, 7, 3, 16)), impl, 2e-5 if impl == "ref" else 3e-6)
+        check(*case((rows, width)), impl, 3e-6)
+    check(*case((2, 7, 3, 16)), impl, 3e-6)
 
 
 def test_data_far_from_zero():

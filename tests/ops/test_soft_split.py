@@ -5,6 +5,7 @@ import pytest
 from jea._jittor import jt
 from jea.ops import _jit, soft_split
 
+pytestmark = pytest.mark.usefixtures("device")
 SPLITS = [(7, 4, 2), (3, 2, 1), (1, 1, 0), (2, 3, 0)]
 
 
@@ -49,15 +50,29 @@ def test_every_output_element_is_written():
         assert np.isfinite(y.numpy()).all() and np.isfinite(jt.grad(y.sum(), x).numpy()).all()
 
 
-def test_the_kernel_ran(monkeypatch):
-    calls, original = [], _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+def test_the_kernel_ran(monkeypatch, device):
+    function, kernel = ("cpu_code", "soft_split.h") if device == "cpu" else ("cuda_code", "soft_split.cuh")
+    calls, original = [], getattr(_jit, function)
+    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(1, 3, 8, 8)
     jt.grad(soft_split(x, kernel_size=3, stride=2, padding=1).sum(), x).sync()
-    assert calls == ["soft_split.h"] * 2
+    assert calls == [kernel] * 2
     monkeypatch.setenv("JEA_OPS", "ref")
     soft_split(x, kernel_size=3, stride=2, padding=1).sync()
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype, device):
+    if device == "cpu":
+        pytest.skip("the CPU's kernel takes float32")
+    x = jt.randn(2, 16, 21, 3).cast(dtype)
+    y = soft_split(x, kernel_size=7, stride=4, padding=2, channels_last=True, impl="fused")
+    wanted, index = expected(x.float32().numpy().transpose(0, 3, 1, 2), 7, 4, 2)
+    dx = jt.grad(y.float32().sum(), x)
+    assert y.dtype == dx.dtype == dtype and np.array_equal(y.float32().numpy(), wanted)
+    times = np.bincount(index[index >= 0], minlength=x.numel()).reshape(2, 3, 16, 21).transpose(0, 2, 3, 1)
+    assert np.array_equal(dx.float32().numpy(), times)
 
 
 def test_bad_arguments():

@@ -16,6 +16,7 @@ def make_task(**train):
                         data={"name": "voc", "root": "unused"}, train=train)
 
 
+@pytest.mark.usefixtures("device")
 def test_five_sgd_steps(reference, write_pth, close, tmp_path, monkeypatch):
     ref = reference("eanet50_s16_sgd5_frozenbn")
     task = make_task(steps=45, batch_size=4, lr=0.009, lr_decay_every=1, freeze_batch_norm=True, log_every=1)
@@ -54,6 +55,7 @@ def _recording(phase, rates):
     return phase
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("fused", [False, True])
 def test_multi_scale_and_flip(reference, write_pth, close, fixtures, fused):
     ref = reference("eanet50_s8_tta")

@@ -1,0 +1,355 @@
+"""Training in half precision: what can be tested without a GPU (loss scaling, refusals, which products are cast), and,
+marked cuda, loss curves against float32."""
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jea import create_model, engine, ranks
+from jea._jittor import jt, nn
+from jea.checkpoint import load_npz
+from jea.nn import precision
+from jea.nn.optim import Adam
+from jea.tasks.base import Phase, TrainingError, TrainOptions, WeightAverage
+
+ROOT = Path(__file__).parent.parent
+
+
+class Overflow(jt.Function):
+    """The identity, whose gradient overflows like float16's above a limit."""
+
+    def execute(self, x, limit):
+        self.limit = limit
+        return x * 1
+
+    def grad(self, dy):
+        return jt.ternary(dy > self.limit, jt.full_like(dy, float("inf")), dy), None
+
+
+class Task:
+    """Least squares with Adam, a batch a step; at the steps in `bad` the gradient overflows from 2^15 on."""
+    batches_per_epoch = 1000
+    description = {}
+
+    def __init__(self, *, bad=(), batches=None, names=("fit",), limit=2.0 ** 15 - 1, average=False, **options):
+        self.options = TrainOptions(batch_size=4, num_workers=0, log_every=1, eval_every=0, save_every=1000, **options)
+        rng = np.random.default_rng(0)
+        self.weights = {name: rng.standard_normal((3, 2)).astype(np.float32) for name in names}
+        self.modules = {name: nn.Module() for name in names}
+        for name, module in self.modules.items():
+            module.w = jt.array(self.weights[name])
+        self.bad, self.limit, self.average = bad, limit, average
+        self.numbers = batches or range(1000)  # of the samples, by step
+
+    def batches(self, epoch, start):
+        for step in range(start, self.batches_per_epoch):
+            rng = np.random.default_rng(100 + self.numbers[step])
+            yield {"x": rng.standard_normal((4, 3)).astype(np.float32),
+                   "limit": np.full(4, self.limit if step in self.bad else np.inf, np.float32)}
+
+    def phases(self, total):
+        phases = []
+        for name, module in self.modules.items():
+            def losses(batch, name=name, module=module):
+                bad = batch["limit"].min() if name == list(self.modules)[0] else np.inf
+                return {"loss": Overflow.apply((jt.matmul(jt.array(batch["x"]), module.w) ** 2).mean(), float(bad))}
+            phases.append(Phase(name=name, optimizer=Adam([module.w], lr=0.1), losses=losses,
+                                average=WeightAverage(module, 0.5) if self.average else None))
+        return phases
+
+    def begin_training(self):
+        pass
+
+    def evaluate(self, out_dir, progress=False):
+        return {"score": 1.0}
+
+
+@pytest.fixture
+def half_on_cpu(monkeypatch):
+    """The loss scaling of float16 runs on the CPU; the scale doubles after three good steps."""
+    monkeypatch.setattr(precision, "unavailable", lambda dtype: None)
+    monkeypatch.setitem(precision.LossScaler.__init__.__kwdefaults__, "patience", 3)
+
+
+def entries(out):
+    return [e for e in map(json.loads, (out / engine.LOG).read_text().splitlines()) if "evaluation" not in e]
+
+
+def without_timing(out):
+    return [{k: v for k, v in e.items() if k not in ("images_per_second", "peak_memory")} for e in entries(out)]
+
+
+def last(out):
+    return load_npz(out / engine.LAST)
+
+
+def check_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert np.array_equal(ours[key], theirs[key]), key
+
+
+# Overflow at steps 1 and 5: the scale is halved there, and doubled after steps 2, 3 and 4.
+SCALES = [2 ** 16, 2 ** 16, 2 ** 15, 2 ** 15, 2 ** 15, 2 ** 16, 2 ** 15, 2 ** 15]
+GOOD = [0, 2, 3, 4, 6, 7]
+
+
+@pytest.mark.parametrize("options", [{}, {"grad_accumulation": 2}, {"grad_clip": 0.5}])
+def test_steps_that_overflow_are_left_out(half_on_cpu, tmp_path, options):
+    engine.train(Task(bad=(1, 5), steps=8, precision="float16", **options), tmp_path / "half", progress=False)
+    assert [e["loss_scale"] for e in entries(tmp_path / "half")] == SCALES
+    tensors, meta = last(tmp_path / "half")
+    assert meta["loss_scales"] == {"fit": {"scale": 2.0 ** 15, "good_steps": 2}}
+    assert meta["optimizer_steps"] == {"fit": 6}
+    # As float32 on the other steps' batches, bit for bit: a power of two is exact.
+    engine.train(Task(batches=GOOD, steps=6, **options), tmp_path / "single", progress=False)
+    check_equal(tensors, last(tmp_path / "single")[0])
+    assert "loss_scales" not in last(tmp_path / "single")[1] and "loss_scale" not in entries(tmp_path / "single")[0]
+    ours = [entries(tmp_path / "half")[step] for step in GOOD]
+    for name in ("loss",) + (("grad_norm",) if "grad_clip" in options else ()):
+        assert [e[name] for e in ours] == [e[name] for e in entries(tmp_path / "single")]
+
+
+def test_averaged_weights_wait_too(half_on_cpu, tmp_path):
+    engine.train(Task(bad=(1, 5), steps=8, precision="float16", average=True), tmp_path / "half", progress=False)
+    engine.train(Task(batches=GOOD, steps=6, average=True), tmp_path / "single", progress=False)
+    check_equal(last(tmp_path / "half")[0], last(tmp_path / "single")[0])
+
+
+def test_each_phase_has_a_scale(half_on_cpu, tmp_path):
+    engine.train(Task(bad=(1, 5), steps=8, precision="float16", names=("d", "g")), tmp_path / "half", progress=False)
+    assert [e["d/loss_scale"] for e in entries(tmp_path / "half")] == SCALES
+    assert [e["g/loss_scale"] for e in entries(tmp_path / "half")] == [2 ** 16] * 3 + [2 ** 17] * 3 + [2 ** 18] * 2
+    tensors, meta = last(tmp_path / "half")
+    assert meta["optimizer_steps"] == {"d": 6, "g": 8}
+    assert meta["loss_scales"]["g"] == {"scale": 2.0 ** 18, "good_steps": 2}
+    engine.train(Task(steps=8, names=("d", "g")), tmp_path / "single", progress=False)
+    assert np.array_equal(tensors["model/g/w"], last(tmp_path / "single")[0]["model/g/w"])
+    assert not np.array_equal(tensors["model/d/w"], last(tmp_path / "single")[0]["model/d/w"])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_a_resumed_run_equals_an_unbroken_one(half_on_cpu, tmp_path, stop):
+    def task():
+        return Task(bad=(1, 5), steps=8, precision="float16")
+    engine.train(task(), tmp_path / "whole", progress=False)
+    engine.train(task(), tmp_path / "parts", stop_after=stop, progress=False)
+    engine.train(task(), tmp_path / "parts", resume=True, progress=False)
+    assert without_timing(tmp_path / "parts") == without_timing(tmp_path / "whole")
+    check_equal(last(tmp_path / "parts")[0], last(tmp_path / "whole")[0])
+    assert last(tmp_path / "parts")[1] == last(tmp_path / "whole")[1]
+
+
+def test_a_run_begun_in_float32_goes_on_in_float16(half_on_cpu, tmp_path):
+    engine.train(Task(steps=4), tmp_path, stop_after=2, progress=False)
+    engine.train(Task(steps=4, precision="float16"), tmp_path, resume=True, progress=False)
+    assert last(tmp_path)[1]["loss_scales"] == {"fit": {"scale": 2.0 ** 16, "good_steps": 2}}
+
+
+def test_no_scale_helps(half_on_cpu, tmp_path):
+    """From 2^16 down to 1 there are 17 scales."""
+    with pytest.raises(TrainingError, match="step 16, phase fit: the gradients are not finite in float16 at any scale"):
+        engine.train(Task(bad=range(100), limit=0.0, steps=100, precision="float16"), tmp_path, progress=False)
+    assert [e["loss_scale"] for e in entries(tmp_path)] == [2.0 ** (16 - step) for step in range(16)]
+    assert not (tmp_path / engine.LAST).exists()
+
+
+def test_a_loss_that_is_not_finite_stops_all_the_same(half_on_cpu, tmp_path):
+    task = Task(steps=3, precision="float16")
+    task.modules["fit"].w.assign(np.full((3, 2), np.inf, np.float32))
+    with pytest.raises(TrainingError, match="step 0, phase fit: loss is"):
+        engine.train(task, tmp_path, progress=False)
+
+
+def test_bfloat16_has_no_scale(half_on_cpu, tmp_path):
+    engine.train(Task(steps=3, precision="bfloat16"), tmp_path, progress=False)
+    assert "loss_scale" not in entries(tmp_path)[0] and "loss_scales" not in last(tmp_path)[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_gradients_that_are_not_finite(value):
+    scaler = precision.LossScaler(scale=4.0)
+    gradients = [jt.array(np.array([4.0, -8.0], np.float32)), jt.array(np.array([[2.0]], np.float32))]
+    assert scaler.unscale(gradients) and scaler.scale == 4
+    assert gradients[0].numpy().tolist() == [1, -2] and gradients[1].numpy().tolist() == [[0.5]]
+    assert not scaler.unscale([gradients[0], jt.array(np.array([1, value, 1], np.float32))])
+
+
+def test_all_ranks_leave_a_step_out(monkeypatch):
+    """Another rank's gradients overflowed."""
+    monkeypatch.setattr(ranks, "total", lambda values: np.asarray(values) + 3)
+    assert not precision.LossScaler().unscale([jt.ones((2,))])
+
+
+# -- refusals -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_refused_on_the_cpu(tmp_path, dtype):
+    with jt.flag_scope(use_cuda=0):
+        with pytest.raises(TrainingError, match=f"train.precision is {dtype}: {dtype} needs CUDA: on the CPU"):
+            engine.train(Task(steps=1, precision=dtype), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_refused_at_the_command_line(tmp_path):
+    done = subprocess.run([sys.executable, "train.py", "--device", "cpu", "--out", str(tmp_path / "run"),
+                           "train.precision=bfloat16"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("bfloat16 needs CUDA") == 1 and "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "train.py", "--device", "cpu", "train.precision=half"], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and "precision is 'half'; expected float32, float16, bfloat16" in done.stderr
+
+
+def test_bfloat16_wants_ampere(monkeypatch):
+    for archs, refused in (([75], True), ([75, 90], True), ([80], False), ([90], False)):
+        monkeypatch.setattr(precision, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1, cuda_archs=archs)))
+        reason = precision.unavailable("bfloat16")
+        assert bool(reason) == refused, archs
+        assert not refused or "compute capability 8.0 (Ampere) or newer, and this one has 7.5" in reason
+        assert precision.unavailable("float16") is None and precision.unavailable("float32") is None
+
+
+# -- which products are cast --------------------------------------------------------------------------------------
+
+def small(name):
+    return create_model(name, **({"img_size": 64} if name == "eamlp_tiny" else {}))
+
+
+def run(name):
+    """A small model's outputs and the sizes of its weights of convolutions and linear maps."""
+    model = small(name)
+    model.train()
+    rng = np.random.default_rng(0)
+    if name == "ea_sagan_tiny":
+        z, labels = jt.array(rng.standard_normal((2, 32)).astype(np.float32)), np.array([1, 4], np.int32)
+        outputs = [model(z, labels)]
+    elif name.startswith("ea_pct"):
+        x = jt.array(rng.random((2, 3, 600), np.float32))
+        outputs = [model(x, jt.array(np.eye(16, dtype=np.float32)[:2])) if "partseg" in name else model(x)]
+    else:
+        outputs = [model(jt.array(rng.standard_normal((2, 3, 64, 64)).astype(np.float32)))]
+    weights = {key: var.shape for key, var in model.named_parameters() if var.ndim > 1 and not var.is_stop_grad()}
+    return outputs, weights
+
+
+# What stays in float32: a class token, a lookup of rows, and the few rows of a classifier of points. And what is cast
+# in two parts: name -> columns of the first.
+FLOAT32 = {"eanet_tiny": (), "eamlp_tiny": ("cls_token",), "ea_sagan_tiny": ("discriminator.embedding.weight_orig",),
+           "ea_pct_tiny_cls": ("linear1.weight", "linear2.weight", "linear3.weight"), "ea_pct_tiny_partseg": ()}
+PARTS = {"gather_local_0.conv1.weight": 16, "gather_local_1.conv1.weight": 32, "convs1.weight": 256}
+
+
+@pytest.mark.parametrize("name", FLOAT32)
+def test_every_weight_goes_through_a_cast(name, monkeypatch):
+    """Seen on the CPU, where the operands are taken down and handed on as they are."""
+    seen = []
+
+    def operands(*values):
+        seen.extend(value.numel() for value in values[-2:] if value is not None and value.ndim > 1)
+        return values
+    monkeypatch.setenv("JEA_OPS", "ref")
+    monkeypatch.setattr(precision, "operands", operands)
+    with precision.autocast("bfloat16"):
+        _, weights = run(name)
+    assert set(FLOAT32[name]) <= set(weights)
+    for key, shape in weights.items():
+        size, first = math.prod(shape), PARTS.get(key, 0) * shape[0]
+        for part in () if key in FLOAT32[name] else (first, size - first) if first else (size,):
+            assert part in seen, f"{key}: no product has a weight of {part} numbers"
+            seen.remove(part)
+
+
+def test_autocast_ends_with_its_block():
+    x = jt.ones((2, 3))
+    assert precision.current() == "float32" and precision.operands(x)[0] is x
+    with pytest.raises(KeyError):
+        with precision.autocast("float16"):
+            half, nothing = precision.operands(x, None)
+            assert half.dtype == "float16" and nothing is None and precision.operands(half)[0] is half
+            with precision.autocast("float32"):
+                assert precision.operands(x)[0] is x
+            raise KeyError
+    assert precision.current() == "float32"
+
+
+def test_the_gradient_of_a_cast_is_float32():
+    w = jt.array(np.array([1.0, 2.0], np.float32))
+    with precision.autocast("bfloat16"):
+        half, = precision.operands(w)
+    gradient = jt.grad((half.float32() * jt.array(np.array([3.0, 5.0], np.float32))).sum(), w)
+    assert gradient.dtype == "float32" and gradient.numpy().tolist() == [3, 5]
+
+
+# -- on a GPU -----------------------------------------------------------------------------------------------------
+
+def curve(name, dtype, steps=12):
+    """Losses of a few steps on fixed data, and the model."""
+    jt.set_global_seed(0)
+    model = small(name)
+    parts = [model.generator, model.discriminator] if name == "ea_sagan_tiny" else [model]
+    optimizer = jt.optim.SGD([p for part in parts for p in part.parameters()], lr=0.01, momentum=0.9)
+    phase = Phase(name="all", optimizer=optimizer, losses=lambda batch: {"loss": loss_of(name, model)})
+    phase.scaler = precision.LossScaler() if dtype == "float16" else None
+    options = TrainOptions(steps=steps, batch_size=2, precision=dtype)
+    return [engine._step([phase], {"x": np.zeros((2, 1))}, step, options)["loss"] for step in range(steps)], model
+
+
+def loss_of(name, model):
+    rng = np.random.default_rng(0)
+    if name == "ea_sagan_tiny":
+        z, labels = jt.array(rng.standard_normal((8, 32)).astype(np.float32)), np.arange(8, dtype=np.int32) % 6
+        return (model(z, labels) - 1).sqr().mean()
+    if name.startswith("ea_pct"):
+        return (model(jt.array(rng.random((2, 3, 600), np.float32))) - 1).sqr().mean()
+    return (model(jt.array(rng.standard_normal((4, 3, 64, 64)).astype(np.float32))) - 1).sqr().mean()
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["eanet_tiny", "eamlp_tiny", "ea_pct_tiny_cls", "ea_sagan_tiny"])
+def test_half_precision_trains_as_float32(name, dtype):
+    if not jt.has_cuda:
+        pytest.skip("no GPU that Jittor can use")
+    with jt.flag_scope(use_cuda=1):
+        single, _ = curve(name, "float32")
+        half, model = curve(name, dtype)
+    assert all(var.dtype == "float32" for var in model.state_dict().values())
+    assert half != single  # it did run in half precision
+    assert single[-1] < single[0]
+    assert np.allclose(half, single, rtol=0.05 if dtype == "float16" else 0.1, atol=0.02), (half, single)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kernel, stride, padding, dilation", [(1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 4, 4)])
+def test_convolution_in_half_precision(dtype, kernel, stride, padding, dilation):
+    """Against float32 from the same rounded numbers: sums of 40,000 products keep the digits of the dtype."""
+    if not jt.has_cuda:
+        pytest.skip("no GPU that Jittor can use")
+    from jea.ops.half import conv2d_half
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    with jt.flag_scope(use_cuda=1):
+        jt.set_global_seed(0)
+        x, w = jt.randn(4, 32, 101, 99).cast(dtype), jt.randn(48, 32, kernel, kernel).cast(dtype)
+        y = conv2d_half(x, w, **geometry)
+        g = jt.randn(y.shape).cast(dtype)
+        ours = [y] + jt.grad((y.float32() * g.float32()).sum(), [x, w])
+        x, w = x.float32().detach().start_grad(), w.float32().detach().start_grad()
+        y = nn.conv2d(x, w, **geometry)
+        theirs = [y] + jt.grad((y * g.float32()).sum(), [x, w])
+        for what, a, b in zip(("y", "dx", "dw"), ours, theirs):
+            assert a.dtype == dtype
+            a, b = a.float32().numpy(), b.numpy()
+            assert np.abs(a - b).max() <= 2.0 ** (-10 if dtype == "float16" else -7) * np.abs(b).max(), what
+
+
+def test_the_convolution_is_refused_without_cuda():
+    from jea.ops.half import conv2d_half
+    with jt.flag_scope(use_cuda=0):
+        with pytest.raises(ValueError, match="conv2d_half: got float16 .* on CUDA"):
+            conv2d_half(jt.ones((1, 2, 3, 3)).float16(), jt.ones((4, 2, 1, 1)).float16())
