@@ -24,7 +24,7 @@ from jea.checkpoint.errors import CheckpointError
 from jea.data.errors import DataError
 from jea.data.pictures import curve_png
 from jea.nn import precision
-from jea.tasks.base import TrainingError
+from jea.tasks.base import TrainingError, peak_memory_mb
 
 LAST, BEST, LOG, CURVES = "last.npz", "best.npz", "log.jsonl", "curves.png"
 
@@ -97,7 +97,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
                     bar.update()
                     if step % options.log_every == 0 or step == total:
                         log.write(step=step, images_per_second=round(images / seconds, 3), **values,
-                                  peak_memory=peak_memory())
+                                  peak_memory_mb=peak_memory_mb())
                     if (options.eval_every and step % options.eval_every == 0) or step == total:
                         result, best = _judge(task, phases, out_dir, step, best, log, bar, progress)
                     if step % options.save_every == 0 or step == total:
@@ -117,7 +117,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     log.close()
     if stopped:
         raise KeyboardInterrupt(f"stopped at step {step}; {out_dir / LAST} is saved, --resume goes on from it")
-    return dict(result, peak_memory=peak_memory()) if result else result
+    return dict(result, peak_memory_mb=peak_memory_mb()) if result else result
 
 
 def _judge(task, phases, out_dir: Path, step: int, best, log, bar, progress: bool) -> tuple:
@@ -129,7 +129,7 @@ def _judge(task, phases, out_dir: Path, step: int, best, log, bar, progress: boo
             best = score if math.isfinite(score) else None  # NaN: there was nothing to judge
             if ranks.is_first():
                 store.save_npz(out_dir / BEST, _weights(task), dict(task.description, step=step, metrics=plain(result)))
-    log.write(step=step, evaluation=plain(result), peak_memory=peak_memory())
+    log.write(step=step, evaluation=plain(result), peak_memory_mb=peak_memory_mb())
     if ranks.is_first():
         bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in _scalars(result).items()), file=sys.stderr)
     log.draw()
@@ -314,19 +314,6 @@ def _restore(task, phases, path: Path) -> tuple:
 
 
 # -- log ------------------------------------------------------------------------------------------------------------
-
-def peak_memory() -> int:
-    """The most memory so far, in MB.
-
-    On the CPU: of this process, resident (VmHWM; getrusage's ru_maxrss would begin with that of the process that
-    started this one). On CUDA: what Jittor's allocators have taken from the device. They keep freed blocks for the next
-    step, so that the figure after a step is its peak; cuDNN's and cuBLAS's own memory is not in it.
-    """
-    if jt.flags.use_cuda:
-        return jt.get_mem_info().total_cuda_used >> 20
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) >> 10
-
 
 class _Log:
     """log.jsonl, a line per entry; curves.png from it; TensorBoard events when it is installed."""

@@ -81,7 +81,7 @@ def entries(out):
 
 
 def without_timing(out):
-    return [{k: v for k, v in e.items() if k not in ("images_per_second", "peak_memory")} for e in entries(out)]
+    return [{k: v for k, v in e.items() if k not in ("images_per_second", "peak_memory_mb")} for e in entries(out)]
 
 
 def last(out):

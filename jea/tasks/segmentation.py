@@ -1,7 +1,6 @@
 """Semantic segmentation: training as upstream's train_torch.py, evaluation as its eval_torch.py and test_torch.py."""
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from jea.nn.fused import fuse
 from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
-from jea.tasks.base import DataTask, Phase, TrainOptions
+from jea.tasks.base import DataTask, Phase, TrainOptions, peak_memory_mb
 from jea.tasks.limits import check_limits, check_scales
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
@@ -223,7 +222,7 @@ class Segmentation(DataTask):
             result["submission"] = str(dataset.submission.pack(out_dir, names))
         seconds = max(part[3] for part in parts)
         return dict(result, images=count, seconds_per_image=seconds / max(count, 1),
-                    peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+                    peak_memory_mb=peak_memory_mb())
 
     def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
         """Segment a picture or a folder of pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the

@@ -136,7 +136,7 @@ PEAK = """
 import sys
 import numpy as np
 from jea._jittor import jt, nn
-from jea.engine import peak_memory
+from jea.tasks.base import peak_memory_mb
 from jea.nn import Bottleneck
 from jea.nn.checkpoint import checkpointed
 from jea.ops import to_blocked
@@ -149,14 +149,14 @@ def step(size):
     gradients = jt.grad((y * y).mean(), [p for b in blocks for p in b.parameters() if not p.is_stop_grad()])
     jt.sync_all()
 step(9)  # compiles
-before = peak_memory()
+before = peak_memory_mb()
 step(129)
-print(peak_memory() - before)
+print(peak_memory_mb() - before)
 """
 
 
 @pytest.mark.skipif(not can_block(64, 16), reason="Jittor runs without oneDNN")
-def test_peak_memory():
+def test_peak_memory_mb():
     """Twelve blocks with 34 MB of activations each, of which the input, 8.5 MB, stays."""
     peaks = {}
     for kind in ("checkpointed", "plain"):
