@@ -60,7 +60,7 @@ class DeepStemResNet(nn.Module):
         multi_grid: False: layer4's dilations are 2, 4, 4, ... at output stride 8 and 1, 2, 2, ... at 16.
 
     With `checkpoint_activations` set to True, training keeps the blocks' inputs alone and runs each block again for its
-    gradient: less memory for a third more time, the same numbers.
+    gradient: less memory for a fifth more time, the same numbers.
     """
 
     checkpoint_activations = False
