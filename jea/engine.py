@@ -222,8 +222,8 @@ def _clip(optimizer, largest: float) -> float:
     As torch's clip_grad_norm_: by min(1, largest / (norm + 1e-6)). The sum of squares runs in float64.
     """
     gradients = _gradients(optimizer)
-    squares = jt.concat([g.float64().sqr().sum().reshape(1) for g in gradients])
-    norm = math.sqrt(squares.sum().item()) if jt.isfinite(squares).all().item() else math.nan
+    squares = precision.square_sums(gradients).sum()
+    norm = math.sqrt(squares) if math.isfinite(squares) else math.nan
     if norm > largest:
         factor = largest / (norm + 1e-6)
         for g in gradients:

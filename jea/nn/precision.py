@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 from typing import Optional, Sequence
 
+import numpy as np
+
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops.half import HALF, conv2d_half, single
@@ -84,6 +86,15 @@ def unavailable(dtype: str) -> Optional[str]:
     return None
 
 
+def square_sums(gradients: Sequence) -> np.ndarray:
+    """The sum of the squares of each gradient, in float64: not finite where a gradient is not, and only there.
+
+    (jt.isfinite would do for that, but Python 3.12 crashes while Jittor compiles it: its source calls Python from a
+    compiling thread.)
+    """
+    return jt.concat([g.float64().sqr().sum().reshape(1) for g in gradients]).numpy()
+
+
 class LossScaler:
     """Multiplies a loss, so that gradients that pass through float16 are not rounded to zero (Micikevicius et al.,
     arXiv 1710.03740).
@@ -97,10 +108,10 @@ class LossScaler:
 
     def unscale(self, gradients: Sequence) -> bool:
         """Divide gradients by the scale, in place; whether all of them are finite, on all ranks."""
-        bad = jt.concat([jt.logical_not(jt.isfinite(g)).int32().sum().reshape(1) for g in gradients])
+        finite = np.isfinite(square_sums(gradients)).all()
         for g in gradients:
             g.update(g * (1 / self.scale))  # exact: a power of two
-        return not ranks.total([bad.sum().item()]).any()
+        return not ranks.total([not finite]).any()
 
     def adjust(self, finite: bool) -> None:
         """Set the scale for the next step."""

@@ -137,7 +137,8 @@ def torch_side(arguments, cuda: bool) -> dict:
     network = network.to(device).to(memory_format=torch.channels_last)
     x, small = bm_eanet.picture(1, arguments.size), bm_eanet.picture(2, arguments.size // 2 | 1)
     picture = torch.from_numpy(x).to(device).to(memory_format=torch.channels_last)
-    run = torch.compile(network) if arguments.side.endswith("compile") else network
+    # the two sizes are compiled apart: what inductor makes for any size is slower, and on the CPU it fails
+    run = torch.compile(network, dynamic=False) if arguments.side.endswith("compile") else network
     synchronise = torch.cuda.synchronize if cuda else (lambda: None)
 
     def infer():
