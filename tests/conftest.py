@@ -81,14 +81,26 @@ def close():
     return check
 
 
+@pytest.fixture
+def cuda():
+    """Runs a test on a GPU; it skips where there is none that Jittor can use. For tests with the mark cuda."""
+    from jea._jittor import jt
+    if not jt.has_cuda:
+        pytest.skip("no GPU that Jittor can use")
+    with jt.flag_scope(use_cuda=1):
+        yield
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request):
-    """Runs a test on the CPU and, where there is one that Jittor can use, on a GPU (pytest -m cuda)."""
+    """Runs a test on the CPU and, where there is one, on a GPU (pytest -m cuda)."""
     from jea._jittor import jt
-    if request.param == "cuda" and not jt.has_cuda:
-        pytest.skip("no GPU that Jittor can use")
-    with jt.flag_scope(use_cuda=int(request.param == "cuda")):
-        yield request.param
+    if request.param == "cuda":
+        request.getfixturevalue("cuda")
+        yield "cuda"
+    else:
+        with jt.flag_scope(use_cuda=0):
+            yield "cpu"
 
 
 def pytest_sessionfinish(session, exitstatus):

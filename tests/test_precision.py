@@ -287,12 +287,16 @@ def test_the_gradient_of_a_cast_is_float32():
 
 # -- on a GPU -----------------------------------------------------------------------------------------------------
 
+# The pair's loss begins at 400: at the rate of the others it is soon NaN.
+RATES = {"eanet_tiny": 0.01, "eamlp_tiny": 0.01, "ea_pct_tiny_cls": 0.01, "ea_sagan_tiny": 1e-6}
+
+
 def curve(name, dtype, steps=12):
     """Losses of a few steps on fixed data, and the model."""
     jt.set_global_seed(0)
     model = small(name)
     parts = [model.generator, model.discriminator] if name == "ea_sagan_tiny" else [model]
-    optimizer = jt.optim.SGD([p for part in parts for p in part.parameters()], lr=0.01, momentum=0.9)
+    optimizer = jt.optim.SGD([p for part in parts for p in part.parameters()], lr=RATES[name], momentum=0.9)
     phase = Phase(name="all", optimizer=optimizer, losses=lambda batch: {"loss": loss_of(name, model)})
     phase.scaler = precision.LossScaler() if dtype == "float16" else None
     options = TrainOptions(steps=steps, batch_size=2, precision=dtype)
@@ -309,15 +313,19 @@ def loss_of(name, model):
     return (model(jt.array(rng.standard_normal((4, 3, 64, 64)).astype(np.float32))) - 1).sqr().mean()
 
 
+@pytest.mark.parametrize("name", RATES)
+def test_float32_learns_what_half_precision_is_compared_with(name):
+    losses, _ = curve(name, "float32")
+    assert losses[-1] < 0.8 * losses[0]
+
+
 @pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["eanet_tiny", "eamlp_tiny", "ea_pct_tiny_cls", "ea_sagan_tiny"])
+@pytest.mark.parametrize("name", RATES)
 def test_half_precision_trains_as_float32(name, dtype):
-    if not jt.has_cuda:
-        pytest.skip("no GPU that Jittor can use")
-    with jt.flag_scope(use_cuda=1):
-        single, _ = curve(name, "float32")
-        half, model = curve(name, dtype)
+    single, _ = curve(name, "float32")
+    half, model = curve(name, dtype)
     assert all(var.dtype == "float32" for var in model.state_dict().values())
     assert half != single  # it did run in half precision
     assert single[-1] < single[0]
@@ -325,27 +333,25 @@ def test_half_precision_trains_as_float32(name, dtype):
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("kernel, stride, padding, dilation", [(1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 4, 4)])
 def test_convolution_in_half_precision(dtype, kernel, stride, padding, dilation):
     """Against float32 from the same rounded numbers: sums of 40,000 products keep the digits of the dtype."""
-    if not jt.has_cuda:
-        pytest.skip("no GPU that Jittor can use")
     from jea.ops.half import conv2d_half
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    with jt.flag_scope(use_cuda=1):
-        jt.set_global_seed(0)
-        x, w = jt.randn(4, 32, 101, 99).cast(dtype), jt.randn(48, 32, kernel, kernel).cast(dtype)
-        y = conv2d_half(x, w, **geometry)
-        g = jt.randn(y.shape).cast(dtype)
-        ours = [y] + jt.grad((y.float32() * g.float32()).sum(), [x, w])
-        x, w = x.float32().detach().start_grad(), w.float32().detach().start_grad()
-        y = nn.conv2d(x, w, **geometry)
-        theirs = [y] + jt.grad((y * g.float32()).sum(), [x, w])
-        for what, a, b in zip(("y", "dx", "dw"), ours, theirs):
-            assert a.dtype == dtype
-            a, b = a.float32().numpy(), b.numpy()
-            assert np.abs(a - b).max() <= 2.0 ** (-10 if dtype == "float16" else -7) * np.abs(b).max(), what
+    jt.set_global_seed(0)
+    x, w = jt.randn(4, 32, 101, 99).cast(dtype), jt.randn(48, 32, kernel, kernel).cast(dtype)
+    y = conv2d_half(x, w, **geometry)
+    g = jt.randn(y.shape).cast(dtype)
+    ours = [y] + jt.grad((y.float32() * g.float32()).sum(), [x, w])
+    x, w = x.float32().detach().start_grad(), w.float32().detach().start_grad()
+    y = nn.conv2d(x, w, **geometry)
+    theirs = [y] + jt.grad((y * g.float32()).sum(), [x, w])
+    for what, a, b in zip(("y", "dx", "dw"), ours, theirs):
+        assert a.dtype == dtype
+        a, b = a.float32().numpy(), b.numpy()
+        assert np.abs(a - b).max() <= 2.0 ** (-10 if dtype == "float16" else -7) * np.abs(b).max(), what
 
 
 def test_the_convolution_is_refused_without_cuda():

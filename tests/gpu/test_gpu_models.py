@@ -16,10 +16,9 @@ MODELS = ("eanet_tiny", "eanet_resnet50", "eanet_jseg_resnet50", "eamlp_7", "t2t
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("name", MODELS)
 def test_equals_the_cpu(name):
-    if not jt.has_cuda:
-        pytest.skip("no GPU that Jittor can use")
     with jt.flag_scope(use_cuda=0):
         jt.set_global_seed(0)
         model = create_model(name)
