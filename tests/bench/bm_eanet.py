@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+from sides import jea_inference  # noqa: E402
+
 from jea.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
@@ -125,18 +127,12 @@ def jea_eanet():
 def inference_side(side: str, x: np.ndarray, state=None):
     """A function that returns the logits, numpy. `state`: jea's parameters by name, for PyTorch."""
     if side.startswith("jea"):
-        from jea._jittor import jt
         from jea.nn import fuse
         model = jea_eanet() if state is None else state
         model.eval()
         if side == "jea fused":
             model = fuse(model)
-        picture = jt.array(x)
-
-        def run():
-            with jt.no_grad():
-                return model(picture).numpy()
-        return run
+        return jea_inference(model, x)
     import torch
     if side in RUNTIMES:
         return runtime_side(side, x, copied(torch_eanet(), state).eval())

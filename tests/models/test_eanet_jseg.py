@@ -92,9 +92,8 @@ def test_fused_form(model, reference, close, monkeypatch):
         monkeypatch.setenv("JEA_OPS", ops)
         fused = jea.fuse(model)
         close(fused(x).numpy(), wanted, 1e-5, ops)
-        if not ops:  # the references would be compiled anew for each
-            close(fused.low_logits(x).numpy(), low, 1e-5)
-            close(fused.attention_map(x).numpy(), attention, 1e-5)
+        close(fused.low_logits(x).numpy(), low, 1e-5, ops)
+        close(fused.attention_map(x).numpy(), attention, 1e-5, ops)
         with pytest.raises(ValueError, match=r"\(1, 1, 33, 33\); expected float \(B, 3, H, W\)"):
             fused(jt.randn(1, 1, 33, 33))
     assert attention.shape == (2, 256, 7, 10) and np.allclose(attention.sum(1), 1, atol=1e-5)

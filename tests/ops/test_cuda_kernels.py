@@ -125,32 +125,26 @@ def test_double_norm_of_extreme_logits(double_norm, layout):
         assert np.isnan(y[1]).all() and np.abs(y[[0, 2]] - clean[[0, 2]]).max() <= 3e-6
 
 
-BATCH_NORM = """
-void forward(long b, long c, long n, bool training, bool relu, long splits, const float* x, const float* weight,
-             const float* bias, const float* mean, const float* variance, const float* residual, float* y, float* means,
-             float* variances, float* work) {
+def for_both_types(functions: str) -> str:
+    """Functions of T, called name and name16: for float and for half precision."""
+    return "".join(functions.replace("NAME", suffix).replace("T*", f"{kind}*")
+                   for suffix, kind in (("", "float"), ("16", "_Float16")))
+
+
+BATCH_NORM = for_both_types("""
+void forwardNAME(long b, long c, long n, bool training, bool relu, long splits, const T* x, const float* weight,
+                 const float* bias, const float* mean, const float* variance, const T* residual, T* y, float* means,
+                 float* variances, float* work) {
     jea::batch_norm_forward({b, c, n, training, relu, 1e-5, splits}, x, weight, bias, mean, variance, residual, y,
                             means, variances, work);
 }
-void backward(long b, long c, long n, bool training, bool relu, long splits, const float* x, const float* y,
-              const float* dy, const float* weight, const float* means, const float* variances, float* dx,
-              float* dweight, float* dbias, float* dresidual, float* work) {
+void backwardNAME(long b, long c, long n, bool training, bool relu, long splits, const T* x, const T* y, const T* dy,
+                  const float* weight, const float* means, const float* variances, T* dx, float* dweight, float* dbias,
+                  T* dresidual, float* work) {
     jea::batch_norm_backward({b, c, n, training, relu, 1e-5, splits}, x, y, dy, weight, means, variances, dx, dweight,
                              dbias, dresidual, work);
 }
-void forward16(long b, long c, long n, bool training, bool relu, long splits, const _Float16* x, const float* weight,
-               const float* bias, const float* mean, const float* variance, const _Float16* residual, _Float16* y,
-               float* means, float* variances, float* work) {
-    jea::batch_norm_forward({b, c, n, training, relu, 1e-5, splits}, x, weight, bias, mean, variance, residual, y,
-                            means, variances, work);
-}
-void backward16(long b, long c, long n, bool training, bool relu, long splits, const _Float16* x, const _Float16* y,
-                const _Float16* dy, const float* weight, const float* means, const float* variances, _Float16* dx,
-                float* dweight, float* dbias, _Float16* dresidual, float* work) {
-    jea::batch_norm_backward({b, c, n, training, relu, 1e-5, splits}, x, y, dy, weight, means, variances, dx, dweight,
-                             dbias, dresidual, work);
-}
-"""
+""")
 
 
 @pytest.fixture(scope="module")
@@ -269,12 +263,6 @@ def test_layer_norm(folder):
                   (g * h).sum(0), g.astype(np.float64).sum(0))
         for name, got, exact in zip(("y", "dx", "dweight", "dbias"), (y, dx, dweight, dbias), wanted):
             assert np.abs(got - exact).max() <= 3e-6 * max(np.abs(exact).max(), rows ** 0.5), (name, rows, width)
-
-
-def for_both_types(functions: str) -> str:
-    """Functions of T, called name and name16: for float and for half precision."""
-    return "".join(functions.replace("NAME", suffix).replace("T*", f"{kind}*")
-                   for suffix, kind in (("", "float"), ("16", "_Float16")))
 
 
 CROSS_ENTROPY = for_both_types("""
