@@ -34,7 +34,8 @@ def checkpointed(block, x):
     Args:
         block: a module that maps one Var to one. It must draw no random numbers: dropout would draw others the second
             time.
-        x: its input, the one activation that is kept.
+        x: its input, the one activation that is meant to stay. Measured in a chain of blocks, a second one of its size
+            does (three more in NCHW); what holds them is not known.
     """
     if jt.flags.no_grad:
         return block(x)
