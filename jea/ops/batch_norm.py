@@ -12,7 +12,7 @@ _SIZES = """
 """
 
 
-class _BatchNorm(jt.Function):
+class _BatchNorm(_jit.Function):
     """x and residual (B, C, N); the statistics are None while training. Leaves self.mean and self.variance."""
 
     kernel, sizes, forward, backward = "batch_norm.h", _SIZES, "jea::batch_norm_forward", "jea::batch_norm_backward"
@@ -52,7 +52,7 @@ def cuda_splits(channels: int, count: int) -> int:
     return max(1, min(-(-count // 2048), -(-1024 // max(channels, 1))))
 
 
-class _BatchNormCuda(jt.Function):
+class _BatchNormCuda(_jit.Function):
     """As _BatchNorm."""
 
     def execute(self, x, weight, bias, residual, statistics, numbers):

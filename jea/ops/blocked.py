@@ -69,7 +69,7 @@ def _from_blocked(x):
                                 "in0_shape4);")
 
 
-class _ToBlocked(jt.Function):
+class _ToBlocked(_jit.Function):
     def execute(self, x):
         return _to_blocked(x)
 
@@ -77,7 +77,7 @@ class _ToBlocked(jt.Function):
         return _from_blocked(dy)
 
 
-class _FromBlocked(jt.Function):
+class _FromBlocked(_jit.Function):
     def execute(self, x):
         return _from_blocked(x)
 
@@ -101,7 +101,7 @@ def from_blocked(x):
 
 # -- convolution ------------------------------------------------------------------------------------------------------
 
-class _Conv(jt.Function):
+class _Conv(_jit.Function):
     def execute(self, x, weight, bias, numbers):
         self.numbers, self.x, self.weight = numbers, x, weight
         n = self.numbers
@@ -189,7 +189,7 @@ def batch_norm_blocked(x, weight, bias, *, statistics=None, residual=None, relu:
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
 
-class _MaxPool(jt.Function):
+class _MaxPool(_jit.Function):
     def execute(self, x):
         b, groups, h, w, block = self.shape = tuple(x.shape)
         shape = (b, groups, (h + 1) // 2, (w + 1) // 2, block)

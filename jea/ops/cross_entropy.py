@@ -11,7 +11,7 @@ _SIZES = """
 """
 
 
-class _CrossEntropy(jt.Function):
+class _CrossEntropy(_jit.Function):
     def execute(self, logits, labels, numbers):
         self.numbers, self.logits, self.labels = numbers, logits, labels
         losses, self.maxima, self.inverses = _jit.code(

@@ -18,7 +18,7 @@ _SIZES = """
 """
 
 
-class _DoubleNorm(jt.Function):
+class _DoubleNorm(_jit.Function):
     def execute(self, x, layout, eps, heads):
         self.numbers = {"positions_last": int(layout == "bsn"), "eps": eps, "heads": heads}
         positions = x.shape[2 if layout == "bsn" else 1]
@@ -46,7 +46,7 @@ def cuda_splits(batch: int, positions: int) -> int:
     return max(1, min(-(-positions // 32), 1024 // max(batch, 1)))
 
 
-class _DoubleNormCuda(jt.Function):
+class _DoubleNormCuda(_jit.Function):
     def execute(self, x, layout, eps, heads):
         memories, positions = x.shape[1:] if layout == "bsn" else (x.shape[2] // heads, x.shape[1])
         batch = x.shape[0] * heads
@@ -65,6 +65,12 @@ class _DoubleNormCuda(jt.Function):
             self.y.shape, self.y.dtype, [self.y, self.denominators, dy], kernel="double_norm.cuh", data=n,
             workspace=n["batch"] * (n["memories"] * (n["splits"] + 1) + n["positions"]), source=_CUDA_SIZES + """
             jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p, workspace);"""), None, None, None
+
+
+_AXES = {"bsn": 2, "bns": 2, "bnhs": 3}  # of one map
+_KERNELS = {  # CUDA or not
+    False: (_DoubleNorm, ("float32",), "it takes float32 on the CPU"),
+    True: (_DoubleNormCuda, ("float32", "float16", "bfloat16"), "it takes float32, float16 and bfloat16 on CUDA")}
 
 
 def double_norm_reference(logits, *, layout: str = "bsn", eps: float = EPSILON):
@@ -117,27 +123,23 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     Raises:
         ValueError: unknown layout, a rank below 2, an empty axis, "fused" where there is no kernel, or what `check` found.
     """
-    if layout not in ("bsn", "bns", "bnhs"):
+    axes = _AXES.get(layout)
+    if axes is None:
         raise ValueError(f'double_norm: layout is {layout!r}; expected "bsn" (..., S, N), "bnhs" (..., N, H, S) '
                          'or "bns" (..., N, S)')
-    shape, heads = tuple(logits.shape), 1
-    if len(shape) < len(layout) - 1:
+    shape = tuple(logits.shape)
+    if len(shape) < axes:
         raise ValueError(f"double_norm: logits have shape {shape}; expected at least "
                          f"{'three' if layout == 'bnhs' else 'two'} axes")
     if min(shape) < 1:
         raise ValueError(f"double_norm: logits have shape {shape}; expected at least 1 along each axis")
     if check:
         _refuse_without_softmax(logits, layout)
-    if jt.flags.use_cuda:
-        kernel, dtypes = _DoubleNormCuda, ("float32", "float16", "bfloat16")
-    else:
-        kernel, dtypes = _DoubleNorm, ("float32",)
-    reason = f"it takes {' and '.join(dtypes)} on {'CUDA' if jt.flags.use_cuda else 'the CPU'}"
-    if _jit.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes, reason=reason):
-        axes = len(layout) - 1  # of one map
-        if layout == "bnhs":
-            heads = shape[-2]
-            logits = logits.reshape(shape[:-2] + (-1,))
-        flat = logits.reshape((math.prod(shape[:-axes]),) + tuple(logits.shape[-2:]))
-        return kernel.apply(flat, layout, float(eps), heads).reshape(shape)
-    return double_norm_reference(logits, layout=layout, eps=eps)
+    kernel, dtypes, reason = _KERNELS[bool(jt.flags.use_cuda)]
+    if not _jit.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes, reason=reason):
+        return double_norm_reference(logits, layout=layout, eps=eps)
+    if len(shape) == 3 and axes == 2:
+        return kernel.apply(logits, layout, float(eps), 1)
+    heads = shape[-2] if layout == "bnhs" else 1
+    flat = logits.reshape((math.prod(shape[:-axes]), shape[-axes], math.prod(shape[1 - axes:])))
+    return kernel.apply(flat, layout, float(eps), heads).reshape(shape)

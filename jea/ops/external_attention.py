@@ -1,8 +1,6 @@
 """External attention between a feature and two memories (paper, section 3)."""
 from __future__ import annotations
 
-import math
-
 from jea._jittor import jt
 from jea.ops import _jit
 from jea.ops.double_norm import EPSILON, double_norm
@@ -15,19 +13,19 @@ _SIZES = """
 """
 
 
-class _ExternalAttention(jt.Function):
+class _ExternalAttention(_jit.Function):
     def execute(self, x, m_k, m_v, layout, eps):
         self.inputs, self.numbers = [x, m_k, m_v], {"channels_first": int(layout == "bcn"), "eps": eps}
         positions = x.shape[2 if layout == "bcn" else 1]
         maps = (x.shape[0], m_k.shape[0], positions)  # of this size; their layout is the kernel's own
-        y, self.map, self.denominators, _ = _jit.cpu_code(
-            [x.shape, maps, (x.shape[0], positions), maps], ["float32"] * 4, self.inputs, onednn=True,
+        y, self.map, self.denominators = _jit.cpu_code(
+            [x.shape, maps, (x.shape[0], positions)], ["float32"] * 3, self.inputs, onednn=True,
             kernel="external_attention.h", data=self.numbers, source=_SIZES + """
-            jea::external_attention_forward(sizes, data["eps"], in0_p, in1_p, in2_p, out0_p, out1_p, out2_p, out3_p);""")
+            jea::external_attention_forward(sizes, data["eps"], in0_p, in1_p, in2_p, out0_p, out1_p, out2_p);""")
         return y
 
     def grad(self, dy):
-        shapes = [v.shape for v in self.inputs] + [(2 * math.prod(self.map.shape),)]
+        shapes = [v.shape for v in self.inputs] + [self.map.shape]
         return (*_jit.cpu_code(
             shapes, ["float32"] * 4, [*self.inputs, self.map, self.denominators, dy], onednn=True,
             kernel="external_attention.h", data=self.numbers, source=_SIZES + """

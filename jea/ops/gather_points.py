@@ -7,7 +7,7 @@ from jea._jittor import jt
 from jea.ops import _jit
 
 
-class _Gather(jt.Function):
+class _Gather(_jit.Function):
     """features (B, C, N), index (B, G, K), centres (B, C, G) or None -> (B, C, G, K)."""
 
     def execute(self, features, index, centres):

@@ -26,7 +26,7 @@ def single(x):
     return x.float32() if x.dtype in HALF else x
 
 
-class _Conv(jt.Function):
+class _Conv(_jit.Function):
     def execute(self, x, weight, numbers, shape):
         self.x, self.weight, self.numbers = x, weight, numbers
         return self.run([x, weight], shape, "conv.forward<Scratch>(in0_p, in1_p, out0_p);")

@@ -11,7 +11,7 @@ from jea.ops.half import single
 _SIZES = 'const jea::LayerNorm sizes{in0_shape0, in0_shape1, data["eps"]};\n'
 
 
-class _LayerNorm(jt.Function):
+class _LayerNorm(_jit.Function):
     """x (rows, width); weight and bias (width,)."""
 
     def execute(self, x, weight, bias, eps):
@@ -33,7 +33,7 @@ class _LayerNorm(jt.Function):
 _CUDA_SIZES = _SIZES.replace('data["eps"]', 'data["eps"], (long)data["splits"]')
 
 
-class _LayerNormCuda(jt.Function):
+class _LayerNormCuda(_jit.Function):
     """As _LayerNorm."""
 
     def execute(self, x, weight, bias, eps):

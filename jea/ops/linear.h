@@ -91,6 +91,11 @@ inline PreparedProduct& prepared_product(const Product& p) {
 
 inline void product(const Product& p, const float* a, const float* b, const float* bias, const float* summand,
                     float* c) {
+    if (!p.transposed_b && !p.bias && !p.gelu && !p.summand) {  // the primitive is slower here, by up to a half
+        dnnl_sgemm(p.transposed_a ? 'T' : 'N', 'N', p.m, p.n, p.k, 1.f, a, p.transposed_a ? p.m : p.k, b, p.n, 0.f, c,
+                   p.n);
+        return;
+    }
     PreparedProduct& prepared = prepared_product(p);
     dnnl::stream stream(conv_engine());
     std::unordered_map<int, dnnl::memory> arguments{

@@ -12,7 +12,7 @@ _SIZES = """
 """
 
 
-class _Linear(jt.Function):
+class _Linear(_jit.Function):
     """x (rows, in), weight (out, in), bias (out,) or None, summand (rows, out) or None."""
 
     def execute(self, x, weight, bias, summand, gelu):
@@ -41,7 +41,7 @@ class _Linear(jt.Function):
         return dx, dweight, dbias if bias else None, dy if self.numbers["summand"] else None, None
 
 
-class _LinearEpilogueCuda(jt.Function):
+class _LinearEpilogueCuda(_jit.Function):
     """What follows the product (rows, out): bias (out,) or None, summand (rows, out) or None."""
 
     def execute(self, product, bias, summand, gelu):

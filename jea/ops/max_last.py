@@ -7,7 +7,7 @@ from jea._jittor import jt
 from jea.ops import _jit
 
 
-class _MaxLast(jt.Function):
+class _MaxLast(_jit.Function):
     def execute(self, x):
         self.shape = tuple(x.shape)
         y, self.places = _jit.code([self.shape[:1]] * 2, ["float32", "int32"], [x], kernel="points",

@@ -6,7 +6,7 @@ from jea.ops import _jit
 from jea.ops.half import single
 
 
-class _Resize(jt.Function):
+class _Resize(_jit.Function):
     def execute(self, x, out_h, out_w):
         self.shape = tuple(x.shape)
         b, c = self.shape[:2]

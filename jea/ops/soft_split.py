@@ -11,7 +11,7 @@ _SIZES = """
 """
 
 
-class _SoftSplit(jt.Function):
+class _SoftSplit(_jit.Function):
     def execute(self, x, numbers, shape):
         self.shape, self.numbers = x.shape, numbers
         return _jit.code(shape, x.dtype, [x], kernel="soft_split", data=numbers,

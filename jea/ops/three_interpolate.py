@@ -10,7 +10,7 @@ from jea.ops.knn import knn_reference
 EPS = 1e-8  # kInterpolationEps in points.h
 
 
-class _Interpolate(jt.Function):
+class _Interpolate(_jit.Function):
     def execute(self, features, index, weights):
         self.index, self.weights, self.shape = index, weights, tuple(features.shape)
         return _jit.code((*self.shape[:2], index.shape[1]), "float32", [features, index, weights], kernel="points",

@@ -39,7 +39,7 @@ def jea_side(function, arrays, g):
         """Whose gradient is g, as torch.autograd.grad takes it: (y * g).sum() would be timed too."""
 
         def execute(self, y):
-            return jt.zeros((1,))
+            return y
 
         def grad(self, _):
             return g
@@ -126,10 +126,10 @@ def point_operators() -> dict:
         return torch.cdist(tensor, tensor).topk(32, largest=False).indices
     if not np.array_equal(jea_farthest().numpy(), torch_farthest().numpy()):
         raise SystemExit("farthest_point_sample: the indices differ; nothing is timed")
-    distances = ((points[:, :, None] - points[:, None]) ** 2).sum(-1)
-    got, wanted = (np.take_along_axis(distances, f().numpy().astype(np.int64), 2) for f in (jea_knn, torch_knn))
-    if not np.abs(got - wanted).max() <= TOLERANCE:
-        raise SystemExit("knn: the distances differ; nothing is timed")
+    # Against the exact answer: cdist goes through a matrix product, which in some runs costs it a neighbour.
+    squares = ((points[:, :, None] - points[:, None]) ** 2).sum(-1)
+    if not np.array_equal(jea_knn().numpy(), squares.argsort(axis=2, kind="stable")[..., :32]):
+        raise SystemExit("knn: the indices differ from those of a full sort; nothing is timed")
     return {"farthest_point_sample 8 x 1024 -> 512": {"jea": jea_farthest, "torch": torch_farthest},
             "knn 8 x 1024, k = 32": {"jea": jea_knn, "torch": torch_knn}}
 

@@ -1,4 +1,6 @@
 """double_norm: the kernel and the composed form against float64, output and gradient."""
+import platform
+
 import numpy as np
 import pytest
 
@@ -164,6 +166,38 @@ def test_every_output_element_is_written():
             jt.sync(poison)
             del poison
             check(x, layout, "fused")
+
+
+@pytest.fixture
+def without_avx512(monkeypatch, device):
+    """Kernels as a processor without AVX-512 compiles them."""
+    if device != "cpu":
+        pytest.skip("the kernels of the CPU")
+    header, compiled = _jit.header, _jit._compiled
+    monkeypatch.setattr(_jit, "header", lambda name: header(name) + """
+        #ifdef __AVX512F__
+        static_assert(false, "AVX-512 is on");
+        #endif
+        """)
+
+    def narrow(result, onednn):
+        for var in result if isinstance(result, (list, tuple)) else (result,):
+            var.compile_options = {"FLAGS: -mno-avx512f ": 1}
+        return compiled(result, onednn)
+    monkeypatch.setattr(_jit, "_compiled", narrow)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="-mno-avx512f is x86's")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_avx512(layout, without_avx512):
+    rng = np.random.default_rng(8)
+    for batch, s, n in ((2, 8, 63), (1, 70, 4225)):
+        check(logits(rng, layout, batch, s, n), layout, "fused")
+    for bad in (np.nan, np.inf):
+        x = np.zeros((2, 37, 37), np.float32)
+        x[1, 20, 36] = bad
+        y = double_norm(jt.array(x), layout=layout, impl="fused").numpy()
+        assert np.isnan(y[1]).all() and np.isfinite(y[0]).all()
 
 
 def test_inputs_that_are_views():

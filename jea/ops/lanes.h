@@ -1,0 +1,85 @@
+// Sixteen floats side by side, for loops that hold running values in registers; the compiler maps them to whatever
+// vectors the processor has.
+#pragma once
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+#include <algorithm>  // after the others: Jittor puts definitions that it needs behind the last #include
+#include <cstring>
+#pragma GCC diagnostic ignored "-Wpsabi"  // about passing them between files: here all is inlined
+
+namespace jea {
+
+constexpr long kLanes = 16;
+typedef float Lanes __attribute__((vector_size(64)));
+
+inline Lanes lanes(float x) { return Lanes{} + x; }
+
+inline Lanes load(const float* from) {
+    Lanes x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline void store(float* to, Lanes x) { std::memcpy(to, &x, sizeof x); }
+
+// The first `count` of them, 0 to 16; the others read as `fill`.
+inline Lanes load(const float* from, long count, float fill) {
+    Lanes x = lanes(fill);
+#ifdef __AVX512F__
+    return (Lanes)_mm512_mask_loadu_ps((__m512)x, (1u << count) - 1, from);
+#else
+    for (long i = 0; i < count; i++) x[i] = from[i];
+    return x;
+#endif
+}
+
+inline void store(float* to, Lanes x, long count) {
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
+#else
+    for (long i = 0; i < count; i++) to[i] = x[i];
+#endif
+}
+
+inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+
+inline float sum_of(Lanes x) {
+    float sum = 0.f;
+    for (long i = 0; i < kLanes; i++) sum += x[i];
+    return sum;
+}
+
+inline float largest_of(Lanes x) {
+    float most = x[0];
+    for (long i = 1; i < kLanes; i++) most = std::max(most, x[i]);
+    return most;
+}
+
+// V times 16 floats in a row or, with V = 1, the first `count` of 16.
+template <int V>
+struct Strip {
+    static constexpr int kWidth = V;
+    long count;
+
+    Lanes load(const float* from, int v, float fill = 0.f) const {
+        return V == 1 ? jea::load(from, count, fill) : jea::load(from + v * kLanes);
+    }
+    void store(float* to, int v, Lanes x) const {
+        if (V == 1) jea::store(to, x, count);
+        else jea::store(to + v * kLanes, x);
+    }
+};
+
+constexpr int kMostWidth = 4;
+
+// Calls work(first, strip) for strips that make up `count` floats.
+template <class Work>
+inline void for_strips(long count, const Work& work) {
+    long first = 0;
+    for (; first + kMostWidth * kLanes <= count; first += kMostWidth * kLanes)
+        work(first, Strip<kMostWidth>{kMostWidth * kLanes});
+    for (; first < count; first += kLanes) work(first, Strip<1>{std::min(kLanes, count - first)});
+}
+
+}  // namespace jea
