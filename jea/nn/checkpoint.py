@@ -4,6 +4,7 @@ from __future__ import annotations
 from jea._jittor import jt
 from jea.nn import precision
 from jea.nn.mode import keeping_buffers
+from jea.ops import _jit
 
 
 class _Checkpoint(jt.Function):
@@ -20,9 +21,10 @@ class _Checkpoint(jt.Function):
         # before it calls this. The executor runs operators in the order of their making, so that this block's second run
         # waits for the gradients of the later blocks.
         x = self.x.detach().start_grad()
-        with precision.autocast(self.dtype), keeping_buffers(self.block):  # its statistics moved the first time
+        with precision.autocast(self.dtype), keeping_buffers(self.block), _jit.single_use():  # statistics moved already
             y = self.block(x)
-        return jt.grad((y * dy.detach()).sum(), [x, *self.parameters_of_block])
+        # Gradients that still had a gradient would keep the block's activations until the optimizer has used them.
+        return [g.stop_grad() for g in jt.grad((y * dy.detach()).sum(), [x, *self.parameters_of_block])]
 
 
 def checkpointed(block, x):
@@ -34,8 +36,7 @@ def checkpointed(block, x):
     Args:
         block: a module that maps one Var to one. It must draw no random numbers: dropout would draw others the second
             time.
-        x: its input, the one activation that is meant to stay. Measured in a chain of blocks, a second one of its size
-            does (three more in NCHW); what holds them is not known.
+        x: its input, the one activation that stays.
     """
     if jt.flags.no_grad:
         return block(x)

@@ -1,6 +1,7 @@
 """The only caller of jt.code: kernels from the plain headers beside the operators."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -93,6 +94,7 @@ class Function:
         args = list(args)
         for i in self._wanted:
             args[i] = args[i].tape()
+        self._once = _single_use[-1]
         results = self.execute(*args)
         several = isinstance(results, (list, tuple))
         taped = [result.tape() for result in (results if several else (results,))]
@@ -102,7 +104,26 @@ class Function:
     def _gradients(self, *douts):
         found = self.grad(*douts)
         found = found if isinstance(found, (list, tuple)) else (found,)
-        return [found[i] for i in self._wanted]
+        found = [found[i] for i in self._wanted]
+        if self._once:
+            vars(self).clear()
+        return found
+
+
+_single_use = [False]
+
+
+@contextlib.contextmanager
+def single_use():
+    """Operators called inside let go of what they keep for their gradient once it is made: it can be made once.
+
+    Otherwise Jittor frees that at the end of the whole step, when it frees the operators.
+    """
+    _single_use.append(True)
+    try:
+        yield
+    finally:
+        _single_use.pop()
 
 
 def cpu_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, onednn: bool = False):

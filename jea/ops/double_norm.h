@@ -42,17 +42,17 @@ inline void exponentials_of_rows(const DoubleNorm& d, long count, const float* x
     for (long s = 0; s < d.memories; s++) {
         const float* row = x + s * d.positions;
         float* to = y + s * d.positions;
-        Lanes most[kMostWidth], sum[kMostWidth] = {};
+        Floats most[kMostWidth], sum[kMostWidth] = {};
         std::fill(most, most + kMostWidth, lanes(-FLT_MAX));
         for_strips(count, [&](long n, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) most[v] = larger(most[v], strip.load(row + n, v, masked));
         });
         maxima[s] = largest_of(larger(larger(most[0], most[1]), larger(most[2], most[3])));
-        const Lanes of_row = lanes(maxima[s]);
+        const Floats of_row = lanes(maxima[s]);
         for_strips(count, [&](long n, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) {
                 __builtin_prefetch(row + d.positions + n + v * kLanes);  // the next row starts far from this one's end
-                const Lanes e = exp_negative(strip.load(row + n, v, masked) - of_row);
+                const Floats e = exp_negative(strip.load(row + n, v, masked) - of_row);
                 strip.store(to + n, v, e);
                 sum[v] += e;
             }
@@ -65,13 +65,13 @@ inline void exponentials_of_columns(const DoubleNorm& d, long count, const float
                                     float* sums) {
     const long S = d.memories;
     for_strips(S, [&](long s, auto strip) {
-        Lanes most[strip.kWidth], sum[strip.kWidth] = {};
+        Floats most[strip.kWidth], sum[strip.kWidth] = {};
         std::fill(most, most + strip.kWidth, lanes(-FLT_MAX));
         for (long n = 0; n < count; n++)
             for (int v = 0; v < strip.kWidth; v++) most[v] = larger(most[v], strip.load(x + n * S + s, v));
         for (long n = 0; n < count; n++)
             for (int v = 0; v < strip.kWidth; v++) {
-                const Lanes e = exp_negative(strip.load(x + n * S + s, v) - most[v]);
+                const Floats e = exp_negative(strip.load(x + n * S + s, v) - most[v]);
                 strip.store(y + n * S + s, v, e);
                 sum[v] += e;
             }
@@ -115,7 +115,7 @@ inline void join_tiles(const DoubleNorm& d, const float* maxima, float* sums, fl
 inline void normalise_rows(const DoubleNorm& d, float eps, long count, const float* factor, float* y, float* total) {
     const long S = d.memories, N = d.positions;
     for_strips(count, [&](long n, auto strip) {
-        Lanes sum[strip.kWidth];
+        Floats sum[strip.kWidth];
         std::fill(sum, sum + strip.kWidth, lanes(eps));
         for (long s = 0; s < S; s++)
             for (int v = 0; v < strip.kWidth; v++) sum[v] += strip.load(y + s * N + n, v) * factor[s];
@@ -134,7 +134,7 @@ inline void normalise_columns(const DoubleNorm& d, float eps, long count, const 
     for (long i = 0; i < count * d.groups; i++) {
         float* row = y + i * P;
         const float* of_group = factor + i % d.groups * P;
-        Lanes sum{};
+        Floats sum{};
         for_strips(P, [&](long s, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) sum += strip.load(row + s, v) * strip.load(of_group + s, v);
         });
@@ -211,12 +211,12 @@ inline void gradient_sums_of_rows(const DoubleNorm& d, long count, const float* 
     const long N = d.positions;
     std::fill(dot, dot + count, 0.f);
     for_rows(d.memories, [&](long s, auto rows) {
-        Lanes sum[rows()] = {};
+        Floats sum[rows()] = {};
         for_strips(count, [&](long n, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) {
-                Lanes all = strip.load(dot + n, v);
+                Floats all = strip.load(dot + n, v);
                 for (int r = 0; r < rows(); r++) {
-                    const Lanes product = strip.load(y + (s + r) * N + n, v) * strip.load(g + (s + r) * N + n, v);
+                    const Floats product = strip.load(y + (s + r) * N + n, v) * strip.load(g + (s + r) * N + n, v);
                     sum[r] += product;
                     all += product;
                 }
@@ -226,10 +226,10 @@ inline void gradient_sums_of_rows(const DoubleNorm& d, long count, const float* 
         for (int r = 0; r < rows(); r++) sums[s + r] = sum_of(sum[r]);
     });
     for_rows(d.memories, [&](long s, auto rows) {
-        Lanes sum[rows()] = {};
+        Floats sum[rows()] = {};
         for_strips(count, [&](long n, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) {
-                const Lanes here = strip.load(dot + n, v);
+                const Floats here = strip.load(dot + n, v);
                 for (int r = 0; r < rows(); r++) sum[r] += strip.load(y + (s + r) * N + n, v) * here;
             }
         });
@@ -244,7 +244,7 @@ inline void gradient_sums_of_columns(const DoubleNorm& d, long count, const floa
     for (long i = 0; i < count * d.groups; i++) {
         const float *of_y = y + i * P, *of_g = g + i * P;
         float* to = sums + i % d.groups * P;
-        Lanes sum{};
+        Floats sum{};
         for_strips(P, [&](long s, auto strip) {
             for (int v = 0; v < strip.kWidth; v++) sum += strip.load(of_g + s, v) * strip.load(of_y + s, v);
         });

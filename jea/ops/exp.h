@@ -46,15 +46,15 @@ inline float exp_negative(float x) {
 }
 
 // The same of each lane, and NaN of NaN.
-inline Lanes exp_negative(Lanes x) {
+inline Floats exp_negative(Floats x) {
 #ifdef __AVX512F__
     const __m512 n = _mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
     const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f),
                                      _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), (__m512)x));
     const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ);
-    return (Lanes)_mm512_maskz_scalef_ps(kept, (__m512)exp_of_rest((Lanes)r), n);
+    return (Floats)_mm512_maskz_scalef_ps(kept, (__m512)exp_of_rest((Floats)r), n);
 #else
-    Lanes y;
+    Floats y;
     for (long i = 0; i < kLanes; i++) y[i] = softmax_bits(x[i]) > kNoSoftmax ? x[i] : exp_negative(x[i]);
     return y;
 #endif

@@ -11,30 +11,30 @@
 namespace jea {
 
 constexpr long kLanes = 16;
-typedef float Lanes __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
 
-inline Lanes lanes(float x) { return Lanes{} + x; }
+inline Floats lanes(float x) { return Floats{} + x; }
 
-inline Lanes load(const float* from) {
-    Lanes x;
+inline Floats load(const float* from) {
+    Floats x;
     std::memcpy(&x, from, sizeof x);
     return x;
 }
 
-inline void store(float* to, Lanes x) { std::memcpy(to, &x, sizeof x); }
+inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof x); }
 
 // The first `count` of them, 0 to 16; the others read as `fill`.
-inline Lanes load(const float* from, long count, float fill) {
-    Lanes x = lanes(fill);
+inline Floats load(const float* from, long count, float fill) {
+    Floats x = lanes(fill);
 #ifdef __AVX512F__
-    return (Lanes)_mm512_mask_loadu_ps((__m512)x, (1u << count) - 1, from);
+    return (Floats)_mm512_mask_loadu_ps((__m512)x, (1u << count) - 1, from);
 #else
     for (long i = 0; i < count; i++) x[i] = from[i];
     return x;
 #endif
 }
 
-inline void store(float* to, Lanes x, long count) {
+inline void store(float* to, Floats x, long count) {
 #ifdef __AVX512F__
     _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)x);
 #else
@@ -42,15 +42,15 @@ inline void store(float* to, Lanes x, long count) {
 #endif
 }
 
-inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-inline float sum_of(Lanes x) {
+inline float sum_of(Floats x) {
     float sum = 0.f;
     for (long i = 0; i < kLanes; i++) sum += x[i];
     return sum;
 }
 
-inline float largest_of(Lanes x) {
+inline float largest_of(Floats x) {
     float most = x[0];
     for (long i = 1; i < kLanes; i++) most = std::max(most, x[i]);
     return most;
@@ -62,10 +62,10 @@ struct Strip {
     static constexpr int kWidth = V;
     long count;
 
-    Lanes load(const float* from, int v, float fill = 0.f) const {
+    Floats load(const float* from, int v, float fill = 0.f) const {
         return V == 1 ? jea::load(from, count, fill) : jea::load(from + v * kLanes);
     }
-    void store(float* to, int v, Lanes x) const {
+    void store(float* to, int v, Floats x) const {
         if (V == 1) jea::store(to, x, count);
         else jea::store(to + v * kLanes, x);
     }

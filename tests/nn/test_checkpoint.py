@@ -54,6 +54,39 @@ def test_blocks_equal_themselves(frozen):
     assert moved != frozen
 
 
+MEMORY = """
+import resource, sys
+import numpy as np
+from jea._jittor import jt, nn
+from jea.nn import BatchNorm2d
+from jea.nn.checkpoint import checkpointed
+
+class Block(nn.Module):
+    def __init__(self):
+        self.conv, self.norm = nn.Conv(16, 16, 1), BatchNorm2d(16)
+
+    def execute(self, x):
+        return nn.relu(self.norm(self.conv(x)))
+
+blocks = nn.ModuleList([Block() for _ in range(int(sys.argv[1]))])
+blocks.train()
+x = y = jt.array(np.zeros((1, 16, 512, 512), np.float32))  # 16 MB
+for block in blocks:
+    y = checkpointed(block, y)
+jt.sync(jt.grad((y * y).sum(), [x, *(var for var in blocks.parameters() if not var.is_stop_grad())]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
+def test_one_activation_of_each_block_stays(device):
+    if device != "cpu":
+        pytest.skip("the memory of the process")
+    few, many = (float(subprocess.run([sys.executable, "-c", MEMORY, str(count)], cwd=ROOT, check=True,
+                                      capture_output=True, text=True).stdout) for count in (4, 12))
+    assert (many - few) / 8 < 16 * 1.25
+
+
 def networks(auxiliary):
     yield create_model("eanet_tiny", auxiliary=auxiliary, dropout=0.0)
     yield JSegEANet(layers=(1, 2, 1, 1), width=16, head_channels=32, num_memories=32, dropout=0.0, auxiliary=auxiliary)
