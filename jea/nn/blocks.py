@@ -8,7 +8,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, from_blocked
+from jea.ops import can_block, conv2d_blocked, conv2d_from_blocked, from_blocked
 from jea.ops.half import single
 
 
@@ -20,11 +20,10 @@ class Conv(nn.Conv):
     """
 
     def execute(self, x, *, blocked: bool = False):
-        if x.ndim == 5 and not can_block(self.out_channels):
-            x = from_blocked(x)
         if x.ndim == 5 or blocked:
-            return conv2d_blocked(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
-                                  dilation=self.dilation[0])
+            convolve = conv2d_blocked if can_block(self.out_channels) else conv2d_from_blocked
+            return convolve(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
+                            dilation=self.dilation[0])
         if precision.current() == "float32":
             return super().execute(x)
         return precision.conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],

@@ -13,8 +13,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.nn import precision
-from jea.nn.blocks import plain
-from jea.ops import can_block, conv2d_blocked, from_blocked, to_blocked
+from jea.ops import can_block, conv2d_blocked, conv2d_from_blocked, to_blocked
 from jea.ops.half import single
 
 EPSILON = 1e-6  # StudioGAN's
@@ -68,13 +67,15 @@ class SNConv2d(SpectralNorm):
 
     def execute(self, x, *, blocked: bool = False):
         weight, blocked = self.normalised_weight(), blocked or x.ndim == 5
-        if not can_block(weight.shape[0]):
-            return single(precision.conv2d(plain(x), weight, self.bias, padding=self.padding))
+        whole = can_block(weight.shape[0])
         # Even where the blocks are undone at once: a third of the rounding error of Jittor's own convolution.
         if x.ndim == 4 and can_block(x.shape[1]):
             x = to_blocked(x)
-        y = conv2d_blocked(x, weight, self.bias, padding=self.padding)
-        return y if blocked else from_blocked(y)
+        if whole and blocked:
+            return conv2d_blocked(x, weight, self.bias, padding=self.padding)
+        if whole or x.ndim == 5:
+            return conv2d_from_blocked(x, weight, self.bias, padding=self.padding)
+        return single(precision.conv2d(x, weight, self.bias, padding=self.padding))
 
 
 class SNLinear(SpectralNorm):

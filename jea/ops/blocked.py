@@ -162,6 +162,20 @@ def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, d
     return _Conv.apply(x, weight, bias, numbers)
 
 
+def conv2d_from_blocked(x, weight, bias=None, **geometry):
+    """conv2d_blocked with any number of output channels and a plain result, (B, O, H', W').
+
+    Zeros fill the weights up to whole blocks: several times as fast as Jittor's convolution of few channels.
+    """
+    outputs = weight.shape[0]
+    missing = -outputs % block_size()
+    if missing:
+        weight = jt.concat([weight, jt.zeros((missing, *weight.shape[1:]))])
+        bias = bias if bias is None else jt.concat([bias, jt.zeros((missing,))])
+    y = from_blocked(conv2d_blocked(x, weight, bias, **geometry))
+    return y[:, :outputs] if missing else y
+
+
 # -- BatchNorm --------------------------------------------------------------------------------------------------------
 
 class _BlockedBatchNorm(_BatchNorm):

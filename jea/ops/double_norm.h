@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <type_traits>
 #include <vector>
-#include "exp.h"
 #include "lanes.h"
 
 namespace jea {

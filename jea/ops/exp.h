@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include "lanes.h"
 
 namespace jea {
 
@@ -43,21 +42,6 @@ inline float exp_negative(float x) {
     const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, clamped));  // x - n ln 2
     const float scaled = exp_of_rest(r) * from_bits(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
     return x < -87.f ? 0.f : scaled;
-}
-
-// The same of each lane, and NaN of NaN.
-inline Floats exp_negative(Floats x) {
-#ifdef __AVX512F__
-    const __m512 n = _mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
-    const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f),
-                                     _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), (__m512)x));
-    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ);
-    return (Floats)_mm512_maskz_scalef_ps(kept, (__m512)exp_of_rest((Floats)r), n);
-#else
-    Floats y;
-    for (long i = 0; i < kLanes; i++) y[i] = softmax_bits(x[i]) > kNoSoftmax ? x[i] : exp_negative(x[i]);
-    return y;
-#endif
 }
 
 }  // namespace jea

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 
-from jea._jittor import jt
 from jea.ops import _jit
 
 

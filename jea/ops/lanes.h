@@ -4,8 +4,10 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
-#include <algorithm>  // after the others: Jittor puts definitions that it needs behind the last #include
+#include <algorithm>
 #include <cstring>
+#include "exp.h"
+#include <cstdint>  // Jittor puts definitions that it needs behind the last #include: not into an #ifdef
 #pragma GCC diagnostic ignored "-Wpsabi"  // about passing them between files: here all is inlined
 
 namespace jea {
@@ -54,6 +56,21 @@ inline float largest_of(Floats x) {
     float most = x[0];
     for (long i = 1; i < kLanes; i++) most = std::max(most, x[i]);
     return most;
+}
+
+// exp of each lane, for x <= 0, and NaN of NaN.
+inline Floats exp_negative(Floats x) {
+#ifdef __AVX512F__
+    const __m512 n = _mm512_roundscale_ps((__m512)(x * 1.44269504f), 0);
+    const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f),
+                                     _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), (__m512)x));
+    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.f), _CMP_NLT_UQ);
+    return (Floats)_mm512_maskz_scalef_ps(kept, (__m512)exp_of_rest((Floats)r), n);
+#else
+    Floats y;
+    for (long i = 0; i < kLanes; i++) y[i] = softmax_bits(x[i]) > kNoSoftmax ? x[i] : exp_negative(x[i]);
+    return y;
+#endif
 }
 
 // V times 16 floats in a row or, with V = 1, the first `count` of 16.

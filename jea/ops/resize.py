@@ -1,7 +1,7 @@
 """Bilinear resize with aligned corners, as in all of EANet (upstream: F.interpolate(..., align_corners=True))."""
 from __future__ import annotations
 
-from jea._jittor import jt, nn
+from jea._jittor import nn
 from jea.ops import _jit
 from jea.ops.half import single
 

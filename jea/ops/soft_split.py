@@ -1,7 +1,7 @@
 """Overlapping square patches of a picture as tokens: the soft split of T2T-ViT (PyTorch's Unfold, transposed)."""
 from __future__ import annotations
 
-from jea._jittor import jt, nn
+from jea._jittor import nn
 from jea.ops import _jit
 
 _SIZES = """
