@@ -15,6 +15,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint import load_npz
 from jea.nn import precision
 from jea.nn.optim import Adam
+from jea.ops import _jit
 from jea.tasks.base import Phase, TrainingError, TrainOptions, WeightAverage
 
 ROOT = Path(__file__).parent.parent
@@ -252,7 +253,7 @@ def test_every_weight_goes_through_a_cast(name, monkeypatch):
     def operands(*values):
         seen.extend(value.numel() for value in values[-2:] if value is not None and value.ndim > 1)
         return values
-    monkeypatch.setenv("JEA_OPS", "ref")
+    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
     monkeypatch.setattr(precision, "operands", operands)
     with precision.autocast("bfloat16"):
         _, weights = run(name)

@@ -11,7 +11,6 @@ the convolutions; elsewhere it runs the folded convolutions with Jittor's own op
 from __future__ import annotations
 
 import copy
-import os
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from jea.nn.blocks import ConvBNReLU, checked_pictures
 from jea.nn.external_attention import ExternalAttention, MultiHeadExternalAttention
 from jea.nn.norm import _BatchNorm
 from jea.nn.resnet import Bottleneck, DeepStemResNet
-from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, double_norm, max_pool_nhwc, pack_conv, resize_bilinear
+from jea.ops import _jit, conv2d_nhwc, conv_nhwc_unavailable, double_norm, max_pool_nhwc, pack_conv, resize_bilinear
 
 _FUSED: dict = {}  # class -> fused class
 
@@ -177,7 +176,7 @@ class _NoGradient(jt.Function):
 
 
 def _channels_last() -> bool:
-    return not conv_nhwc_unavailable() and os.environ.get("JEA_OPS", "") != "ref"
+    return not (conv_nhwc_unavailable() or _jit.references_only())
 
 
 class _Conv:

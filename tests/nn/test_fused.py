@@ -15,7 +15,7 @@ from jea.models.eamlp import EAMLP
 from jea.nn import Bottleneck, ConvBNReLU, ExternalAttention, MultiHeadExternalAttention, fuse
 from jea.nn.external_attention import MergedMultiHeadExternalAttention
 from jea.nn.norm import _BatchNorm
-from jea.ops import conv_nhwc_unavailable
+from jea.ops import _jit, conv_nhwc_unavailable
 
 
 def randomised(model, seed=0):
@@ -39,7 +39,7 @@ def picture(*shape):
 @pytest.fixture(params=["channels_last", "ref"])
 def layout(request, monkeypatch):
     if request.param == "ref":
-        monkeypatch.setenv("JEA_OPS", "ref")
+        monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
     elif conv_nhwc_unavailable():
         pytest.skip(conv_nhwc_unavailable())
     return request.param
@@ -172,7 +172,6 @@ def test_convolutions_with_bias_and_batch_norm(close):
 def test_channels_last_path_runs(monkeypatch):
     if conv_nhwc_unavailable():
         pytest.skip(conv_nhwc_unavailable())
-    from jea.ops import _jit
     model = randomised(jea.create_model("eanet_tiny"))
     fused, kernels = fuse(model), []
     original = _jit.cpu_code

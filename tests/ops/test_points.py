@@ -264,11 +264,11 @@ def test_the_kernels_ran(monkeypatch):
     monkeypatch.setattr(_jit, "code", lambda *a, **k: ran.append(k["source"]) or original(*a, **k))
     for call in calls("ref").values():
         call().sync()
-    monkeypatch.setenv("JEA_OPS", "ref")
+    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
     for call in calls("auto").values():
         call().sync()
     assert not ran
-    monkeypatch.delenv("JEA_OPS")
+    monkeypatch.setattr(_jit, "REFERENCES_ONLY", False)
     for name, call in calls("auto").items():
         ran.clear()
         call().sync()
