@@ -8,7 +8,8 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, conv2d_from_blocked, from_blocked
+from jea.ops import can_block, conv2d_blocked, from_blocked
+from jea.ops.blocked import conv2d_from_blocked
 from jea.ops.half import single
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.nn import precision
-from jea.ops import can_block, conv2d_blocked, conv2d_from_blocked, to_blocked
+from jea.ops import can_block, conv2d_blocked, to_blocked
+from jea.ops.blocked import conv2d_from_blocked
 from jea.ops.half import single
 
 EPSILON = 1e-6  # StudioGAN's

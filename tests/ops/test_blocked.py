@@ -8,9 +8,9 @@ import jea
 from jea._jittor import jt
 from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention
 from jea.nn.blocks import Conv
-from jea.ops import (_jit, batch_norm, batch_norm_blocked, can_block, conv2d_blocked, conv2d_from_blocked,
-                     from_blocked, max_pool_blocked, to_blocked)
-from jea.ops.blocked import block_size
+from jea.ops import (_jit, batch_norm, batch_norm_blocked, can_block, conv2d_blocked, from_blocked, max_pool_blocked,
+                     to_blocked)
+from jea.ops.blocked import block_size, conv2d_from_blocked
 
 pytestmark = pytest.mark.skipif(not can_block(16), reason="needs the CPU, oneDNN and JEA_OPS not ref")
 
