@@ -63,10 +63,10 @@ from jea.nn.checkpoint import checkpointed
 
 class Block(nn.Module):
     def __init__(self):
-        self.conv, self.norm = nn.Conv(16, 16, 1), BatchNorm2d(16)
+        self.first, self.second, self.norm = nn.Conv(16, 16, 1), nn.Conv(16, 16, 1), BatchNorm2d(16)
 
     def execute(self, x):
-        return nn.relu(self.norm(self.conv(x)))
+        return nn.relu(self.norm(self.second(self.first(x))))
 
 blocks = nn.ModuleList([Block() for _ in range(int(sys.argv[1]))])
 blocks.train()
@@ -83,8 +83,8 @@ def test_one_activation_of_each_block_stays(device):
     if device != "cpu":
         pytest.skip("the memory of the process")
     few, many = (float(subprocess.run([sys.executable, "-c", MEMORY, str(count)], cwd=ROOT, check=True,
-                                      capture_output=True, text=True).stdout) for count in (4, 12))
-    assert (many - few) / 8 < 16 * 1.25
+                                      capture_output=True, text=True).stdout) for count in (4, 20))
+    assert (many - few) / 16 < 2 * 16  # 15 to 22: allocators differ
 
 
 def networks(auxiliary):
