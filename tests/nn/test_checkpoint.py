@@ -190,11 +190,10 @@ print(peak_memory_mb() - before)
 
 @pytest.mark.skipif(not can_block(64, 16), reason="Jittor runs without oneDNN")
 def test_peak_memory():
-    """Twelve blocks with 34 MB of activations each, of which two of 8.5 MB stay: the input, and one more that Jittor
-    holds."""
+    """Twelve blocks with 34 MB of blocked activations each, of which 8.5 MB stay: the input."""
     peaks = {}
     for kind in ("checkpointed", "plain"):
         done = subprocess.run([sys.executable, "-c", PEAK, kind], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks[kind] = int(done.stdout)
-    assert peaks["checkpointed"] < 0.85 * peaks["plain"], peaks
+    assert peaks["checkpointed"] < 0.6 * peaks["plain"], peaks
