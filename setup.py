@@ -17,13 +17,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["jea", "jea.*"]),
-    package_data={"jea": ["ops/*.h", "ops/*.cuh"]},
-    # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/paths.py).
+    package_data={"jea": ["ops/*/*.h", "ops/*/*.cuh"]},
+    # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/files.py).
     data_files=[("share/jea/configs", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.yaml"))),
                 ("share/jea/weights", ["weights/index.yaml", *(f"weights/{name}" for name in BUNDLED)])],
     python_requires=">=3.9,<3.13",  # Jittor wants numpy<2, and numpy 1.26 has no wheel for 3.13
     install_requires=[
-        "jittor==1.3.11.0",  # jea mends known faults of this very version (runtime.py, nn/)
+        "jittor==1.3.11.0",  # jea mends known faults of this very version (environment/, nn/)
         "numpy>=1.22,<2",
         "pillow>=10.1",
         "pyyaml>=6.0",
@@ -32,7 +32,7 @@ setup(
         f"onednn-devel-cpu-gomp==2022.2.1; {LINUX_X86}",
     ],
     extras_require={
-        # CUDA 13 with cuDNN 9 for jea/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13 builds use.
+        # CUDA 13 with cuDNN 9 for jea/environment/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13 builds use.
         "cuda13": [
             "nvidia-cuda-nvcc==13.0.88",
             "nvidia-nvvm==13.0.88",
@@ -52,7 +52,7 @@ setup(
         "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
         "test": ["pytest>=7", "h5py>=3"],
     },
-    entry_points={"console_scripts": ["jea = jea.cli:main"]},
+    entry_points={"console_scripts": ["jea = jea.commands.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 
-from jea import runtime
+from jea.environment import runtime
 
 __version__ = "0.1.0"
 
@@ -16,11 +16,11 @@ _PUBLIC = {
     "ExternalAttention": "jea.nn",
     "MultiHeadExternalAttention": "jea.nn",
     "double_norm": "jea.ops",
-    "fuse": "jea.nn.fused",
+    "fuse": "jea.nn.fold",
     "load_weights": "jea.checkpoint",
     "save_weights": "jea.checkpoint",
 }
-_MODULES = ("checkpoint", "config", "data", "engine", "metrics", "models", "nn", "ops", "tasks")
+_MODULES = ("checkpoint", "config", "data", "metrics", "models", "nn", "ops", "tasks", "training")
 
 __all__ = ["__version__", "runtime", *_PUBLIC, *_MODULES]
 

@@ -1,5 +1,5 @@
 """`python -m jea` is the console script `jea`."""
-from jea.cli import main
+from jea.commands.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

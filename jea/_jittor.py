@@ -8,7 +8,7 @@ import ssl
 import sys
 import threading
 
-from jea import runtime
+from jea.environment import runtime
 
 _already_there = "jittor" in sys.modules
 _found = runtime.prepare()

@@ -15,13 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from jea._words import nearest
+from jea.errors import ConfigError, nearest
 
 BLOCKS = ("model", "data", "train", "eval")
-
-
-class ConfigError(ValueError):
-    """What is wrong with a config, one line per mistake."""
 
 
 def load(path, overrides=()) -> dict:
@@ -39,7 +35,7 @@ def load(path, overrides=()) -> dict:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        from jea.paths import shared_folder
+        from jea.files import shared_folder
         there = sorted(p.stem for p in shared_folder("configs").glob("*.yaml"))
         raise ConfigError(f"{path}: no such config{nearest(path.stem, there)}; there are: {', '.join(there)}") from None
     except (OSError, UnicodeDecodeError) as error:

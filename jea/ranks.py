@@ -17,8 +17,8 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from jea import runtime
 from jea._jittor import jt
+from jea.environment import runtime
 
 
 def rank() -> int:

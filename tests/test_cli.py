@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea import cli, console
 from jea.checkpoint import load_npz, save_npz
+from jea.commands import cli, console
 from jea.data import make_shapes
-from jea.data.palette import voc_palette
+from jea.data.segmentation.palette import voc_palette
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
@@ -177,7 +177,7 @@ def test_weights_of_which_some_fit(shapes, tmp_path, capsys):
 @pytest.mark.parametrize("config", ["classification_eamlp_tiny_shapes", "point_classification_ea_pct_tiny_solids",
                                     "part_segmentation_ea_pct_tiny_solids"])
 def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys, monkeypatch):
-    from jea.nn import fused
+    from jea.nn import fold as fused
     runs, guarded = [], fused.FusedModule._guarded
     monkeypatch.setattr(fused.FusedModule, "_guarded", lambda *a: runs.append(1) or guarded(*a))
     command = ["--config", config, "--out", str(tmp_path), "--json", "--limit", "20", "eval.num_workers=0"]
@@ -212,7 +212,7 @@ def test_commands_and_help(capsys):
 def test_the_scripts_at_the_top_are_the_same_code():
     for name in ("train", "test"):
         text = (ROOT / f"{name}.py").read_text()
-        assert f"from jea.cli import {name}_main" in text and len(text.splitlines()) <= 40
+        assert f"from jea.commands.cli import {name}_main" in text and len(text.splitlines()) <= 40
         done = subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and f"jea {name}" in done.stdout
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jea import cuda_home, runtime
+from jea.environment import cuda_home, runtime
 
 ROOT = Path(__file__).parent.parent
 HOPPER = runtime.Driver("1 GPU of compute capability 9.0, driver for CUDA 13.0", ((9, 0),), (13, 0))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jea import cli, doctor, runtime
+from jea.commands import cli, doctor
+from jea.environment import runtime
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jea import engine
 from jea.checkpoint import CheckpointError, load_npz
 from jea.data import DataError, make_shapes
-from jea.tasks.base import TrainingError
+from jea.errors import TrainingError
 from jea.tasks.segmentation import Segmentation
+from jea.training import loop as engine
 
 ROOT = Path(__file__).parent.parent
 

@@ -46,7 +46,7 @@ def test_layers():
 
 
 def test_importing_jea_imports_neither_jittor_nor_torch():
-    code = ("import sys, jea, jea.checkpoint, jea.data, jea.metrics, jea.config, jea.cli, jea.info\n"
+    code = ("import sys, jea, jea.checkpoint, jea.data, jea.metrics, jea.config, jea.commands.cli, jea.commands.info\n"
             "print([m for m in ('jittor', 'jittor_utils', 'torch') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -13,7 +13,7 @@ from jea.checkpoint import load_npz
 from jea.data import make_shapes
 
 ROOT = Path(__file__).parent.parent
-WORKER = str(Path(__file__).parent / "mpi_worker.py")
+WORKER = str(Path(__file__).parent / "support" / "mpi_worker.py")
 
 pytestmark = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpicc")),
                                 reason="Open MPI is not installed: apt install openmpi-bin libopenmpi-dev")

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jea import create_model, engine, ranks
+from jea import create_model, ranks
 from jea._jittor import jt, nn
 from jea.checkpoint import load_npz
+from jea.errors import TrainingError
 from jea.nn import precision
-from jea.nn.optim import Adam
-from jea.ops import _jit
-from jea.tasks.base import Phase, TrainingError, TrainOptions, WeightAverage
+from jea.ops import kernels
+from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.training import loop as engine
+from jea.training.adam import Adam
 
 ROOT = Path(__file__).parent.parent
 
@@ -253,7 +255,7 @@ def test_every_weight_goes_through_a_cast(name, monkeypatch):
     def operands(*values):
         seen.extend(value.numel() for value in values[-2:] if value is not None and value.ndim > 1)
         return values
-    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
+    monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     monkeypatch.setattr(precision, "operands", operands)
     with precision.autocast("bfloat16"):
         _, weights = run(name)
@@ -339,7 +341,7 @@ def test_half_precision_trains_as_float32(name, dtype):
 @pytest.mark.parametrize("kernel, stride, padding, dilation", [(1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 1, 4, 4)])
 def test_convolution_in_half_precision(dtype, kernel, stride, padding, dilation):
     """Against float32 from the same rounded numbers: sums of 40,000 products keep the digits of the dtype."""
-    from jea.ops.half import conv2d_half
+    from jea.ops.products.half import conv2d_half
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
     jt.set_global_seed(0)
     x, w = jt.randn(4, 32, 101, 99).cast(dtype), jt.randn(48, 32, kernel, kernel).cast(dtype)
@@ -356,7 +358,7 @@ def test_convolution_in_half_precision(dtype, kernel, stride, padding, dilation)
 
 
 def test_the_convolution_is_refused_without_cuda():
-    from jea.ops.half import conv2d_half
+    from jea.ops.products.half import conv2d_half
     with jt.flag_scope(use_cuda=0):
         with pytest.raises(ValueError, match="conv2d_half: got float16 .* on CUDA"):
             conv2d_half(jt.ones((1, 2, 3, 3)).float16(), jt.ones((4, 2, 1, 1)).float16())

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import jea
-from jea import cli
 from jea.checkpoint import save_npz
+from jea.commands import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

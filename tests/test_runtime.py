@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jea import info, runtime
+from jea.commands import info
+from jea.environment import runtime
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,7 +92,7 @@ def test_without_onednn_the_user_is_told(fresh, monkeypatch):
 def test_several_processes_link_onednn_at_once(tmp_path):
     environment = dict(os.environ, HOME=str(tmp_path), JITTOR_HOME=str(tmp_path / "jh"))
     environment.pop("use_mkl", None)
-    code = "import jea; d = jea.runtime.prepare(); print(d.onednn, d.onednn_reason)"
+    code = "import jea; d = jea.environment.runtime.prepare(); print(d.onednn, d.onednn_reason)"
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True) for _ in range(6)]
     for process in started:
@@ -110,7 +111,7 @@ def test_info(capsys):
     from jea import ops
     helpers = {"can_block", "conv_nhwc_unavailable", "pack_conv"}
     assert set(shown["operators"]) == set(ops.__all__) - helpers
-    done = subprocess.run([sys.executable, "-m", "jea.info"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "jea.commands.info"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "oneDNN" in done.stdout and "operators:" in done.stdout
 
 

@@ -6,12 +6,12 @@
 
 Importing this package imports numpy alone.
 """
-from .errors import CheckpointError
-from .identity import git_blob_id
-from .keymap import KeyMap
-from .loading import LoadReport, load_weights, save_weights
-from .reader import Checkpoint, outline, read
-from .store import load_npz, save_npz
+from jea.checkpoint.identity import git_blob_id
+from jea.checkpoint.keymap import KeyMap
+from jea.checkpoint.loading import LoadReport, load_weights, save_weights
+from jea.checkpoint.reader import Checkpoint, outline, read
+from jea.checkpoint.readers.npz import load_npz, save_npz
+from jea.errors import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointError", "KeyMap", "LoadReport", "git_blob_id", "load_npz", "load_weights",
            "outline", "read", "save_npz", "save_weights"]

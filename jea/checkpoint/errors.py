@@ -1,28 +1,11 @@
-"""The one error of this package, and what turns everything else into it."""
+"""What turns whatever goes wrong with a checkpoint into a CheckpointError, and text of a file into text to print."""
 from __future__ import annotations
 
-import os
+import contextlib
+import errno
 
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read, written or loaded.
-
-    ``str(error)`` starts with the file's path and goes on with what is wrong and what to do about it.
-    """
-
-    def __init__(self, path, problem):
-        super().__init__(os.fspath(path), problem)
-
-    @property
-    def path(self):
-        return self.args[0]
-
-    @property
-    def problem(self):
-        return self.args[1]
-
-    def __str__(self):
-        return f"{self.path}: {self.problem}"
+from jea.errors import CheckpointError
+from jea.files import replacing
 
 
 class Malformed(Exception):
@@ -75,3 +58,20 @@ def _problem(error):
         return "does not fit into memory"
     # A reader of hostile files must not leak any other exception.
     return f"is damaged or not a checkpoint ({type(error).__name__}: {shown(str(error), 120)}); fetch it again"
+
+
+@contextlib.contextmanager
+def writing(path):
+    """jea.files.replacing for a checkpoint: what goes wrong becomes a CheckpointError, and the old file stays whole."""
+    try:
+        with replacing(path) as file:
+            yield file
+    except (IsADirectoryError, FileNotFoundError) as error:
+        raise CheckpointError(path, error.strerror) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "Free some space" if full else "Check the folder"
+        raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before is untouched. "
+                                    f"{remedy} and save again") from error
+    except Malformed as error:
+        raise CheckpointError(path, str(error)) from error

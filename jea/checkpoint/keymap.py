@@ -6,7 +6,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from .errors import Malformed, shown
+from jea.checkpoint.errors import Malformed, shown
 
 #: BatchNorm's counter of training steps in PyTorch: without a use here, known everywhere and dropped.
 COUNTER = "num_batches_tracked"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import keymap
-from .atomic import replacing
-from .errors import CheckpointError, Malformed, listed, shown
-from .reader import read
-from .safetensors import write_safetensors
-from .store import save_npz
-from .tensors import ITEMSIZE
-from .torch_writer import write_jittor_pickle, write_pth
+from jea.checkpoint import keymap
+from jea.checkpoint.errors import Malformed, listed, shown, writing
+from jea.checkpoint.reader import read
+from jea.checkpoint.readers.npz import save_npz
+from jea.checkpoint.readers.safetensors import write_safetensors
+from jea.checkpoint.tensors import ITEMSIZE
+from jea.checkpoint.writers.torch import write_jittor_pickle, write_pth
+from jea.errors import CheckpointError
 
 SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
 _LOOSELY = ", or load what fits with strict=False (train.py and test.py: --no-strict)"
@@ -222,7 +222,7 @@ def write(path, tensors, *, meta=None, wrapper=""):
         if array.dtype.name not in ITEMSIZE:
             raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain "
                                         f"numbers")
-    with replacing(path) as file:
+    with writing(path) as file:
         if suffix == ".pth":
             write_pth(file, tensors, wrapper)
         elif suffix == ".pkl":

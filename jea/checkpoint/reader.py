@@ -5,14 +5,15 @@ import os
 import stat
 from dataclasses import dataclass, field
 
-from .errors import CheckpointError, Malformed, reading, shown
-from .jittor_reader import JittorPickle
-from .safe_pickle import Symbol
-from .safetensors import SafeTensors
-from .store import Npz
-from .tensors import Budget, LazyTensor
-from .torch_reader import TorchLegacy, TorchZip, is_legacy
-from .zip_reader import ZipArchive
+from jea.checkpoint.errors import Malformed, reading, shown
+from jea.checkpoint.readers.jittor import JittorPickle
+from jea.checkpoint.readers.npz import Npz
+from jea.checkpoint.readers.pickle_machine import Symbol
+from jea.checkpoint.readers.safetensors import SafeTensors
+from jea.checkpoint.readers.torch import TorchLegacy, TorchZip, is_legacy
+from jea.checkpoint.readers.zip import ZipArchive
+from jea.checkpoint.tensors import Budget, LazyTensor
+from jea.errors import CheckpointError
 
 #: Names under which checkpoints keep the model's state dict, most telling first.
 EMA_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")

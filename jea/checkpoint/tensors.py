@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import Malformed, shown
+from jea.checkpoint.errors import Malformed, shown
 
 #: Bytes per element of every element type that a checkpoint may hold.  numpy has no bfloat16: it is widened.
 ITEMSIZE = {

@@ -1,23 +1,23 @@
 """Data sets (numpy out, no Jittor), transforms and the batch loader."""
-from .ade20k import ADE20K, ADE20K_CLASSES
-from .cifar import CIFAR10, CIFAR100
-from .cityscapes import CITYSCAPES_CLASSES, Cityscapes
-from .coco import COCO
-from .errors import DataError
-from .folder import list_inputs
-from .image_folder import ImageFolder
-from .images import read_image, read_label, write_image, write_index_png
-from .loader import Loader, map_ordered
-from .modelnet import ModelNet40
-from .palette import VOC_CLASSES, colour_to_index, voc_palette
-from .plain_shapes import PlainShapes
-from .segmentation_folder import SegmentationFolder
-from .shape_classes import ShapeClasses
-from .shapes import Shapes, make_shapes
-from .shapenet_part import ShapeNetPart
-from .solids import SolidParts, Solids
-from .tiny_imagenet import TinyImageNet
-from .voc import VOCSegmentation
+from jea.data.classification.cifar import CIFAR10, CIFAR100
+from jea.data.classification.folder import ImageFolder
+from jea.data.classification.shapes import ShapeClasses
+from jea.data.classification.tiny_imagenet import TinyImageNet
+from jea.data.files.lists import list_inputs
+from jea.data.files.pictures import read_image, read_label, write_image, write_index_png
+from jea.data.generation.shapes import PlainShapes
+from jea.data.loader import Loader, map_ordered
+from jea.data.points.modelnet import ModelNet40
+from jea.data.points.shapenet_part import ShapeNetPart
+from jea.data.points.solids import SolidParts, Solids
+from jea.data.segmentation.ade20k import ADE20K, ADE20K_CLASSES
+from jea.data.segmentation.cityscapes import CITYSCAPES_CLASSES, Cityscapes
+from jea.data.segmentation.coco import COCO
+from jea.data.segmentation.folder import SegmentationFolder
+from jea.data.segmentation.palette import VOC_CLASSES, colour_to_index, voc_palette
+from jea.data.segmentation.shapes import Shapes, make_shapes
+from jea.data.segmentation.voc import VOCSegmentation
+from jea.errors import DataError
 
 DATASETS = {
     "voc": VOCSegmentation,

@@ -8,9 +8,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .errors import DataError, collecting
-from .labelled import LabelledPictures
-from .loader import map_ordered
+from jea.data.faults import collecting
+from jea.data.loader import map_ordered
+from jea.data.segmentation.base import LabelledPictures
+from jea.errors import DataError
 
 
 @dataclass

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 
-from .errors import DataError
+from jea.errors import DataError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM)

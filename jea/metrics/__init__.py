@@ -1,8 +1,8 @@
 """Metrics in pure numpy."""
-from .classification import ClassificationScores
-from .generation import Gaussian, Moments, frechet_distance, inception_score
-from .parts import PartScores
-from .segmentation import ConfusionMatrix
+from jea.metrics.classification import ClassificationScores
+from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
+from jea.metrics.parts import PartScores
+from jea.metrics.segmentation import ConfusionMatrix
 
 __all__ = ["ClassificationScores", "ConfusionMatrix", "Gaussian", "Moments", "PartScores", "frechet_distance",
            "inception_score"]

@@ -7,7 +7,7 @@ import inspect
 import numbers
 import typing
 
-from jea._words import nearest
+from jea.errors import nearest
 
 # Literal, so that names can be listed without importing Jittor; a test compares it with the families' ENTRY_POINTS.
 MODELS = {

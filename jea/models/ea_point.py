@@ -11,7 +11,7 @@ from __future__ import annotations
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import precision
-from jea.nn.fused import FoldedNetwork, fold_norms, fused_form_of
+from jea.nn.fold import FoldedNetwork, fold_norms, fused_form_of
 from jea.nn.norm import BatchNorm1d
 from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, split_clouds
 from jea.ops import farthest_point_sample, gather_points, knn, max_last
@@ -43,7 +43,7 @@ class AttentionStack(nn.Module):
         return _attend(self, x, batch, self.conv_pos(xyz))
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         fold_norms(vars(self), *_STEM[:1 if hasattr(self, "conv_pos") else 2])
         return self
 
@@ -112,7 +112,7 @@ class PCTClassifier(nn.Module):
         return _classify(self, x, b)
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         return _fold_classifier(self)
 
 
@@ -146,7 +146,7 @@ class PCTSimpleClassifier(nn.Module):
         return _classify(self, _attend(self, _stem(self, points), b), b)
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         return _fold_classifier(self)
 
 
@@ -203,7 +203,7 @@ class PCTPartSegmenter(nn.Module):
         return split_clouds(self.convs3(x), b)
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         fold_norms(vars(self), *_STEM, ("convs1", "bns1"), ("convs2", "bns2"))
         for layers in (self.conv_fuse.layers, self.label_conv.layers):
             fold_norms(layers, ("0", "1"))

@@ -15,7 +15,7 @@ from jea.checkpoint.keymap import KeyMap
 from jea.nn import precision
 from jea.nn.blocks import plain
 from jea.nn.conditional_norm import EPSILON, ConditionalBatchNorm2d
-from jea.nn.fused import FoldedNetwork, FusedModule, fuse, fused_form_of
+from jea.nn.fold import FoldedNetwork, FusedModule, fuse, fused_form_of
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear
 from jea.ops import can_block, double_norm, to_blocked

@@ -13,7 +13,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import LayerNorm
 from jea.nn.blocks import copy_transposed
-from jea.nn.fused import FoldedNetwork, fused_form_of
+from jea.nn.fold import FoldedNetwork, fused_form_of
 from jea.nn.linear import Linear
 from jea.nn.tokens import TokensToToken, grid
 from jea.nn.transformer import Block, DenseBlock, Transition

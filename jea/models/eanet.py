@@ -10,7 +10,7 @@ from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
 from jea.nn.blocks import Conv, checked_pictures, plain
-from jea.nn.fused import FusedSegmenter, folded_conv, fuse, fused_form_of
+from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
 

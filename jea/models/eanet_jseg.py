@@ -9,7 +9,7 @@ from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.blocks import checked_pictures
-from jea.nn.fused import FusedSegmenter, folded_conv, fuse, fused_form_of
+from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
 from jea.ops import double_norm, resize_bilinear
 
 

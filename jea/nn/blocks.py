@@ -9,8 +9,8 @@ from jea._jittor import jt, nn
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, conv2d_blocked, from_blocked
-from jea.ops.blocked import conv2d_from_blocked
-from jea.ops.half import single
+from jea.ops.convolution.blocked import conv2d_from_blocked
+from jea.ops.products.half import single
 
 
 class Conv(nn.Conv):

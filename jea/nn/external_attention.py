@@ -189,7 +189,7 @@ class MultiHeadExternalAttention(nn.Module):
         return (y, attention.transpose(0, 2, 1, 3)) if return_attention else y
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         separate = self.dim * self.coef * (self.dim + self.linear_0.weight.shape[0])  # multiplications of a token
         merged = self.dim * self.num_heads * self.linear_0.weight.shape[0]
         return MergedMultiHeadExternalAttention(self) if merged < separate else self

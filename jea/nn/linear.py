@@ -4,7 +4,7 @@ from __future__ import annotations
 from jea._jittor import nn
 from jea.nn import precision
 from jea.ops import linear
-from jea.ops.half import single
+from jea.ops.products.half import single
 
 
 class Linear(nn.Linear):

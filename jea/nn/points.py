@@ -9,7 +9,7 @@ import math
 
 from jea._jittor import jt, nn
 from jea.nn import precision
-from jea.nn.fused import FoldedNorm, fold_norms
+from jea.nn.fold import FoldedNorm, fold_norms
 from jea.nn.norm import BatchNorm1d
 from jea.ops import double_norm, gather_points, max_last
 
@@ -80,7 +80,7 @@ class OffsetAttention(nn.Module):
         return x + normalised(self.after_norm, self.trans_conv(x - r))
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         fold_norms(vars(self), ("trans_conv", "after_norm"))
         return self
 
@@ -108,7 +108,7 @@ class LocalAggregation(nn.Module):
         return max_last(x.reshape(x.shape[0], *neighbours.shape))
 
     def fold(self):
-        """See jea.nn.fused.folded."""
+        """See jea.nn.fold.folded."""
         fold_norms(vars(self), ("conv1", "bn1"), ("conv2", "bn2"))
         return FoldedAggregation(self)
 

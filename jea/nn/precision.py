@@ -18,7 +18,7 @@ import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.ops.half import HALF, conv2d_half, single
+from jea.ops.products.half import HALF, conv2d_half, single
 
 PRECISIONS = ("float32",) + HALF
 

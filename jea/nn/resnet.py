@@ -8,10 +8,10 @@ from typing import Optional
 
 from jea._jittor import nn
 from jea.nn.blocks import Conv, init_normal_fan_out, plain
-from jea.nn.checkpoint import checkpointed
 from jea.nn.norm import BatchNorm2d
+from jea.nn.recompute import checkpointed
 from jea.ops import can_block, max_pool_blocked
-from jea.ops.half import single
+from jea.ops.products.half import single
 
 # output stride -> (stride of layer3, dilations of layer3's first and other blocks, dilations of layer4 (multi-grid))
 _DILATION = {

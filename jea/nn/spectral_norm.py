@@ -14,8 +14,8 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import precision
 from jea.ops import can_block, conv2d_blocked, to_blocked
-from jea.ops.blocked import conv2d_from_blocked
-from jea.ops.half import single
+from jea.ops.convolution.blocked import conv2d_from_blocked
+from jea.ops.products.half import single
 
 EPSILON = 1e-6  # StudioGAN's
 
@@ -46,7 +46,7 @@ class SpectralNorm(nn.Module):
         return self.weight_orig * (1 / self._sigma).float32()
 
     def fold(self):
-        """Replace weight_orig, u and v by `weight`, which they make as they are stored. See jea.nn.fused.folded."""
+        """Replace weight_orig, u and v by `weight`, which they make as they are stored. See jea.nn.fold.folded."""
         weight = self.weight_orig.numpy().astype(np.float64)
         sigma = self.weight_u.numpy().astype(np.float64) @ weight.reshape(len(weight), -1) @ self.weight_v.numpy()
         self.weight = jt.array((weight / sigma).astype(np.float32)).stop_grad()

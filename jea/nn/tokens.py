@@ -89,7 +89,7 @@ class _ExternalTokenAttention(nn.Module):
         return project(self.proj, self.proj_drop, y, q)
 
     def fold(self):
-        """See jea.nn.fused.folded. linear_1 and proj have nothing between them: they become one map, `proj`."""
+        """See jea.nn.fold.folded. linear_1 and proj have nothing between them: they become one map, `proj`."""
         values, proj = self.linear_1, self.proj
         matrix = proj.weight.numpy().astype(np.float64)
         proj.bias = jt.array((matrix @ values.bias.numpy() + proj.bias.numpy()).astype(np.float32))

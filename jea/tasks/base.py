@@ -28,13 +28,10 @@ from typing import Callable, Optional
 
 from jea import ranks
 from jea._jittor import jt
-from jea.data import DATASETS, DataError, Loader
+from jea.data import DATASETS, Loader
+from jea.errors import DataError
 from jea.nn.precision import PRECISIONS, LossScaler
 from jea.tasks.limits import check_limits
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step and the phase."""
 
 
 @dataclass

@@ -14,11 +14,11 @@ import numpy as np
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DataError, list_inputs, map_ordered, read_image
-from jea.data.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
-from jea.data.images import write_bytes
+from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
+from jea.files import write_bytes
 from jea.metrics.classification import ClassificationScores
 from jea.models import create_model
-from jea.nn.fused import fuse
+from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
 from jea.tasks.limits import check_limits, check_range
@@ -102,7 +102,7 @@ class Classification(DataTask):
                             "train": asdict(self.options)}
 
     def fuse(self) -> None:
-        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
         self.model, self.modules = fuse(self.model), {}
 
     # -- training ---------------------------------------------------------------------------------------------------

@@ -20,19 +20,20 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DataError, map_ordered, write_image
-from jea.data.pictures import sheet
-from jea.data.square import SquareView
+from jea.data.views.centred import SquareView
+from jea.draw.charts import sheet
+from jea.files import jea_home
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
 from jea.models import create_model
 from jea.models.inception import RandomFeatures
 from jea.nn.conditional_norm import ConditionalBatchNorm2d
-from jea.nn.fused import fuse
+from jea.nn.fold import fuse
 from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
-from jea.nn.optim import Adam
 from jea.nn.spectral_norm import spectral_norms
 from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
 from jea.tasks.limits import check_limits
+from jea.training.adam import Adam
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
                 "pt_inception-2015-12-05-6726825d.pth from the fid_weights release of mseitzer/pytorch-fid and set "
@@ -299,8 +300,7 @@ class Generation(DataTask):
         key = {"data": self._data, "split": split, "pictures": len(view), "size": view.size,
                "checksum": zlib.crc32(some.tobytes()), "features": self.feature_network()[1]}
         name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        home = Path(os.environ.get("JEA_HOME") or Path("~", ".cache", "jea")).expanduser()
-        path = home / "statistics" / f"{self._data['name']}-{name}.npz"
+        path = jea_home() / "statistics" / f"{self._data['name']}-{name}.npz"
         if path.is_file():
             tensors, meta = load_npz(path)
             return Gaussian(tensors["mean"], tensors["covariance"], meta["pictures"])

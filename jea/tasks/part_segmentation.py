@@ -8,9 +8,9 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.data import DATASETS, DataError
-from jea.data.cloud_pictures import cloud_sheet
-from jea.data.clouds import choose
-from jea.data.images import write_bytes
+from jea.data.views.clouds import choose
+from jea.draw.clouds import cloud_sheet
+from jea.files import write_bytes
 from jea.metrics import PartScores
 from jea.models.ea_point import PCTPartSegmenter
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy

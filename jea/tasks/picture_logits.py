@@ -6,7 +6,7 @@ from typing import Optional, Sequence, Tuple
 import numpy as np
 
 from jea._jittor import jt
-from jea.data.transforms import fit_size, normalise, pad_8n1
+from jea.data.views.crops import fit_size, normalise, pad_8n1
 from jea.nn.mode import evaluating
 from jea.ops import resize_bilinear
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.data import DataError
-from jea.data.cloud_pictures import cloud_sheet
-from jea.data.clouds import choose
+from jea.data.views.clouds import choose
+from jea.draw.clouds import cloud_sheet
 from jea.metrics import ClassificationScores
 from jea.models.ea_point import PCTClassifier, PCTSimpleClassifier
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy

@@ -12,10 +12,10 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, list_inputs, map_ordered, write_image
-from jea.data.cloud_files import SUFFIXES, read_cloud
-from jea.data.clouds import normalise_cloud, scaled
+from jea.data.files.clouds import SUFFIXES, read_cloud
+from jea.data.views.clouds import normalise_cloud, scaled
 from jea.models import create_model
-from jea.nn.fused import fuse
+from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.tasks.base import DataTask, Phase, TrainOptions
@@ -83,7 +83,7 @@ class PointTask(DataTask):
         self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
 
     def fuse(self) -> None:
-        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
         self.model, self.modules = fuse(self.model), {}
 
     def multi_scale(self) -> None:

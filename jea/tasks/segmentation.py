@@ -12,11 +12,11 @@ import numpy as np
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, list_inputs, map_ordered, read_image, write_image, write_index_png
-from jea.data.palette import voc_palette
-from jea.data.pictures import bars_png, confusion_png, side_by_side
+from jea.data.segmentation.palette import voc_palette
+from jea.draw.charts import bars_png, confusion_png, side_by_side
 from jea.metrics.segmentation import ConfusionMatrix
 from jea.models import create_model
-from jea.nn.fused import fuse
+from jea.nn.fold import fuse
 from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
@@ -109,7 +109,7 @@ class Segmentation(DataTask):
                             "train": asdict(self.options)}
 
     def fuse(self) -> None:
-        """Evaluate the fused form of the model from now on (jea.nn.fused); the task no longer trains."""
+        """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
         self.network, self.model, self.modules = fuse(self.model), None, {}
 
     def multi_scale(self) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 from sides import jea_inference, jea_training, torch_inference, torch_training  # noqa: E402
 
-from jea.bench import interleaved, machine, table, threads  # noqa: E402
+from jea.commands.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
 FORMATS = {"error": "{:.1e}", "pictures/s": "{:.1f}", "median": "{:.4f}", "best": "{:.4f}", "s per picture": "{:.5f}"}
@@ -140,6 +140,7 @@ def jea_model(name: str):
 def torch_model(name: str, model):
     """The same network in PyTorch with the weights of `model`."""
     import torch
+
     from jea.models.eamlp import ENTRY_POINTS
     network = torch_eamlp(**ENTRY_POINTS[name][1])
     network.load_state_dict({key: torch.from_numpy(value.numpy().copy()) for key, value in model.state_dict().items()})
@@ -195,11 +196,12 @@ def bench_training(name: str, batch: int, runs: int) -> dict:
 
 def bench_input(batch: int, runs: int, num_workers: int = 2) -> dict:
     """The recipe's training pictures from JPEGs of ImageNet's usual size, prepared by worker processes, at 224 pixels."""
-    from jea.data import Loader
-    from jea.data.augment import TrainPicture, TrainView
-    from jea.data.image_folder import ImageFolder
-    from jea.data.shapes import draw_scene
     from PIL import Image
+
+    from jea.data import Loader
+    from jea.data.classification.folder import ImageFolder
+    from jea.data.segmentation.shapes import draw_scene
+    from jea.data.views.augment import TrainPicture, TrainView
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         for number in range(8 * batch):

@@ -24,7 +24,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 from sides import jea_inference  # noqa: E402
 
-from jea.bench import interleaved, machine, table, threads  # noqa: E402
+from jea.commands.bench import interleaved, machine, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
 SIDES = ("jea", "jea fused", "torch contiguous", "torch channels_last")
@@ -180,9 +180,9 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
     if side.startswith("jea"):
         from jea._jittor import jt
-        from jea import engine
         from jea.tasks.base import Phase, TrainOptions
         from jea.tasks.segmentation import pixel_cross_entropy
+        from jea.training import loop as engine
         model = jea_eanet() if model is None else model
         model.train()
         batch = {"image": x, "label": labels}

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from jea.bench import interleaved, machine, threads  # noqa: E402
+from jea.commands.bench import interleaved, machine, threads  # noqa: E402
+
 TOLERANCE = 1e-4
 
 

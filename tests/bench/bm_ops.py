@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bm_eanet import peak_of_this_process  # noqa: E402
 
-from jea.bench import POSITIONS, interleaved, machine, scaling_png, table, threads  # noqa: E402
+from jea.commands.bench import POSITIONS, interleaved, machine, scaling_png, table, threads  # noqa: E402
 
 TOLERANCE = 2e-5
 
@@ -33,10 +33,10 @@ def normal(*shape) -> np.ndarray:
 
 def jea_side(function, arrays, g):
     from jea._jittor import jt
-    from jea.ops import _jit
+    from jea.ops import kernels
     inputs, g = [jt.array(a) for a in arrays], jt.array(g)
 
-    class Loss(_jit.Function):
+    class Loss(kernels.Function):
         """Whose gradient is g, as torch.autograd.grad takes it: (y * g).sum() would be timed too."""
 
         def execute(self, y):
@@ -98,6 +98,7 @@ def attention_operators() -> dict:
 
 def point_operators() -> dict:
     import torch
+
     from jea._jittor import jt
     from jea.ops import farthest_point_sample, knn
     points = np.random.default_rng(0).uniform(-1, 1, (8, 1024, 3)).astype(np.float32)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS / "models"), str(TESTS / "bench")]
+sys.path[:0] = [str(TESTS.parent), str(TESTS / "support"), str(TESTS / "bench")]
 from sides import jea_inference, jea_training, torch_inference, torch_training  # noqa: E402
 
-from jea.bench import interleaved, machine, threads  # noqa: E402
+from jea.commands.bench import interleaved, machine, threads  # noqa: E402
 
 TOLERANCE = 2e-5
 
@@ -86,6 +86,7 @@ def operator_sides(x: np.ndarray) -> dict:
     """Operator -> sides, 512 samples and 32 neighbours of each."""
     import torch
     import torch_pct
+
     from jea._jittor import jt
     from jea.ops import farthest_point_sample, gather_points, knn
     xyz = np.ascontiguousarray(x.transpose(0, 2, 1))

@@ -8,9 +8,9 @@ import pytest
 
 import jea
 from jea.checkpoint import KeyMap, git_blob_id, load_npz, read, save_npz
-from jea.checkpoint import cli as checkpoint_cli
-from jea.checkpoint.cli import convert_main, inspect_main
 from jea.checkpoint.loading import write
+from jea.commands import checkpoints as checkpoint_cli
+from jea.commands.checkpoints import convert_main, inspect_main
 
 TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "extractor.running_mean": np.float32([1, 2]),
            "extractor.num_batches_tracked": np.array(0), "head.bias": np.float32([3])}
@@ -179,7 +179,7 @@ def test_odd_values_beside_the_weights_do_not_stop_a_conversion(tmp_path, capsys
 
 def test_a_result_that_reads_back_differently_is_an_error(tmp_path, capsys, monkeypatch):
     save_npz(tmp_path / "in.npz", {"w": np.float32([1])})
-    monkeypatch.setattr("jea.checkpoint.cli.write",
+    monkeypatch.setattr("jea.commands.checkpoints.write",
                         lambda path, tensors, **_: save_npz(path, {"w": np.float32([1.0000001])}))
     assert convert_main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 2
     assert "w is not the same after reading it back" in capsys.readouterr().err

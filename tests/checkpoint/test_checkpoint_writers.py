@@ -10,7 +10,7 @@ import pytest
 
 from jea.checkpoint import CheckpointError, read
 from jea.checkpoint.loading import rename_for, write
-from jea.checkpoint.torch_writer import write_pth
+from jea.checkpoint.writers.torch import write_pth
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "ß": np.int64([2 ** 40]), "scalar": np.array(2.5),
            "empty": np.zeros((0, 3), np.float32), "flag": np.array([True, False]), "i8": np.int8([-1]),

@@ -6,9 +6,20 @@ import pytest
 from PIL import Image
 
 from jea.data import Loader, ShapeClasses
-from jea.data.augment import (OPERATIONS, TrainPicture, TrainView, cut_box, eval_picture, jitter_colors, mix_batch,
-                              rand_augment, random_crop_box, random_erase, soft_targets)
-from jea.data.transforms import MEAN, STD, normalise
+from jea.data.views.augment import (
+    OPERATIONS,
+    TrainPicture,
+    TrainView,
+    cut_box,
+    eval_picture,
+    jitter_colors,
+    mix_batch,
+    rand_augment,
+    random_crop_box,
+    random_erase,
+    soft_targets,
+)
+from jea.data.views.crops import MEAN, STD, normalise
 
 
 class Script:

@@ -4,7 +4,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from jea.data import transforms as T
+from jea.data.views import crops as T
 
 
 def rng(*seed):

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea.data.palette import voc_palette
-from jea.data.pictures import bars_png, confusion_png, overlay, side_by_side
+from jea.data.segmentation.palette import voc_palette
+from jea.draw.charts import bars_png, confusion_png, overlay, side_by_side
 from jea.metrics import ConfusionMatrix
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea.data import (CIFAR10, CIFAR100, DATASETS, DataError, ImageFolder, ShapeClasses, TinyImageNet, map_ordered,
-                      shape_classes)
-from jea.data.augment import EvalView
+from jea.data import CIFAR10, CIFAR100, DATASETS, DataError, ImageFolder, ShapeClasses, TinyImageNet, map_ordered
 from jea.data.check import check_splits
-from jea.data.shape_classes import SHAPE_CLASSES
+from jea.data.classification import shapes as shape_classes
+from jea.data.classification.shapes import SHAPE_CLASSES
+from jea.data.views.augment import EvalView
 
 
 def put(path, value=100, size=(8, 6), mode="RGB", format="JPEG"):

@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 
 from jea.data import DataError, list_inputs
-from jea.data import cloud_files, clouds
-from jea.data.cloud_files import SUFFIXES, read_cloud, read_table
-from jea.data.cloud_pictures import VIEWS, class_colours, cloud_sheet, draw_cloud
-from jea.data.clouds import (CloudDataset, choose, dropped, jittered, normalise_cloud, sample_surface, scaled, shifted)
+from jea.data.files import clouds as cloud_files
+from jea.data.files.clouds import SUFFIXES, read_cloud, read_table
+from jea.data.views import clouds
+from jea.data.views.clouds import (
+    CloudDataset,
+    choose,
+    dropped,
+    jittered,
+    normalise_cloud,
+    sample_surface,
+    scaled,
+    shifted,
+)
+from jea.draw.clouds import VIEWS, class_colours, cloud_sheet, draw_cloud
 
 POINTS = np.array([[0, 0, 0], [1, 0.5, -2], [1e-3, -7.25, 3]])
 CUBE = [(x, y, z) for z in (0, 1) for y in (0, 1) for x in (0, 1)]

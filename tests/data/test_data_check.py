@@ -6,7 +6,7 @@ import pytest
 import yaml
 from segmentation_trees import make_cityscapes, save
 
-from jea import cli
+from jea.commands import cli
 from jea.data import DataError, SegmentationFolder, VOCSegmentation, make_shapes
 from jea.data.check import check_splits
 

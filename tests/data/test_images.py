@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea.data import DataError, images, list_inputs, read_image, read_label, write_image, write_index_png
-from jea.data.palette import VOC_CLASSES, colour_to_index, voc_palette
+from jea.data import DataError, list_inputs, read_image, read_label, write_image, write_index_png
+from jea.data.files import pictures as images
+from jea.data.segmentation.palette import VOC_CLASSES, colour_to_index, voc_palette
 
 
 def ramp(height=6, width=9):

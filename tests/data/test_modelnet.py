@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jea.data import DATASETS, DataError, Loader, ModelNet40
-from jea.data.modelnet import MODELNET40_CLASSES
+from jea.data.points.modelnet import MODELNET40_CLASSES
 
 CLASSES = ("airplane", "night_stand", "xbox")
 FORMS = ("hdf5", "text")
@@ -84,8 +84,8 @@ def test_the_second_time_it_comes_from_the_cache(tmp_path, monkeypatch, form):
     cache = folder / ".jea" / "train-30"
     assert sorted(p.name for p in cache.iterdir()) == ["checksums.json", "ends.npy", "labels.npy", "parts.npy",
                                                        "points.npy"]
-    monkeypatch.setattr("jea.data.modelnet.read_table", None)
-    monkeypatch.setattr("jea.data.modelnet.read_hdf5", None)
+    monkeypatch.setattr("jea.data.points.modelnet.read_table", None)
+    monkeypatch.setattr("jea.data.points.modelnet.read_hdf5", None)
     again = ModelNet40(root=tmp_path, num_points=30)
     assert np.array_equal(again.test_sample(1)["points"], first)
     with pytest.raises(TypeError):  # other points: another cache

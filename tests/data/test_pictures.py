@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jea.data import read_image, voc_palette
-from jea.data.pictures import curve_png, overlay, side_by_side
+from jea.draw.charts import curve_png, overlay, side_by_side
 
 PALETTE = voc_palette()
 NAMES = ("background", "disk", "rectangle")

@@ -10,9 +10,9 @@ import yaml
 from PIL import Image
 from segmentation_trees import make_ade20k, make_cityscapes, save
 
-from jea.data import ADE20K, COCO, DATASETS, DataError, Cityscapes, Loader, SegmentationFolder
-from jea.data import coco as coco_module
-from jea.data.palette import VOC_CLASSES
+from jea.data import ADE20K, COCO, DATASETS, Cityscapes, DataError, Loader, SegmentationFolder
+from jea.data.segmentation import coco as coco_module
+from jea.data.segmentation.palette import VOC_CLASSES
 
 
 def rng(*seed):
@@ -387,7 +387,7 @@ def test_training_batches_with_all_of_the_augmentation(folder):
 
 
 def test_without_photometric_it_is_vocs_augmentation(folder):
-    from jea.data import transforms as T
+    from jea.data.views import crops as T
     data = SegmentationFolder(root=folder, crop_size=7)
     sample, raw = data.train_sample(1, rng(5)), data.test_sample(1)
     image, label = T.train_augment(T.normalise(raw["image"]), raw["label"], rng(5), crop_size=7)

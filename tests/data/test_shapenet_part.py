@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jea.data import DATASETS, DataError, ShapeNetPart
-from jea.data.shapenet_part import CATEGORIES, PART_COUNTS, part_ranges
+from jea.data.points.shapenet_part import CATEGORIES, PART_COUNTS, part_ranges
 
 # Not in alphabetical order, so that a category taken by its line would show.
 SYNSETS = {"Table": "04379243", "Airplane": "02691156", "Mug": "03797390"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jea.data import DATASETS, DataError, Shapes, make_shapes, read_label
-from jea.data.shapes import SHAPES_CLASSES, _polygon_distance, draw_scene
+from jea.data.segmentation.shapes import SHAPES_CLASSES, _polygon_distance, draw_scene
 
 SMALL = dict(num_train=4, num_val=3, num_test=2)
 
@@ -98,7 +98,7 @@ def test_pictures_do_not_depend_on_the_counts_but_on_the_seed(tmp_path):
 
 
 def use_small(monkeypatch):
-    import jea.data.shapes as module
+    import jea.data.segmentation.shapes as module
     plain = module.make_shapes
     monkeypatch.setattr(module, "make_shapes", lambda root: plain(root, **SMALL))
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from jea.data import DATASETS, DataError, Loader, SolidParts, Solids
-from jea.data.clouds import sample_surface
-from jea.data.solids import COMPOSITES, NOISE, SOLIDS, box, cylinder, revolved
+from jea.data.points.solids import COMPOSITES, NOISE, SOLIDS, box, cylinder, revolved
+from jea.data.views.clouds import sample_surface
 
 EXACT = {"noise": 0.0, "num_points": 400}
 

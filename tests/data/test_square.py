@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from jea.data import DataError, PlainShapes
-from jea.data.pictures import sheet
-from jea.data.square import SquareView, square
+from jea.data.views.centred import SquareView, square
+from jea.draw.charts import sheet
 
 
 class Two:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jea.data import transforms as T
+from jea.data.views import crops as T
 
 
 def rng(*seed):

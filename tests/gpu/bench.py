@@ -70,7 +70,7 @@ def one_side(arguments) -> int:
     if arguments.side.startswith("torch"):
         result = torch_side(arguments, cuda)
     else:
-        from jea import runtime
+        from jea.environment import runtime
         runtime.choose_device(arguments.device)
         if arguments.tf32:
             runtime.allow_tf32()
@@ -97,6 +97,7 @@ def median_time(function, synchronise, runs: int) -> float:
 
 def jea_side(arguments) -> dict:
     import bm_eanet
+
     import jea
     from jea._jittor import jt
     model = bm_eanet.jea_eanet()

@@ -44,7 +44,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with the child
     sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     os.environ.setdefault("nvcc_path", "")  # importing jea decides nothing about CUDA here
-    from jea import cuda_home
+    from jea.environment import cuda_home
     nvcc = cuda_home.wheel_nvcc() or shutil.which("nvcc")
     if not nvcc:
         print("compile: nvcc is not installed (pip install 'jea[cuda13]' brings it): nothing to do")
@@ -346,8 +346,9 @@ def optimize(name: str) -> list:
 
 def step_of_config(path: Path) -> list:
     """One training step with the task's own losses, on the demo's data."""
-    from jea import config, engine
+    from jea import config
     from jea.tasks import create_task
+    from jea.training import loop as engine
     task = create_task(config.load(path, ["train.batch_size=4", "train.num_workers=0"]))
     phases = task.phases(10)
     for phase in phases:

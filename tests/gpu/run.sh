@@ -6,7 +6,7 @@
 # WHEELS is a folder of carried packages, made where there is an index with the machine's version of Python:
 #     pip download --no-deps --no-build-isolation -d WHEELS jittor==1.3.11.0 astunparse six tqdm wheel setuptools \
 #         packaging numpy==1.26.4 pillow pyyaml pytest iniconfig pluggy pygments onednn-{cpu,devel-cpu}-gomp==2022.2.1
-# and, where the machine has no CUDA 13 with cuDNN 9, the packages of the extra cuda13 (jea/cuda_home.py, PACKAGES).
+# and, where the machine has no CUDA 13 with cuDNN 9, the packages of the extra cuda13 (jea/environment/cuda_home.py, PACKAGES).
 # Without it the environment must be complete.
 # Stages: install, info, doctor, operators, models (tests), curves, bench. Each has a time limit and is skipped when OUT says that it is done,
 # so that the same command goes on after an interruption. OUT/log.txt is the log, OUT/report.json the result.

@@ -175,7 +175,7 @@ def make(folder: Path) -> None:
     """Everything below `folder`, unless it is there. Renamed into place at the end."""
     if (folder / "toolkit" / "bin" / "nvcc.real").is_file():
         return
-    from jea import cuda_home
+    from jea.environment import cuda_home
     nvcc = cuda_home.wheel_nvcc() or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     toolkit = cuda_home.read_toolkit(nvcc)
     missing = cuda_home.missing_packages(toolkit)

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import compile as gpu  # noqa: E402  (the inputs of each family)
+
 from jea import create_model  # noqa: E402
 from jea._jittor import jt  # noqa: E402
 

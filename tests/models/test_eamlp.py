@@ -9,7 +9,7 @@ import recipe
 import jea
 from jea._jittor import jt
 from jea.checkpoint import CheckpointError, save_npz
-from jea.checkpoint.cli import convert_main, inspect_main
+from jea.commands.checkpoints import convert_main, inspect_main
 from jea.models.eamlp import EAMLP, sinusoids
 from jea.nn.transformer import DropPath
 from jea.ops import cross_entropy

@@ -10,8 +10,8 @@ from jea import create_model
 from jea._jittor import jt, nn
 from jea.models.eanet_jseg import JSegEANet
 from jea.nn import Bottleneck, precision
-from jea.nn.checkpoint import checkpointed
 from jea.nn.mode import freeze_batch_norm
+from jea.nn.recompute import checkpointed
 from jea.ops import can_block
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ import sys
 import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import BatchNorm2d
-from jea.nn.checkpoint import checkpointed
+from jea.nn.recompute import checkpointed
 from jea.tasks.base import peak_memory_mb
 jt.flags.use_cuda = 0
 
@@ -156,7 +156,7 @@ def test_the_second_run_has_the_precision_of_the_first():
 
 
 def test_evaluation_runs_once(monkeypatch):
-    from jea.nn import resnet
+    from jea.models import resnet
     model = create_model("eanet_tiny")
     model.backbone.checkpoint_activations = True
     calls = []
@@ -176,7 +176,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.tasks.base import peak_memory_mb
 from jea.nn import Bottleneck
-from jea.nn.checkpoint import checkpointed
+from jea.nn.recompute import checkpointed
 from jea.ops import to_blocked
 jt.flags.use_cuda = 0
 blocks = [Bottleneck(64, 16) for _ in range(12)]

@@ -15,7 +15,7 @@ from jea.models.eamlp import EAMLP
 from jea.nn import Bottleneck, ConvBNReLU, ExternalAttention, MultiHeadExternalAttention, fuse
 from jea.nn.external_attention import MergedMultiHeadExternalAttention
 from jea.nn.norm import _BatchNorm
-from jea.ops import _jit, conv_nhwc_unavailable
+from jea.ops import conv_nhwc_unavailable, kernels
 
 
 def randomised(model, seed=0):
@@ -39,7 +39,7 @@ def picture(*shape):
 @pytest.fixture(params=["channels_last", "ref"])
 def layout(request, monkeypatch):
     if request.param == "ref":
-        monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
+        monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     elif conv_nhwc_unavailable():
         pytest.skip(conv_nhwc_unavailable())
     return request.param
@@ -173,14 +173,14 @@ def test_channels_last_path_runs(monkeypatch):
     if conv_nhwc_unavailable():
         pytest.skip(conv_nhwc_unavailable())
     model = randomised(jea.create_model("eanet_tiny"))
-    fused, kernels = fuse(model), []
-    original = _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: kernels.append(k["kernel"]) or original(*a, **k))
+    fused, ran = fuse(model), []
+    original = kernels.cpu_code
+    monkeypatch.setattr(kernels, "cpu_code", lambda *a, **k: ran.append(k["kernel"]) or original(*a, **k))
     fused(picture(1, 3, 33, 33)).sync()
-    assert kernels.count("max_pool.h") == kernels.count("double_norm.h") == kernels.count("resize.h") == 1
+    assert ran.count("convolution/max_pool.h") == ran.count("attention/double_norm.h") == ran.count("pictures/resize.h") == 1
     # Each block's last convolution writes into its summand and does not come by here.
     convolutions, blocks = (sum(isinstance(m, kind) for m in model.modules()) for kind in (nn.Conv, Bottleneck))
-    assert kernels.count("conv.h") == convolutions - blocks
+    assert ran.count("convolution/conv.h") == convolutions - blocks
 
 
 def test_ref_run_in_its_own_process():

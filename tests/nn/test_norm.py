@@ -29,7 +29,7 @@ def test_batch_norm_gradient():
     norm.bias.assign(bias.astype(np.float32))
     v = jt.array(x.astype(np.float32))
     dx, dw, db = jt.grad((norm(v) * jt.array(g.astype(np.float32))).sum(), [v, norm.weight, norm.bias])
-    axes, n = (0, 2, 3), 30
+    axes = (0, 2, 3)
     mean, std = x.mean(axes, keepdims=True), np.sqrt(x.var(axes, keepdims=True) + 1e-5)
     xh = (x - mean) / std
     want = weight[:, None, None] / std * (g - g.mean(axes, keepdims=True) - xh * (g * xh).mean(axes, keepdims=True))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.nn.optim import Adam
+from jea.training.adam import Adam
 
 BETAS, LR, EPS = (0.5, 0.999), 0.01, 0.1  # an epsilon that shows
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
+from jea.nn.fold import folded
 from jea.nn.mode import evaluating, keeping_buffers
-from jea.nn.fused import folded
 from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear, orthogonal, spectral_norms
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import _jit, batch_norm
+from jea.ops import batch_norm, kernels
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -88,9 +88,9 @@ def test_constant_channel():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    calls, function, kernel = [], *(("cpu_code", "batch_norm.h") if device == "cpu" else ("cuda_code", "batch_norm.cuh"))
-    original = getattr(_jit, function)
-    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    calls, function, kernel = [], *(("cpu_code", "normalisation/batch_norm.h") if device == "cpu" else ("cuda_code", "normalisation/batch_norm.cuh"))
+    original = getattr(kernels, function)
+    monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, weight, bias = jt.randn(2, 3, 5), jt.ones((3,)), jt.zeros((3,))
     batch_norm(x, weight, bias, impl="ref")
     assert calls == []

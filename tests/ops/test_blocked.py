@@ -8,9 +8,17 @@ import jea
 from jea._jittor import jt
 from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention
 from jea.nn.blocks import Conv
-from jea.ops import (_jit, batch_norm, batch_norm_blocked, can_block, conv2d_blocked, from_blocked, max_pool_blocked,
-                     to_blocked)
-from jea.ops.blocked import block_size, conv2d_from_blocked
+from jea.ops import (
+    batch_norm,
+    batch_norm_blocked,
+    can_block,
+    conv2d_blocked,
+    from_blocked,
+    kernels,
+    max_pool_blocked,
+    to_blocked,
+)
+from jea.ops.convolution.blocked import block_size, conv2d_from_blocked
 
 pytestmark = pytest.mark.skipif(not can_block(16), reason="needs the CPU, oneDNN and JEA_OPS not ref")
 
@@ -154,17 +162,17 @@ def test_layers_give_the_same_in_either_layout(close, monkeypatch):
 
 
 def test_the_network_runs_blocked_and_the_reference_does_not(monkeypatch):
-    kernels = []
-    original = _jit.cpu_code
-    monkeypatch.setattr(_jit, "cpu_code", lambda *a, **k: kernels.append(k["kernel"]) or original(*a, **k))
+    ran = []
+    original = kernels.cpu_code
+    monkeypatch.setattr(kernels, "cpu_code", lambda *a, **k: ran.append(k["kernel"]) or original(*a, **k))
     model = jea.create_model("eanet_tiny", num_classes=7)
     x = jt.array(normal(0, 1, 3, 33, 33))
     y = model(x)
-    assert kernels.count("conv_blocked.h") == 3 + 4 * (3 + 1) + 7  # stem, a block with its shortcut per stage, head
-    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
-    kernels.clear()
+    assert ran.count("convolution/conv_blocked.h") == 3 + 4 * (3 + 1) + 7  # stem, a block with its shortcut per stage, head
+    monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
+    ran.clear()
     reference = model(x)
-    assert kernels == [] and y.shape == reference.shape == [1, 7, 33, 33]
+    assert ran == [] and y.shape == reference.shape == [1, 7, 33, 33]
 
 
 @pytest.mark.parametrize("call", [

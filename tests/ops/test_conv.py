@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt, nn
-from jea.ops import _jit, conv2d_nhwc, conv_nhwc_unavailable, max_pool_nhwc, pack_conv
+from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, kernels, max_pool_nhwc, pack_conv
 
 needs_onednn = pytest.mark.skipif(bool(conv_nhwc_unavailable()), reason=f"conv2d_nhwc: {conv_nhwc_unavailable()}")
 
@@ -129,7 +129,7 @@ def test_packed_weights_are_freed_with_their_vars():
 
 
 def test_unavailable_with_cuda_on(monkeypatch):
-    monkeypatch.setattr(_jit, "onednn_include", lambda: None)
+    monkeypatch.setattr(kernels, "onednn_include", lambda: None)
     assert "without oneDNN" in conv_nhwc_unavailable()
     with pytest.raises(ValueError, match="pack_conv: not possible here: Jittor runs without oneDNN"):
         pack_conv(jt.zeros((1, 1, 1, 1)))

@@ -22,20 +22,20 @@ _FOR_ALL_FLOATS = """
     template void use(const jea::SIZES&, float*, float*, int*);
     """
 INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", calls) for name, sizes, calls in (
-    ("double_norm.cuh", "DoubleNorm",
+    ("attention/double_norm.cuh", "DoubleNorm",
      "jea::double_norm_forward(d, 0.f, t, t, f, f); jea::double_norm_backward(d, t, f, t, t, f);"),
-    ("cross_entropy.cuh", "CrossEntropy",
+    ("losses/cross_entropy.cuh", "CrossEntropy",
      "jea::cross_entropy_forward(d, t, i, f, f, f); jea::cross_entropy_backward(d, t, i, f, f, f, t);"),
-    ("linear.cuh", "LinearEpilogue",
+    ("products/linear.cuh", "LinearEpilogue",
      "jea::linear_forward(d, t, t, t, t); jea::linear_backward(d, t, t, t, t, t, f);"),
-    ("batch_norm.cuh", "BatchNorm",
+    ("normalisation/batch_norm.cuh", "BatchNorm",
      "jea::batch_norm_forward(d, t, f, f, f, f, t, t, f, f, f);"
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),
-    ("soft_split.cuh", "SoftSplit", "jea::soft_split_forward(d, t, t); jea::soft_split_backward(d, t, t);"),
+    ("pictures/soft_split.cuh", "SoftSplit", "jea::soft_split_forward(d, t, t); jea::soft_split_backward(d, t, t);"),
 )}
 
 
-WITH_CUDNN = {OPS / "conv_half.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these
+WITH_CUDNN = {OPS / "convolution/conv_half.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these
 
 
 def find_nvcc():
@@ -50,7 +50,8 @@ needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not install
 def compile_for(header: Path, architecture: int, folder: Path) -> subprocess.CompletedProcess:
     """With Jittor's flags that matter: fast mathematics, C++17 (what CUDA 13 wants, Jittor's headers take C++14)."""
     source = folder / f"{header.stem}.cu"
-    source.write_text(f'#include "{header}"\n{INSTANCES.get(header.name, "")}')
+    uses = {Path(name).name: text for name, text in INSTANCES.items()}
+    source.write_text(f'#include "{header}"\n{uses.get(header.name, "")}')
     return subprocess.run(
         [find_nvcc(), "-std=c++17", "-Xcicc", "-O1", "-Xptxas", "-O0", "--use_fast_math", "-Werror", "all-warnings",
          f"-arch=sm_{architecture}", f"-DJEA_ARCH={architecture}", f"-I{OPS}", "-cubin",
@@ -58,12 +59,12 @@ def compile_for(header: Path, architecture: int, folder: Path) -> subprocess.Com
 
 
 def test_there_are_cuda_headers():
-    headers = {p.name for p in OPS.glob("*.cuh")}
-    assert {"batch_norm.cuh", "layer_norm.cuh", "resize.cuh", "points.cuh", *INSTANCES} <= headers
+    headers = {str(p.relative_to(OPS)) for p in OPS.rglob("*.cuh")}
+    assert {"normalisation/batch_norm.cuh", "normalisation/layer_norm.cuh", "pictures/resize.cuh", "points/points.cuh", *INSTANCES} <= headers
 
 
 @needs_nvcc
-@pytest.mark.parametrize("header", sorted(set(OPS.glob("*.cuh")) - WITH_CUDNN), ids=lambda path: path.stem)
+@pytest.mark.parametrize("header", sorted(set(OPS.rglob("*.cuh")) - WITH_CUDNN), ids=lambda path: path.stem)
 def test_header_compiles(header, tmp_path):
     for architecture in ARCHITECTURES:
         done = compile_for(header, architecture, tmp_path)
@@ -72,7 +73,7 @@ def test_header_compiles(header, tmp_path):
 
 @needs_nvcc
 def test_a_wrong_identifier_is_noticed(tmp_path):
-    text = (OPS / "double_norm.cuh").read_text()
+    text = (OPS / "attention/double_norm.cuh").read_text()
     broken = tmp_path / "double_norm.cuh"
     broken.write_text(text.replace("sum_over_memories(sum)", "sum_over_memorys(sum)"))
     assert broken.read_text() != text

@@ -2,10 +2,9 @@
 import itertools
 import shutil
 
+import cuda_on_cpu
 import numpy as np
 import pytest
-
-import cuda_on_cpu
 from test_batch_norm import case as batch_norm_case
 from test_batch_norm import expected as expected_batch_norm
 from test_cross_entropy import expected as expected_cross_entropy
@@ -46,11 +45,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def double_norm(folder):
-    library = cuda_on_cpu.build("double_norm.cuh", DOUBLE_NORM, folder)
+    library = cuda_on_cpu.build("attention/double_norm.cuh", DOUBLE_NORM, folder)
 
     def run(x, layout, g=None, eps=1e-9, splits=None):
         """y and, with g, dx; every output and the scratch memory start as NaN."""
-        from jea.ops.double_norm import cuda_splits
+        from jea.ops.attention.double_norm import cuda_splits
         if layout == "bsn":
             batch, s, n = x.shape
             heads = 1
@@ -149,7 +148,7 @@ void backwardNAME(long b, long c, long n, bool training, bool relu, long splits,
 
 @pytest.fixture(scope="module")
 def batch_norm(folder):
-    library = cuda_on_cpu.build("batch_norm.cuh", BATCH_NORM, folder)
+    library = cuda_on_cpu.build("normalisation/batch_norm.cuh", BATCH_NORM, folder)
 
     def run(x, weight, bias, statistics, residual, relu, g, splits):
         """y, mean, variance and the gradients of x, weight, bias and the residual."""
@@ -217,7 +216,7 @@ def test_batch_norm_far_from_zero_and_of_nan(batch_norm):
 
 
 def test_resize(folder):
-    library = cuda_on_cpu.build("resize.cuh", """
+    library = cuda_on_cpu.build("pictures/resize.cuh", """
     void forward(const float* x, float* y, long planes, long h, long w, long out_h, long out_w) {
         jea::resize_forward(x, y, planes, h, w, out_h, out_w);
     }
@@ -238,7 +237,7 @@ def test_resize(folder):
 
 
 def test_layer_norm(folder):
-    library = cuda_on_cpu.build("layer_norm.cuh", """
+    library = cuda_on_cpu.build("normalisation/layer_norm.cuh", """
     void forward(long rows, long width, long splits, const float* x, const float* weight, const float* bias, float* y,
                  float* statistics) {
         jea::layer_norm_forward({rows, width, 1e-5, splits}, x, weight, bias, y, statistics);
@@ -279,7 +278,7 @@ void backwardNAME(long b, long c, long n, long ignored, float smoothing, const T
 
 @pytest.fixture(scope="module")
 def cross_entropy(folder):
-    library = cuda_on_cpu.build("cross_entropy.cuh", CROSS_ENTROPY, folder)
+    library = cuda_on_cpu.build("losses/cross_entropy.cuh", CROSS_ENTROPY, folder)
 
     def run(x, labels, g, smoothing=0., ignored=255):
         """Losses and dx, which start as NaN."""
@@ -338,7 +337,7 @@ void backwardNAME(long rows, long columns, bool gelu, long splits, const T* prod
 
 
 def test_linear(folder):
-    library = cuda_on_cpu.build("linear.cuh", LINEAR, folder)
+    library = cuda_on_cpu.build("products/linear.cuh", LINEAR, folder)
     rng = np.random.default_rng(0)
     for rows, columns, splits in ((1, 1, 1), (5, 33, 1), (70, 31, 3), (40, 130, 2), (300, 7, 10), (3, 5, 2)):
         for bias, gelu, summand in ((1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1)):
@@ -378,7 +377,7 @@ void backwardNAME(long b, long c, long h, long w, long kernel, long stride, long
 
 
 def test_soft_split(folder):
-    library = cuda_on_cpu.build("soft_split.cuh", SOFT_SPLIT, folder)
+    library = cuda_on_cpu.build("pictures/soft_split.cuh", SOFT_SPLIT, folder)
     rng = np.random.default_rng(0)
     for kernel, stride, padding in SPLITS:
         for shape, last in itertools.product(((1, 1, 7, 7), (2, 3, 16, 21), (2, 40, 9, 8)), (False, True)):

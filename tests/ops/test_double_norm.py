@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import _jit, double_norm
+from jea.ops import double_norm, kernels
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -56,9 +56,9 @@ def test_output_and_gradient(layout, impl):
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    calls, function, kernel = [], *(("cpu_code", "double_norm.h") if device == "cpu" else ("cuda_code", "double_norm.cuh"))
-    original = getattr(_jit, function)
-    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    calls, function, kernel = [], *(("cpu_code", "attention/double_norm.h") if device == "cpu" else ("cuda_code", "attention/double_norm.cuh"))
+    original = getattr(kernels, function)
+    monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(2, 8, 9)
     double_norm(x, impl="ref").sync()
     assert calls == []
@@ -66,7 +66,7 @@ def test_the_kernel_ran(monkeypatch, device):
     assert calls == [kernel]
     jt.grad(y.sum(), x).sync()
     assert calls == [kernel] * 2
-    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
+    monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     double_norm(x).sync()
     assert len(calls) == 2
 
@@ -173,8 +173,8 @@ def without_avx512(monkeypatch, device):
     """Kernels as a processor without AVX-512 compiles them."""
     if device != "cpu":
         pytest.skip("the kernels of the CPU")
-    header, compiled = _jit.header, _jit._compiled
-    monkeypatch.setattr(_jit, "header", lambda name: header(name) + """
+    header, compiled = kernels.header, kernels._compiled
+    monkeypatch.setattr(kernels, "header", lambda name: header(name) + """
         #ifdef __AVX512F__
         static_assert(false, "AVX-512 is on");
         #endif
@@ -184,7 +184,7 @@ def without_avx512(monkeypatch, device):
         for var in result if isinstance(result, (list, tuple)) else (result,):
             var.compile_options = {"FLAGS: -mno-avx512f ": 1}
         return compiled(result, onednn)
-    monkeypatch.setattr(_jit, "_compiled", narrow)
+    monkeypatch.setattr(kernels, "_compiled", narrow)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="-mno-avx512f is x86's")

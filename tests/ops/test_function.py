@@ -1,12 +1,12 @@
-"""_jit.Function: what jt.Function does, and letting go of what gradients need."""
+"""kernels.Function: what jt.Function does, and letting go of what gradients need."""
 import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import _jit
+from jea.ops import kernels
 
 
-class Product(_jit.Function):
+class Product(kernels.Function):
     made: list = []
 
     def execute(self, x, scale, w):
@@ -53,7 +53,7 @@ def test_a_second_gradient(values):
 
 def test_single_use_lets_go(values):
     x, w = values
-    with _jit.single_use():
+    with kernels.single_use():
         y, _ = Product.apply(x, 2.0, w)
     outside, _ = Product.apply(x, 2.0, w)
     dx, = jt.grad((y + outside).sum(), [x])

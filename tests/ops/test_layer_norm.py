@@ -4,7 +4,7 @@ import pytest
 
 from jea._jittor import jt
 from jea.nn import LayerNorm
-from jea.ops import _jit, layer_norm
+from jea.ops import kernels, layer_norm
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -64,10 +64,10 @@ def test_eps():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    function, kernel = ("cpu_code", "layer_norm.h") if device == "cpu" else ("cuda_code", "layer_norm.cuh")
+    function, kernel = ("cpu_code", "normalisation/layer_norm.h") if device == "cpu" else ("cuda_code", "normalisation/layer_norm.cuh")
     calls = []
-    original = getattr(_jit, function)
-    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    original = getattr(kernels, function)
+    monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, weight, bias, _ = map(jt.array, case((4, 9)))
     layer_norm(x, weight, bias, impl="ref").sync()
     assert calls == []
@@ -77,7 +77,7 @@ def test_the_kernel_ran(monkeypatch, device):
     assert calls == [kernel] * 2
     LayerNorm(9)(x).sync()
     assert calls == [kernel] * 3
-    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
+    monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     layer_norm(x, weight, bias).sync()
     assert len(calls) == 3
 

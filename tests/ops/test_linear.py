@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import _jit, linear
+from jea.ops import kernels, linear
 
-needs_onednn = pytest.mark.skipif(_jit.onednn_include() is None, reason="Jittor runs without oneDNN")
+needs_onednn = pytest.mark.skipif(kernels.onednn_include() is None, reason="Jittor runs without oneDNN")
 pytestmark = [needs_onednn, pytest.mark.usefixtures("device")]
 
 
@@ -83,9 +83,9 @@ def test_batch_sizes_do_not_mix():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    function, kernel = ("cpu_code", "linear.h") if device == "cpu" else ("cuda_code", "linear.cuh")
-    calls, original = [], getattr(_jit, function)
-    monkeypatch.setattr(_jit, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
+    function, kernel = ("cpu_code", "products/linear.h") if device == "cpu" else ("cuda_code", "products/linear.cuh")
+    calls, original = [], getattr(kernels, function)
+    monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, weight, bias = jt.randn(4, 9), jt.randn(3, 9), jt.randn(3)
     linear(x, weight, bias, impl="ref").sync()
     assert calls == []
@@ -95,7 +95,7 @@ def test_the_kernel_ran(monkeypatch, device):
     if device == "cuda":  # where nothing follows the product, nothing but cuBLAS runs
         linear(x, weight).sync()
         assert len(calls) == 2
-    monkeypatch.setattr(_jit, "REFERENCES_ONLY", True)
+    monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     linear(x, weight, bias).sync()
     assert len(calls) == 2
 

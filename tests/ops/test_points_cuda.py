@@ -1,10 +1,9 @@
 """The arithmetic of the CUDA kernels for point clouds, run on the CPU (cuda_on_cpu.py), against those for the CPU."""
 import shutil
 
+import cuda_on_cpu
 import numpy as np
 import pytest
-
-import cuda_on_cpu
 from test_points import farthest, nearest
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -45,7 +44,7 @@ void max_last_backward(const float* dy, const int* places, float* dx, long rows,
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    library = cuda_on_cpu.build("points.cuh", FUNCTIONS, tmp_path_factory.mktemp("points"))
+    library = cuda_on_cpu.build("points/points.cuh", FUNCTIONS, tmp_path_factory.mktemp("points"))
     return lambda name, *arguments: cuda_on_cpu.call(getattr(library, name), *arguments)
 
 

@@ -8,15 +8,17 @@ import pytest
 from PIL import Image
 
 import jea
-from jea import cli, engine
 from jea._jittor import jt, nn
 from jea.checkpoint import load_npz
+from jea.commands import cli
 from jea.data import DataError, ShapeClasses
-from jea.data.augment import mix_batch, soft_targets
+from jea.data.views.augment import mix_batch, soft_targets
+from jea.errors import TrainingError
 from jea.tasks import classification
-from jea.tasks.base import TrainingError, WeightAverage
+from jea.tasks.base import WeightAverage
 from jea.tasks.classification import Classification, parameter_groups, read_class_list, soft_cross_entropy
 from jea.tasks.schedules import cosine
+from jea.training import loop as engine
 
 TINY = {"name": "eamlp_tiny", "num_classes": 10, "img_size": 32}
 DATA = {"name": "shape_classes", "size": 32, "num_train": 40, "num_val": 20}
@@ -381,7 +383,7 @@ def test_test_py_on_pictures(weights, tmp_path, capsys):
     model = jea.create_model("eamlp_tiny", num_classes=10, img_size=32)
     jea.load_weights(model, weights)
     model.eval()
-    from jea.data.augment import eval_picture
+    from jea.data.views.augment import eval_picture
     logits = model(jt.array(eval_picture(image, 32, 0.9)[None])).numpy()[0]
     name = max(found[0]["classes"], key=found[0]["classes"].get)
     assert name == ShapeClasses.class_names[int(logits.argmax())]

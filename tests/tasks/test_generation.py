@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 import jea
-from jea import engine
 from jea._jittor import jt
 from jea.checkpoint import CheckpointError, load_npz
 from jea.data import DataError
+from jea.errors import TrainingError
 from jea.metrics.generation import Gaussian, frechet_distance
-from jea.tasks.base import TrainingError
 from jea.tasks.generation import NO_INCEPTION, Generation, hinge_d, hinge_g
+from jea.training import loop as engine
 
 
 @pytest.fixture(autouse=True)

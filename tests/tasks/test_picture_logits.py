@@ -9,7 +9,7 @@ import pytest
 
 import jea
 from jea._jittor import jt, nn
-from jea.data.transforms import MEAN, STD, normalise, pad_8n1
+from jea.data.views.crops import MEAN, STD, normalise, pad_8n1
 from jea.nn.mode import evaluating
 from jea.ops import resize_bilinear
 from jea.tasks import picture_logits as module

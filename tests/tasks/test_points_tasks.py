@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jea import engine
 from jea._jittor import jt
 from jea.checkpoint import load_npz
 from jea.config import load
 from jea.data import DataError
-from jea.data.clouds import scaled
+from jea.data.views.clouds import scaled
 from jea.tasks.part_segmentation import PartSegmentation
 from jea.tasks.point_classification import PointClassification
 from jea.tasks.point_clouds import MULTI_SCALE, smoothed_cross_entropy
+from jea.training import loop as engine
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 TASKS = {

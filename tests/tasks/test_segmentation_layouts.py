@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from segmentation_trees import CITYSCAPES_IDS, make_ade20k, make_cityscapes
 
-from jea import cli
+from jea.commands import cli
 
 # The configs' own settings, with a small network and small crops
 SMALL = ["model.name=eanet_tiny", "data.crop_size=65", "train.steps=2", "train.batch_size=2", "train.num_workers=1",

@@ -7,8 +7,8 @@ import recipe
 from PIL import Image
 
 import jea
-from jea import engine
 from jea.tasks.segmentation import MULTI_SCALE, Segmentation
+from jea.training import loop as engine
 
 
 def make_task(**train):
@@ -67,7 +67,7 @@ def test_multi_scale_and_flip(reference, write_pth, close, fixtures, fused):
     logits = task.logits(image, scales=MULTI_SCALE, flip=True)
     close(logits[None], ref.arrays["logits_sum"], 2e-5, "summed logits")
     assert np.array_equal(logits.argmax(0), ref.arrays["argmax"])
-    from jea.data.transforms import normalise, pad_8n1
+    from jea.data.views.crops import normalise, pad_8n1
     close(normalise(image).transpose(2, 0, 1)[None], ref.arrays["normalised"], 1e-7, "normalised picture")
     for stride in (8, 16):
         for n, wanted in ref.manifest[f"pad_inf_height_in_out_stride{stride}"]:

@@ -1,0 +1,214 @@
+"""``jea inspect`` and ``jea convert``."""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections import Counter
+
+from jea.checkpoint.errors import shown
+from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
+from jea.checkpoint.keymap import is_counter
+from jea.checkpoint.loading import SUFFIXES, match, rename_for, require_complete, write
+from jea.checkpoint.reader import outline, read
+from jea.commands import console
+from jea.errors import CheckpointError
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
+
+
+def inspect_main(argv=None):
+    """``jea inspect FILE``: what a checkpoint holds. Returns the exit status, see jea.commands.console."""
+    parser = argparse.ArgumentParser(
+        prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"
+                    "Reads .pth, .safetensors, .npz and Jittor's .pkl; executes nothing that is in them.",
+        epilog="example:\n  jea inspect eanet_resnet101_voc.pth")
+    parser.add_argument("file", metavar="FILE", help="the checkpoint")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--no-ema", action="store_true", help="prefer the raw weights to the averaged ones")
+    arguments = parser.parse_args(argv)
+    return console.run("inspect", _inspect, arguments)
+
+
+def convert_main(argv=None):
+    """``jea convert IN OUT``: another format, another naming, and the proof that nothing changed.
+
+    Returns the exit status, see jea.commands.console.
+    """
+    parser = argparse.ArgumentParser(
+        prog="jea convert", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Convert a checkpoint, read the result back and compare every tensor bit by bit.\n"
+                    f"OUT's suffix chooses the format: {', '.join(SUFFIXES)}. With --model the names are\n"
+                    "checked against that model and translated: to jea's own, or to upstream's for a .pth.",
+        epilog="examples:\n  jea convert eanet.pth eanet.npz --model eanet_resnet101\n"
+               "  jea convert runs/voc/best.npz eanet.pth --wrap net")
+    parser.add_argument("source", metavar="IN", help=".pth, .safetensors, .npz or Jittor's .pkl")
+    parser.add_argument("target", metavar="OUT", help="the file to write; never IN")
+    parser.add_argument("--model", metavar="NAME",
+                        help="a name of jea.list_models(); an .npz of jea's knows its own")
+    parser.add_argument("--num-classes", type=int, metavar="N",
+                        help="classes of the model, if not to be inferred")
+    parser.add_argument("--arg", action="append", default=[], metavar="KEY=VALUE",
+                        help="another argument of the model; may be repeated")
+    parser.add_argument("--no-ema", action="store_true", help="take the raw weights, not the averaged ones")
+    parser.add_argument("--wrap", default="", metavar="KEY", help="put the state dict of a .pth under KEY")
+    arguments = parser.parse_args(argv)
+    if os.path.realpath(arguments.source) == os.path.realpath(arguments.target):
+        parser.error("IN and OUT are the same file; IN is never overwritten")
+    if os.path.splitext(arguments.target)[1].lower() not in SUFFIXES:
+        parser.error(f"OUT's suffix must be one of {', '.join(SUFFIXES)}")
+    try:
+        arguments.kwargs = dict(_key_value(text) for text in arguments.arg)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.num_classes is not None:
+        arguments.kwargs["num_classes"] = arguments.num_classes
+    if arguments.kwargs and not arguments.model:
+        parser.error("--num-classes and --arg are arguments of a model; give --model NAME too")
+    return console.run("convert", _convert, arguments)
+
+
+def _key_value(text):
+    key, equals, value = text.partition("=")
+    if not (key.isidentifier() and equals):
+        raise ValueError(f"--arg takes KEY=VALUE, such as output_stride=8; got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def parameter_count(shapes):
+    """Numbers that a model learns: all but BatchNorm's statistics and the vectors of spectral normalisation, given
+    {key: shape}."""
+    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BUFFERS))
+
+
+# -- inspect
+
+def _inspect(arguments):
+    checkpoint = outline(arguments.file, ema=not arguments.no_ema)
+    rows, meta = _rows(checkpoint.tensors), _as_json(checkpoint.meta)
+    summary = {
+        "path": checkpoint.path, "bytes": os.path.getsize(arguments.file), "format": checkpoint.format,
+        "wrapper": checkpoint.wrapper, "tensors": len(rows),
+        "parameters": parameter_count({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
+        "git_blob": git_blob_id(arguments.file), "meta": meta, "notes": checkpoint.notes,
+    }
+    if arguments.json:
+        print(json.dumps({**summary, "state": rows}, allow_nan=False))
+        return
+    counts = Counter(row["dtype"] for row in rows).most_common()
+    types = ", ".join(f"{count} {dtype}" for dtype, count in counts)
+    wrapper = f", under {shown(summary['wrapper'])!r}" if summary["wrapper"] else ""
+    print(f"{arguments.file}")
+    print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
+    print(f"  contents    {summary['tensors']:,} tensors ({types}), {summary['parameters']:,} parameters")
+    known = KNOWN_BLOBS.get(summary["git_blob"])
+    print(f"  git blob    {summary['git_blob']}{known and f': {known}' or ''}")
+    for key, value in checkpoint.meta.items():
+        print(f"  {shown(str(key), 40):<11} {shown(value if isinstance(value, str) else repr(value), 400)}")
+    for note in checkpoint.notes:
+        print(f"  note        {note}")
+    width = min(60, max(len(row["key"]) for row in rows))
+    print()
+    for row in rows:
+        strided = "" if row["contiguous"] else "strided"
+        shared = f"shares memory with {shown(row['shared'], 60)}" if row["shared"] else ""
+        remarks = "  ".join(filter(None, (strided, shared)))
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        print(f"  {shown(row['key'], 120):<{width}}  {shape:>14}  {row['dtype']:<8}  {remarks}".rstrip())
+
+
+def _rows(tensors):
+    owners, rows = {}, []
+    for key, tensor in tensors.items():
+        owner = owners.setdefault(tensor.storage_id, key) if tensor.storage_id is not None else key
+        rows.append({"key": key, "shape": list(tensor.shape), "dtype": tensor.dtype,
+                     "contiguous": tensor.contiguous, "shared": owner if owner != key else None})
+    return rows
+
+
+def _as_json(value):
+    """Plain Python values as strict JSON can hold them: keys are texts, NaN and infinity become texts."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# -- convert
+
+def _convert(arguments):
+    checkpoint = read(arguments.source, ema=not arguments.no_ema)
+    name, kwargs = _model_of(arguments, checkpoint)
+    meta = _as_json(checkpoint.meta)
+    for note in checkpoint.notes:
+        print(f"note: {note}")
+    if name:
+        model, kwargs = _create(name, kwargs, checkpoint)
+        key_maps = getattr(model, "key_maps", ())
+        shapes = {key: (tuple(var.shape), str(var.dtype)) for key, var in model.state_dict().items()}
+        ours, report = match(key_maps, shapes, checkpoint)
+        require_complete(report, shapes, otherwise="")
+        for note in report.notes[len(checkpoint.notes):]:
+            print(f"note: {note}")
+        if report.initialised:
+            print(f"note: this kind of file holds no {', '.join(_heads(report.initialised))}: "
+                  f"{len(report.initialised)} tensors of {name} are not in {arguments.target}")
+        dropped = report.dropped
+        tensors = rename_for(arguments.target, ours, key_maps)
+        meta["model"] = {"name": name, **kwargs}
+    else:
+        dropped = [key for key in checkpoint.tensors if is_counter(key)]
+        tensors = {key: array for key, array in checkpoint.tensors.items() if not is_counter(key)}
+    if not tensors:
+        raise CheckpointError(arguments.source, "holds nothing to convert")
+    if dropped:
+        print(f"note: {len(dropped)} tensors without a use here dropped, such as {shown(dropped[0])}")
+    write(arguments.target, tensors, meta=meta, wrapper=arguments.wrap)
+    prove(arguments.target, tensors)
+    count = parameter_count({key: array.shape for key, array in tensors.items()})
+    print(f"{arguments.target}: {len(tensors):,} tensors, {count:,} parameters: "
+          f"every one bit-identical after re-reading")
+
+
+def _model_of(arguments, checkpoint):
+    """The model's name and arguments: as given, or as an .npz of jea's remembers them."""
+    if arguments.model:
+        return arguments.model, arguments.kwargs
+    stored = checkpoint.meta.get("model")
+    if checkpoint.format == "npz" and isinstance(stored, dict) and isinstance(stored.get("name"), str):
+        return stored["name"], {key: value for key, value in stored.items() if key != "name"}
+    return None, {}
+
+
+def _create(name, kwargs, checkpoint):
+    import jea
+    from jea.config import ConfigError
+    infer = getattr(jea.models, "infer_kwargs", None)
+    try:
+        kwargs = {**(infer(name, checkpoint.tensors) if infer else {}), **kwargs}
+        return jea.create_model(name, **kwargs), kwargs
+    except ValueError as error:  # an unknown name or argument
+        raise ConfigError(str(error)) from error
+
+
+def _heads(keys):
+    return sorted({key.partition(".")[0] for key in keys})
+
+
+def prove(path, tensors):
+    """Read ``path`` again; :class:`CheckpointError` unless it holds exactly ``tensors``, bit by bit."""
+    again = read(path).tensors
+    if set(again) != set(tensors):
+        raise CheckpointError(path, f"was written, but reading it back gives other names "
+                                    f"({shown(next(iter(set(again) ^ set(tensors))))}); do not use it")
+    for key, array in tensors.items():
+        if (again[key].shape, again[key].dtype) != (array.shape, array.dtype) \
+                or again[key].tobytes() != array.tobytes():
+            raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it "
+                                        f"back; do not use it")

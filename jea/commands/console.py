@@ -1,0 +1,46 @@
+"""How every command of jea ends: 0 when it did what was asked; 1 when it did, and what it examined is not in order
+(`data check`, `doctor`); 2 for an error, which is one message on stderr; 130 when interrupted.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from jea.environment import runtime
+from jea.errors import UserError
+
+
+def run(command: str, function, arguments) -> int:
+    """function(arguments), which returns a status or None for 0; errors that a user can mend become one message, not a
+    traceback."""
+    status = _status(command, function, arguments)
+    if status and "jea.ranks" in sys.modules:
+        sys.modules["jea.ranks"].leave(status)
+    return status
+
+
+def _status(command: str, function, arguments) -> int:
+    try:
+        status = function(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `jea inspect x | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(command, f"{where}{error.strerror or error}")
+    except KeyboardInterrupt as interrupt:
+        print(f"jea {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except UserError as error:
+        return _say(command, error)
+
+
+def _say(command: str, error) -> int:
+    rank = runtime.mpi_rank()
+    if rank:
+        time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
+    print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,152 @@
+"""`jea info`: what jea found on this machine. Compiles nothing and does not import Jittor."""
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+from jea import __version__
+from jea.commands import console
+from jea.environment import runtime
+
+
+def collect() -> dict:
+    """Everything that `jea info` shows, as plain values."""
+    found = runtime.prepare()
+    cache = runtime.jittor_cache_path()
+    try:
+        runtime.check_toolchain()
+        toolchain = "complete"
+    except runtime.SetupError as error:
+        toolchain = str(error)
+    info = {
+        "jea": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "jittor": _version("jittor"),
+        "numpy": _version("numpy"),
+        "pillow": _version("pillow"),
+        "platform": platform.platform(),
+        "cpu": f"{_cpu_name()}, {os.cpu_count()} cores",
+        "device": f"{found.device}: {found.device_reason}",
+        "oneDNN": f"{found.onednn or 'missing'}: {found.onednn_reason}",
+        "compiler": _compiler(),
+        "toolchain": toolchain,
+        "nvcc": _nvcc(found),
+        **({"precision": _precision(found)} if found.device == "cuda" else {}),
+        "jittor cache": str(cache or "jittor is not installed"),
+        "jittor core": "compiled" if cache and runtime.core_is_compiled(cache) else "compiled at the first use",
+        "operators": operators(),
+    }
+    if found.notes:
+        info["notes"] = found.notes
+    return info
+
+
+# Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
+FUSED_ON_CPU = {"batch_norm": False, "batch_norm_blocked": False, "conv2d_blocked": True, "conv2d_nhwc": True,
+                "cross_entropy": False, "double_norm": False, "external_attention": True, "farthest_point_sample":
+                False, "from_blocked": False, "gather_points": False, "knn": False, "layer_norm": False, "linear":
+                True, "max_last": False, "max_pool_blocked": False, "max_pool_nhwc": False, "resize_bilinear": False,
+                "soft_split": False, "three_interpolate": False, "to_blocked": False}
+
+# Operators with a fused CUDA kernel, and the types that it takes.
+_ALL_FLOATS = "float32, float16, bfloat16"
+FUSED_ON_CUDA = {"batch_norm": "float32", "cross_entropy": _ALL_FLOATS, "double_norm": _ALL_FLOATS,
+                 "farthest_point_sample": "float32", "gather_points": "float32", "knn": "float32",
+                 "layer_norm": "float32", "linear": f"{_ALL_FLOATS}, behind cuBLAS's product", "max_last": "float32",
+                 "resize_bilinear": "float32", "soft_split": _ALL_FLOATS, "three_interpolate": "float32"}
+
+
+def operators() -> dict:
+    """What each operator would run on the chosen device, and why."""
+    found = runtime.prepare()
+
+    def describe(name: str, needs_onednn: bool) -> str:
+        if os.environ.get("JEA_OPS") == "ref":
+            return "reference: JEA_OPS=ref"
+        if found.device == "cuda":
+            return (f"fused: CUDA kernel, {FUSED_ON_CUDA[name]}" if name in FUSED_ON_CUDA
+                    else "reference: there is no CUDA kernel")
+        if needs_onednn and not found.onednn:
+            return "reference: oneDNN is missing"
+        return "fused: CPU kernel, float32"
+    return {name: describe(name, needs_onednn) for name, needs_onednn in FUSED_ON_CPU.items()}
+
+
+def _precision(found) -> str:
+    if found.tf32_off:
+        return "float32 stays float32: NVIDIA_TF32_OVERRIDE=0 (--tf32 lets convolutions round to TF32)"
+    return f"NVIDIA_TF32_OVERRIDE={os.environ.get('NVIDIA_TF32_OVERRIDE', '')} set by the user"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
+                        platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _compiler() -> str:
+    path = shutil.which(os.environ.get("cc_path") or "g++")
+    if not path:
+        return "g++ not found"
+    return f"{_first_line([path, '--version'])} ({path})"
+
+
+def _nvcc(found) -> str:
+    path = found.nvcc or shutil.which("nvcc")
+    if not path:
+        return "not found"
+    used = "used" if found.device == "cuda" else "not used"
+    lines = _output([path, "--version"]).splitlines()
+    return f"{next((line for line in lines if 'release' in line), 'unknown version')} ({path}, {used})"
+
+
+def _first_line(command) -> str:
+    return (_output(command).splitlines() or ["unknown version"])[0]
+
+
+def _output(command) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"does not run: {error}"
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches and "
+                                     "what each operator runs.", epilog="example: jea info --json")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    return console.run("info", _info, parser.parse_args(argv))
+
+
+def _info(arguments) -> None:
+    info = collect()
+    if arguments.json:
+        print(json.dumps(info, indent=1))
+        return
+    for name, value in info.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, text in value.items():
+                print(f"  {key:23}{text}")
+        else:
+            print(f"{name:14}{'; '.join(value) if isinstance(value, list) else value}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

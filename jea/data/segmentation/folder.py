@@ -1,0 +1,115 @@
+"""Your own data: a folder of pictures, a folder of index PNGs and a list of the classes.
+
+    <root>/classes.yaml                 class names in order, or name: [red, green, blue]
+    <root>/images/<split>/<id>.jpg      JPEG, PNG, BMP or WebP, in folders of any depth
+    <root>/labels/<split>/<id>.png      the class's index per pixel, 255 = ignored
+or  <root>/images/<id>.jpg, <root>/labels/<id>.png and <root>/<split>.txt with an id per line
+"""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import numpy as np
+import yaml
+
+from jea.data.faults import fault
+from jea.data.files.pictures import PathLike
+from jea.data.segmentation.base import AugmentedPictures, Sample
+from jea.data.segmentation.palette import voc_palette
+from jea.errors import DataError
+
+
+class SegmentationFolder(AugmentedPictures):
+    """Training crops and test pictures of a pair of folders.
+
+    split: a folder in images/ and labels/, or a list <split>.txt. Without a folder or list in labels/ of that name the
+        pictures have no labels, as in VOC's test.
+    classes: the file with the classes, relative to root. A class 0 named "background" stays clear in overlays.
+    images, labels: the folders, relative to root.
+    The other arguments are those of AugmentedPictures.
+    """
+
+    _title, _needs = "picture", ()
+
+    def __init__(self, *, root: PathLike, split: str = "train", classes: str = "classes.yaml", images: str = "images",
+                 labels: str = "labels", crop_size: int = 512, scales: Optional[Sequence[float]] = None,
+                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                 max_class_share: float = 1.0, photometric: bool = False):
+        self._images, self._labels = images, labels
+        self.class_names, self.palette = read_classes(Path(root).expanduser() / classes)
+        self.num_classes = len(self.class_names)
+        self.background = 0 if self.class_names[0] == "background" else None
+        super().__init__(root=root, split=split, crop_size=crop_size, scales=scales, scale_range=scale_range, fit=fit,
+                         max_class_share=max_class_share, photometric=photometric)
+
+    @classmethod
+    def legend(cls, *, root, classes: str = "classes.yaml", **arguments):
+        return read_classes(Path(root).expanduser() / classes)
+
+    def _list(self) -> List[Sample]:
+        if (self.root / self._images / self.split).is_dir():
+            labels = f"{self._labels}/{self.split}"
+            return self._pairs(f"{self._images}/{self.split}", labels if (self.root / labels).is_dir() else None)
+        path = self.root / f"{self.split}.txt"
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            folder = self.root / self._images / self.split
+            raise DataError(f"{self.root}: no split {self.split!r}: there is no folder {folder}, and the list {path} "
+                            f"cannot be read: {error}") from None
+        found = {sample.id: sample for sample in self._pairs_of_list(set(filter(None, map(str.strip, lines))))}
+        samples, seen = [], set()
+        for number, id in enumerate(map(str.strip, lines), 1):
+            if not id:
+                continue
+            if id in seen:
+                fault(f"{path}, line {number}: {id} is listed twice")
+            elif id not in found:
+                fault(f"{path}, line {number}: {id[:80]!r} has no picture in {self.root / self._images}")
+            else:
+                samples.append(found[id])
+            seen.add(id)
+        return samples
+
+    def _pairs_of_list(self, wanted: set) -> List[Sample]:
+        """The samples of the listed ids; labels of other pictures are no fault."""
+        labels = self._files(self._labels, (".png",)) if (self.root / self._labels).is_dir() else {}
+        samples = []
+        for sample in self._pairs(self._images, None):
+            if sample.id in wanted:
+                if labels and sample.id not in labels:
+                    fault(f"{self.root / sample.image}: has no label; expected "
+                          f"{self.root / self._labels / (sample.id + '.png')}")
+                    continue
+                samples.append(sample._replace(label=labels.get(sample.id)))
+        return samples
+
+
+def read_classes(path: Path) -> tuple:
+    """(names, palette (256, 3) uint8) of a YAML list of names, with or without colours, or of names with colours."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the list of classes: {error.strerror}; write one name per line, "
+                        "each after a dash") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: not valid YAML: {error}") from None
+    palette = voc_palette()
+    if not isinstance(content, (list, dict)) or not 1 <= len(content) <= 255:
+        raise DataError(f"{path}: expected a list of 1 to 255 class names, or name: [red, green, blue] lines")
+    if isinstance(content, dict):
+        content = [{name: colour} for name, colour in content.items()]
+    colours = {place: next(iter(entry.values())) for place, entry in enumerate(content)
+               if isinstance(entry, dict) and len(entry) == 1}
+    keys = [next(iter(entry)) if place in colours else entry for place, entry in enumerate(content)]
+    names = [str(name) for name in keys]
+    if len(set(names)) < len(names) or any(isinstance(name, (list, dict)) for name in keys):
+        raise DataError(f"{path}: class names must be different pieces of text, got {names}")
+    for place, colour in colours.items():
+        if not (isinstance(colour, list) and len(colour) == 3 and
+                all(isinstance(v, int) and 0 <= v <= 255 for v in colour)):
+            raise DataError(f"{path}: the colour of {names[place]} is {colour!r}; expected three whole numbers from 0 "
+                            "to 255")
+        palette[place] = np.array(colour, np.uint8)
+    return tuple(names), palette
