@@ -20,6 +20,7 @@ EXCEPTIONS = {
     ("jea.data.check", "tqdm.tqdm"),
     ("jea.checkpoint.loading", "jea._jittor"),
     ("jea.ops.kernels", "jittor.compile_extern"),
+    ("jea.training.loop", "jea.tasks.base"),
     ("jea.training.loop", "tqdm.tqdm"),
     ("jea.tasks.classification", "tqdm.tqdm"),
     ("jea.tasks.generation", "tqdm.tqdm"),

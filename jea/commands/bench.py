@@ -56,9 +56,9 @@ def machine() -> dict:
             "python": platform.python_version()}
 
 
-def table(rows: dict, formats: dict = {}) -> str:
+def table(rows: dict, formats: dict | None = None) -> str:
     """name -> {column: number} as text; numbers with three decimals or as `formats` says."""
-    columns = list(next(iter(rows.values())))
+    columns, formats = list(next(iter(rows.values()))), formats or {}
     lines = [["", *columns]]
     lines += [[name, *(formats.get(c, "{:.3f}").format(row[c]) if row[c] is not None else "-" for c in columns)]
               for name, row in rows.items()]

@@ -49,14 +49,21 @@ def model(jseg_pkl):
     return model
 
 
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "own.npz"
+    jea.save_weights(model, path)
+    return path
+
+
 @pytest.mark.usefixtures("device")
-def test_logits_and_probes(reference, model, close):
+def test_logits_and_probes(reference, model, saved, close):
     ref = reference("jseg_eanet_r50")
     x = jt.array(ref.input("image/1x3x65x65"))
     close(model(x).numpy(), ref.arrays["logits/1x3x65x65"], 2e-5, "logits")
     close(model.low_logits(x).numpy(), ref.arrays["low"], 2e-5, "low")
     fresh = jea.create_model("eanet_jseg_resnet50")
-    jea.load_weights(fresh, _saved(model))
+    jea.load_weights(fresh, saved)
     fresh.eval()
     (logits, auxiliary), outputs = outputs_of(fresh, x)
     close(logits.numpy(), ref.arrays["logits/1x3x65x65"], 2e-5, "logits of with_auxiliary")
@@ -67,15 +74,6 @@ def test_logits_and_probes(reference, model, close):
         name = key[len("probe/"):]
         flat = plain(outputs[name]).numpy().reshape(-1)
         close(flat[recipe.sample_indices(f"probe:{name}", flat.size, 64)], ref.arrays[key], 2e-5, key)
-
-
-def _saved(model, cache={}):
-    import tempfile
-    from pathlib import Path
-    if "folder" not in cache:
-        cache["folder"] = tempfile.TemporaryDirectory()
-        jea.save_weights(model, Path(cache["folder"].name) / "own.npz")
-    return Path(cache["folder"].name) / "own.npz"
 
 
 def test_bare_state_dict_and_the_way_back(reference, model, jseg_pkl, tmp_path):
@@ -100,9 +98,9 @@ def test_fused_form(model, reference, close, monkeypatch):
     assert attention.shape == (2, 256, 7, 10) and np.allclose(attention.sum(1), 1, atol=1e-5)
 
 
-def test_without_auxiliary_head(model, jseg_pkl, tmp_path, close):
+def test_without_auxiliary_head(saved, jseg_pkl, tmp_path, close):
     lean = jea.create_model("eanet_jseg_resnet50", auxiliary=False)
-    for path in (jseg_pkl / "plain.pkl", _saved(model)):
+    for path in (jseg_pkl / "plain.pkl", saved):
         report = jea.load_weights(lean, path)
         assert len(report.loaded) == 285 and len(report.dropped) == 7
     lean.eval()
