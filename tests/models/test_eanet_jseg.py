@@ -98,7 +98,7 @@ def test_fused_form(model, reference, close, monkeypatch):
     assert attention.shape == (2, 256, 7, 10) and np.allclose(attention.sum(1), 1, atol=1e-5)
 
 
-def test_without_auxiliary_head(saved, jseg_pkl, tmp_path, close):
+def test_without_auxiliary_head(model, saved, jseg_pkl, close):
     lean = jea.create_model("eanet_jseg_resnet50", auxiliary=False)
     for path in (jseg_pkl / "plain.pkl", saved):
         report = jea.load_weights(lean, path)
