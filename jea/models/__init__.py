@@ -7,7 +7,7 @@ import inspect
 import numbers
 import typing
 
-from jea.errors import nearest
+from jea.errors import ConfigError, nearest
 
 # Literal, so that names can be listed without importing Jittor; a test compares it with the families' ENTRY_POINTS.
 MODELS = {
@@ -73,7 +73,7 @@ def create_model(name: str, **kwargs):
     allowed = model_arguments(name)
     for key in kwargs:
         if key not in allowed:
-            raise ValueError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
+            raise ConfigError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
         kwargs[key] = _of_kind(name, key, kwargs[key], allowed[key].annotation)
     model = cls(**fixed, **kwargs)
     model.train()
@@ -90,7 +90,7 @@ def _of_kind(name: str, key: str, value, wanted):
         return value
     kind, words = _KINDS[wanted]
     if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
-        raise ValueError(f"{name}: {key} is {value!r}; expected {words}")
+        raise ConfigError(f"{name}: {key} is {value!r}; expected {words}")
     return wanted(value)
 
 
@@ -114,5 +114,5 @@ def _family(name: str):
 
 def _entry(name: str):
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
+        raise ConfigError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
     return _family(name).ENTRY_POINTS[name]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.fold import FoldedNetwork, fold_norms, fused_form_of
 from jea.nn.norm import BatchNorm1d
@@ -80,12 +81,12 @@ class PCTClassifier(nn.Module):
         _check_sizes("PCTClassifier", attention, dropout, num_classes=num_classes, neighbours=neighbours, width=width,
                      layers=layers, num_memories=num_memories)
         if position not in POSITIONS:
-            raise ValueError(f"PCTClassifier: position is {position!r}; expected one of {', '.join(POSITIONS)}")
+            raise ConfigError(f"PCTClassifier: position is {position!r}; expected one of {', '.join(POSITIONS)}")
         samples = tuple(samples)
         if not samples or min(samples[:-1], default=neighbours) < neighbours or samples[-1] < 1 \
                 or list(samples) != sorted(samples, reverse=True):
-            raise ValueError(f"PCTClassifier: samples is {samples}; expected positive descending numbers, all but the "
-                             f"last at least neighbours ({neighbours})")
+            raise ConfigError(f"PCTClassifier: samples is {samples}; expected positive descending numbers, all but the "
+                              f"last at least neighbours ({neighbours})")
         self.num_classes, self.samples, self.neighbours = num_classes, samples, neighbours
         _add_stem(self, width)
         for stage in range(len(samples)):
@@ -277,14 +278,14 @@ def _check_points(name: str, points) -> int:
 
 def _check_sizes(name: str, attention: str, dropout: float, **sizes) -> None:
     if attention not in ATTENTIONS:
-        raise ValueError(f"{name}: attention is {attention!r}; expected {' or '.join(ATTENTIONS)}")
+        raise ConfigError(f"{name}: attention is {attention!r}; expected {' or '.join(ATTENTIONS)}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"{name}: dropout is {dropout}; expected 0 <= dropout < 1")
+        raise ConfigError(f"{name}: dropout is {dropout}; expected 0 <= dropout < 1")
     for key, value in sizes.items():
         if value < 1:
-            raise ValueError(f"{name}: {key} is {value}; expected at least 1")
+            raise ConfigError(f"{name}: {key} is {value}; expected at least 1")
     if sizes["width"] % 4:
-        raise ValueError(f"{name}: width is {sizes['width']}; expected a multiple of 4")
+        raise ConfigError(f"{name}: width is {sizes['width']}; expected a multiple of 4")
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.blocks import plain
 from jea.nn.conditional_norm import EPSILON, ConditionalBatchNorm2d
@@ -212,23 +213,23 @@ class EASAGAN(nn.Module):
                  discriminator_width=None, attention: str = "external", generator_attention=None,
                  discriminator_attention=(1,), num_memories: int = 64):
         if img_size not in _GENERATOR:
-            raise ValueError(f"EASAGAN: img_size is {img_size}; expected one of {', '.join(map(str, _GENERATOR))}")
+            raise ConfigError(f"EASAGAN: img_size is {img_size}; expected one of {', '.join(map(str, _GENERATOR))}")
         if attention not in _ATTENTION:
-            raise ValueError(f'EASAGAN: attention is {attention!r}; expected "external" or "self"')
+            raise ConfigError(f'EASAGAN: attention is {attention!r}; expected "external" or "self"')
         for name, value in (("num_classes", num_classes), ("z_dim", z_dim), ("num_memories", num_memories)):
             if value < 1:
-                raise ValueError(f"EASAGAN: {name} is {value}; expected at least 1")
+                raise ConfigError(f"EASAGAN: {name} is {value}; expected at least 1")
         discriminator_width = width if discriminator_width is None else discriminator_width
         for name, value in (("width", width), ("discriminator_width", discriminator_width)):
             if value < 8 or value % 8:
-                raise ValueError(f"EASAGAN: {name} is {value}; expected a positive multiple of 8")
+                raise ConfigError(f"EASAGAN: {name} is {value}; expected a positive multiple of 8")
         if generator_attention is None:
             generator_attention = (len(_GENERATOR[img_size]) - 2,)
         for name, places, blocks in (("generator_attention", generator_attention, len(_GENERATOR[img_size]) - 1),
                                      ("discriminator_attention", discriminator_attention,
                                       len(_DISCRIMINATOR[img_size]))):
             if any(place not in range(1, blocks + 1) for place in places):
-                raise ValueError(f"EASAGAN: {name} is {places!r}; expected block numbers from 1 to {blocks}")
+                raise ConfigError(f"EASAGAN: {name} is {places!r}; expected block numbers from 1 to {blocks}")
         self.num_classes, self.img_size, self.z_dim = num_classes, img_size, z_dim
         shared = dict(num_classes=num_classes, img_size=img_size, attention=attention, num_memories=num_memories)
         self.generator = Generator(**shared, z_dim=z_dim, width=width, attention_after=tuple(generator_attention))

@@ -11,6 +11,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import LayerNorm
 from jea.nn.blocks import copy_transposed
 from jea.nn.fold import FoldedNetwork, fused_form_of
@@ -52,12 +53,12 @@ class EAMLP(nn.Module):
                  squeeze_excite: bool = False, ghost: bool = False, stages=(), growth_rate: int = 0,
                  drop_rate: float = 0.0, drop_path_rate: float = 0.0, init_std: float = 0.02):
         if num_classes < 1:
-            raise ValueError(f"EAMLP: num_classes is {num_classes}; expected at least 1")
+            raise ConfigError(f"EAMLP: num_classes is {num_classes}; expected at least 1")
         side = img_size // 16
         if side < 1 or grid(img_size) != side:
-            raise ValueError(f"EAMLP: img_size is {img_size}; expected a multiple of 16, such as {max(side, 1) * 16}")
+            raise ConfigError(f"EAMLP: img_size is {img_size}; expected a multiple of 16, such as {max(side, 1) * 16}")
         if not 0 <= drop_path_rate < 1 or not 0 <= drop_rate < 1:
-            raise ValueError(f"EAMLP: drop_rate {drop_rate}, drop_path_rate {drop_path_rate}; expected 0 <= rate < 1")
+            raise ConfigError(f"EAMLP: drop_rate {drop_rate}, drop_path_rate {drop_path_rate}; expected 0 <= rate < 1")
         self.num_classes, self.img_size = num_classes, img_size
         self.tokens_to_token = TokensToToken(kind=tokens, embed_dim=embed_dim)
         self.cls_token = jt.zeros((1, 1, embed_dim))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
 from jea.nn.blocks import Conv, checked_pictures, plain
 from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
@@ -39,7 +40,7 @@ class EANet(nn.Module):
     def __init__(self, *, num_classes: int = 21, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
                  head_channels: int = 512, num_memories: int = 64, dropout: float = 0.1, auxiliary: bool = False):
         if num_classes < 1:
-            raise ValueError(f"EANet: num_classes is {num_classes}; expected at least 1")
+            raise ConfigError(f"EANet: num_classes is {num_classes}; expected at least 1")
         self.num_classes, self.output_stride = num_classes, output_stride
         self.backbone = DeepStemResNet(layers=layers, output_stride=output_stride, width=width)
         self.fc0 = ConvBNReLU(self.backbone.out_channels, head_channels, kernel_size=3)

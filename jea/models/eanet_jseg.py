@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.blocks import checked_pictures
 from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
@@ -81,9 +82,9 @@ class JSegEANet(nn.Module):
     def __init__(self, *, num_classes: int = 19, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
                  head_channels: int = 512, num_memories: int = 256, dropout: float = 0.1, auxiliary: bool = True):
         if not 0 <= dropout < 1:
-            raise ValueError(f"JSegEANet: dropout is {dropout}; expected 0 <= dropout < 1")
+            raise ConfigError(f"JSegEANet: dropout is {dropout}; expected 0 <= dropout < 1")
         if num_classes < 1:
-            raise ValueError(f"JSegEANet: num_classes is {num_classes}; expected at least 1")
+            raise ConfigError(f"JSegEANet: num_classes is {num_classes}; expected at least 1")
         self.num_classes, self.output_stride = num_classes, output_stride
         self.backbone = DeepStemResNet(layers=layers, output_stride=output_stride, width=width, stem_width=width // 2,
                                        multi_grid=False)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from jea._jittor import jt, nn
+from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
 from jea.ops import can_block, conv2d_blocked, from_blocked
@@ -76,7 +77,7 @@ class Dropout2d(nn.Module):
 
     def __init__(self, p: float):
         if not 0 <= p < 1:
-            raise ValueError(f"Dropout2d: p is {p}; expected 0 <= p < 1")
+            raise ConfigError(f"Dropout2d: p is {p}; expected 0 <= p < 1")
         self.p = p
 
     def execute(self, x):

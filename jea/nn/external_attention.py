@@ -10,6 +10,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.blocks import Conv, copy_transposed, init_normal_fan_out, plain
 from jea.nn.linear import Linear, project
@@ -45,9 +46,9 @@ class ExternalAttention(nn.Module):
                  eps: float = 1e-9):
         for name, value in (("channels", channels), ("num_memories", num_memories)):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"ExternalAttention: {name} is {value!r}; expected a positive integer")
+                raise ConfigError(f"ExternalAttention: {name} is {value!r}; expected a positive integer")
         if layout not in _LAYOUTS:
-            raise ValueError(f"ExternalAttention: layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
+            raise ConfigError(f"ExternalAttention: layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
         self.channels, self.num_memories, self.layout, self.eps = channels, num_memories, layout, eps
         self.projections = projections
         if projections:
@@ -162,7 +163,8 @@ class MultiHeadExternalAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8, *, attn_drop: float = 0.0, proj_drop: float = 0.0):
         if dim < 1 or num_heads < 1 or dim % num_heads:
-            raise ValueError(f"MultiHeadExternalAttention: dim {dim} is not a positive multiple of num_heads {num_heads}")
+            raise ConfigError(f"MultiHeadExternalAttention: dim {dim} is not a positive multiple of num_heads "
+                              f"{num_heads}")
         self.dim, self.num_heads = dim, num_heads * self.coef
         head_width, memories = dim // num_heads, 256 // self.coef
         self.trans_dims = Linear(dim, dim * self.coef)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Optional
 
 from jea._jittor import nn
+from jea.errors import ConfigError
 from jea.nn.blocks import Conv, init_normal_fan_out, plain
 from jea.nn.norm import BatchNorm2d
 from jea.nn.recompute import checkpointed
@@ -68,9 +69,9 @@ class DeepStemResNet(nn.Module):
     def __init__(self, *, layers, output_stride: int = 8, width: int = 64, stem_width: Optional[int] = None,
                  multi_grid: bool = True):
         if output_stride not in _DILATION:
-            raise ValueError(f"DeepStemResNet: output_stride is {output_stride}; expected 8 or 16")
+            raise ConfigError(f"DeepStemResNet: output_stride is {output_stride}; expected 8 or 16")
         if len(layers) != 4 or any(int(n) != n or n < 1 for n in layers):
-            raise ValueError(f"DeepStemResNet: layers is {layers!r}; expected four positive integers")
+            raise ConfigError(f"DeepStemResNet: layers is {layers!r}; expected four positive integers")
         stride3, (first3, others3), grid4 = _DILATION[output_stride]
         if not multi_grid:
             grid4 = _PLAIN_LAYER4[output_stride]

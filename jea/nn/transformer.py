@@ -5,6 +5,7 @@ Parameter names are upstream's. Tokens are (B, N, C) throughout.
 from __future__ import annotations
 
 from jea._jittor import jt, nn
+from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.external_attention import MultiHeadExternalAttention
 from jea.nn.linear import Linear, project
@@ -68,7 +69,7 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, drop: float = 0.0, squeeze_excite: bool = False,
                  ghost: bool = False):
         if dim % num_heads:
-            raise ValueError(f"SelfAttention: dim {dim} is not a multiple of num_heads {num_heads}")
+            raise ConfigError(f"SelfAttention: dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.scale, self.ghost = num_heads, (dim // num_heads) ** -0.5, ghost
         if ghost:
             for name in "qkv":
@@ -98,7 +99,7 @@ class DropPath(nn.Module):
 
     def __init__(self, p: float):
         if not 0 <= p < 1:
-            raise ValueError(f"DropPath: p is {p}; expected 0 <= p < 1")
+            raise ConfigError(f"DropPath: p is {p}; expected 0 <= p < 1")
         self.p = p
 
     def execute(self, x):
@@ -121,7 +122,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, *, attention: str, drop: float = 0.0,
                  drop_path: float = 0.0, squeeze_excite: bool = False, ghost: bool = False):
         if attention not in ("external", "self"):
-            raise ValueError(f'attention is {attention!r}; expected "external" or "self"')
+            raise ConfigError(f'attention is {attention!r}; expected "external" or "self"')
         self.norm1, self.norm2, self.drop_path = LayerNorm(dim), LayerNorm(dim), DropPath(drop_path)
         if attention == "external":
             self.attn = MultiHeadExternalAttention(dim, num_heads, proj_drop=drop)
