@@ -7,6 +7,7 @@ Train and Eval dataclasses. Nothing is inherited, interpolated or taken from the
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
 import math
 import re
@@ -93,8 +94,8 @@ def check(config: dict) -> list:
     if task_name not in TASKS:
         said = "missing" if task_name is None else f"unknown task {task_name!r}"
         return problems + [f"task: {said}; there are {', '.join(TASKS)}{nearest(task_name, TASKS)}"]
-    from jea.tasks import task_class
-    task = task_class(task_name)
+    from jea.tasks.options import task_options
+    train_options, eval_options, datasets = task_options(task_name)
     blocks = {}
     for block in BLOCKS:
         blocks[block] = config.get(block, {} if block in ("train", "eval") else None)
@@ -105,8 +106,8 @@ def check(config: dict) -> list:
     if blocks["model"] is not None:
         problems += _check_named("model", blocks["model"], _model_names(), _model_arguments)
     if blocks["data"] is not None:
-        problems += _check_named("data", blocks["data"], getattr(task, "datasets", list(DATASETS)), _dataset_arguments)
-    for block, schema in (("train", task.Train), ("eval", task.Eval)):
+        problems += _check_named("data", blocks["data"], datasets or list(DATASETS), _dataset_arguments)
+    for block, schema in (("train", train_options), ("eval", eval_options)):
         if blocks[block] is not None:
             problems += _check_values(block, blocks[block], _arguments(schema), f"{task_name} {block}")
     train = blocks["train"]
@@ -134,7 +135,7 @@ def _dataset_arguments(name: str) -> dict:
 
 def _arguments(cls) -> dict:
     """The keywords that a class takes: name -> inspect.Parameter, its annotation resolved."""
-    types = typing.get_type_hints(cls.__init__)
+    types = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
     return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()}
 
 

@@ -16,7 +16,8 @@ from jea.checkpoint import load_npz
 from jea.errors import TrainingError
 from jea.nn import precision
 from jea.ops import kernels
-from jea.tasks.base import Phase, TrainOptions, WeightAverage
+from jea.tasks.base import Phase, WeightAverage
+from jea.tasks.options.training import TrainOptions
 from jea.training import loop as engine
 from jea.training.adam import Adam
 

@@ -184,10 +184,10 @@ def _data_check(arguments) -> int:
     config, _ = _load_config(arguments)
     from jea.data import DATASETS
     from jea.data.check import check_splits
-    from jea.tasks import task_class
+    from jea.tasks.options import task_options
     block = dict(config["data"])
     dataset_class = DATASETS[block.pop("name")]
-    schema, parameters = task_class(config["task"]).Eval, inspect.signature(dataset_class).parameters
+    (_, schema, _), parameters = task_options(config["task"]), inspect.signature(dataset_class).parameters
     splits = arguments.split or [block.get("split", parameters["split"].default),
                                  config["eval"].get("split", getattr(schema, "split", None))]
     report = check_splits(dataset_class, block, list(dict.fromkeys(filter(None, splits))),

@@ -2,7 +2,7 @@
 
 A task is a plain class with
     modules             name -> Module: the networks, saved in checkpoints
-    options             TrainOptions, or a dataclass that extends it
+    options             TrainOptions (jea/tasks/options/training.py), or a dataclass that extends it
     description         dict for the checkpoints: task, model, data, train
     batches_per_epoch   int
     batches(epoch, start_batch)     iterator of dicts of numpy arrays, a pure function of the seed and its arguments
@@ -30,36 +30,7 @@ from jea import ranks
 from jea._jittor import jt
 from jea.data import DATASETS, Loader
 from jea.errors import DataError
-from jea.nn.precision import PRECISIONS, LossScaler
-from jea.tasks.limits import check_limits
-
-
-@dataclass
-class TrainOptions:
-    """The train block's keys that the engine reads; a task's Train dataclass adds its own."""
-    steps: Optional[int] = None  # exactly one of steps and epochs
-    epochs: Optional[int] = None
-    batch_size: int = 16  # samples per step
-    grad_accumulation: int = 1  # run a batch in this many parts, one after the other: less memory, the same step
-    precision: str = "float32"  # of products: float16 or bfloat16 on CUDA; parameters, sums and losses stay float32
-    grad_clip: float = 0.0  # largest global norm of a phase's gradients; 0: any
-    seed: int = 0
-    num_workers: int = 2  # processes that prepare batches; 0: this one
-    log_every: int = 10  # steps between lines of the log
-    eval_every: int = 600  # steps between evaluations; 0: only at the end
-    save_every: int = 600  # steps between saves of last.npz; it is also saved at the end and by Ctrl-C
-    init_weights: Optional[str] = None  # checkpoint to start from, whole or backbone only
-
-    def __post_init__(self):
-        check_limits("train", self, counts=("steps", "epochs", "batch_size", "log_every", "save_every"),
-                     not_negative=("eval_every", "num_workers", "seed"))
-        if self.grad_accumulation < 1 or self.batch_size % self.grad_accumulation:
-            raise ValueError(f"grad_accumulation is {self.grad_accumulation}; expected a divisor of batch_size, which "
-                             f"is {self.batch_size}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; expected {', '.join(PRECISIONS)}")
-        if self.grad_clip < 0:
-            raise ValueError(f"grad_clip is {self.grad_clip}; expected a norm above 0, or 0 for no clipping")
+from jea.nn.precision import LossScaler
 
 
 def peak_memory_mb() -> int:

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from jea.metrics.classification import ClassificationScores
 from jea.models import create_model
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
-from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
-from jea.tasks.limits import check_limits, check_range
+from jea.progress import progress as progress_bar
+from jea.tasks.base import DataTask, Phase, WeightAverage
+from jea.tasks.options import classification as options
 from jea.tasks.schedules import cosine
 
 NO_DECAY = ("cls_token", "pos_embed")
@@ -36,57 +36,8 @@ class Classification(DataTask):
         train, eval: fields of Train and Eval.
     """
 
-    datasets = ("image_folder", "tiny_imagenet", "cifar10", "cifar100", "shape_classes")
+    Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
-
-    @dataclass
-    class Train(TrainOptions):
-        lr: float = 1.0e-3
-        weight_decay: float = 0.03  # not of biases, other vectors, cls_token and pos_embed
-        warmup_lr: float = 1.0e-6  # the rate rises from here to the cosine ...
-        warmup_epochs: float = 5.0  # ... over this many epochs
-        min_lr: float = 1.0e-5  # where the cosine ends ...
-        cooldown_epochs: float = 0.0  # ... and stays for this many epochs, which are part of the run's length
-        lr_per_epoch: bool = False  # change the rate only between epochs, as upstream does
-        ema_decay: float = 0.0  # of the averaged weights, which are then evaluated and kept; 0: none
-        label_smoothing: float = 0.1
-        mixup: float = 0.0  # alpha; 0: none
-        cutmix: float = 0.0  # alpha; 0: none
-        mix_prob: float = 1.0  # of mixing a batch
-        mix_switch_prob: float = 0.5  # of CutMix where both are on
-        crop_scale: Sequence[float] = (0.08, 1.0)  # area of the random crop
-        crop_ratio: Sequence[float] = (0.75, 1.3333333333333333)  # its width / height
-        flip: float = 0.5
-        rand_augment: Optional[float] = None  # magnitude, 0 to 10
-        rand_augment_std: float = 0.5
-        color_jitter: float = 0.0
-        erase: float = 0.0  # probability of random erasing
-
-        def __post_init__(self):
-            super().__post_init__()
-            check_limits("train", self, positive=("lr",), decays=("ema_decay",),
-                         not_negative=("weight_decay", "warmup_lr", "warmup_epochs", "min_lr", "cooldown_epochs",
-                                       "mixup", "cutmix", "rand_augment", "rand_augment_std", "color_jitter"),
-                         shares=("label_smoothing", "mix_prob", "mix_switch_prob", "flip", "erase"))
-            check_range("train.crop_scale", self.crop_scale)
-            check_range("train.crop_ratio", self.crop_ratio)
-            if self.rand_augment is not None and self.rand_augment > 10:
-                raise ValueError(f"train.rand_augment is {self.rand_augment}; expected a magnitude from 0 to 10, or "
-                                 "null")
-
-    @dataclass
-    class Eval:
-        split: Optional[str] = "val"
-        batch_size: int = 64
-        crop_pct: float = 0.9  # the resized shorter side is img_size / crop_pct
-        num_workers: int = 2  # processes that read pictures ahead
-        worst: int = 10  # how many classes with the lowest accuracy are shown
-        class_list: Optional[str] = None  # text file with a class name per line, in the order of the model's outputs
-
-        def __post_init__(self):
-            check_limits("eval", self, counts=("batch_size",), not_negative=("num_workers", "worst"))
-            if not 0.1 <= self.crop_pct <= 1:
-                raise ValueError(f"eval.crop_pct is {self.crop_pct}; expected 0.1 to 1")
 
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
@@ -174,7 +125,8 @@ class Classification(DataTask):
         chunks = [range(start, min(start + self.eval.batch_size, count)) for start in starts]
         chunks = ranks.own(chunks)
         batches = map_ordered(view.test_batch, chunks, self.eval.num_workers)
-        for images, labels in _bar(batches, len(chunks), str(dataset.split), progress and ranks.is_first()):
+        for images, labels in progress_bar(batches, total=len(chunks), title=str(dataset.split), unit="batch",
+                                           shown=progress and ranks.is_first()):
             started = time.perf_counter()
             logits = self.logits(images)
             seconds += time.perf_counter() - started
@@ -196,7 +148,7 @@ class Classification(DataTask):
         out_dir/predictions.json."""
         out_dir, files, names = Path(out_dir), list_inputs(path), self.class_names()
         found = []
-        for file in _bar(files, len(files), "pictures", progress):
+        for file in progress_bar(files, title="pictures", unit="picture", shown=progress):
             picture = eval_picture(read_image(file, exif=True), self.model.img_size, self.eval.crop_pct)
             logits = self.logits(picture[None])[0].astype(np.float64)
             shares = np.exp(logits - logits.max())
@@ -262,9 +214,3 @@ def _write_confusion(path: Path, names, counts: np.ndarray) -> None:
     rows = [",".join(["label", *map(quoted, names)])]
     rows += [",".join([quoted(name), *map(str, row.tolist())]) for name, row in zip(names, counts)]
     write_bytes(path, ("\n".join(rows) + "\n").encode())
-
-
-def _bar(items, total: int, title: str, shown: bool):
-    from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit="batch", dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)

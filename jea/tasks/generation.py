@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
@@ -31,8 +30,9 @@ from jea.nn.fold import fuse
 from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import spectral_norms
-from jea.tasks.base import DataTask, Phase, TrainOptions, WeightAverage
-from jea.tasks.limits import check_limits
+from jea.progress import progress as progress_bar
+from jea.tasks.base import DataTask, Phase, WeightAverage
+from jea.tasks.options import generation as options
 from jea.training.adam import Adam
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
@@ -54,45 +54,7 @@ class Generation(DataTask):
     those of G).
     """
 
-    datasets = ("cifar10", "cifar100", "tiny_imagenet", "image_folder", "shape_classes", "plain_shapes")
-
-    @dataclass
-    class Train(TrainOptions):
-        batch_size: int = 64
-        lr_g: float = 2.0e-4
-        lr_d: float = 2.0e-4
-        beta1: float = 0.5
-        beta2: float = 0.999
-        d_steps: int = 5  # discriminator steps per generator step; `steps` counts the former
-        flip: bool = True  # mirror half of the pictures
-        ema_decay: float = 0.0  # of the averaged generator, which is then evaluated and kept; 0: none
-
-        def __post_init__(self):
-            super().__post_init__()
-            check_limits("train", self, positive=("lr_g", "lr_d"), decays=("beta1", "beta2", "ema_decay"),
-                         counts=("d_steps",))
-
-    @dataclass
-    class Eval:
-        split: Optional[str] = "test"  # what the samples are compared with
-        samples: int = 10000  # how many pictures are generated, the classes in turn
-        batch_size: int = 100
-        batch_statistics: bool = False  # BatchNorm with each batch's statistics, as StudioGAN's -stat_otf
-        inception: Optional[str] = None  # file with the weights of inception_fid
-        splits: int = 1  # of the Inception Score
-        metrics: bool = True  # False: only draw
-        save: Optional[str] = None  # also write the samples: "png" (a folder) or "npz"
-        num_workers: int = 2  # processes that read pictures ahead
-
-        def __post_init__(self):
-            check_limits("eval", self, counts=("splits",), not_negative=("num_workers",))
-            if self.samples < 2 or self.batch_size < 2:
-                raise ValueError(f"eval.samples is {self.samples}, eval.batch_size {self.batch_size}; "
-                                 "expected at least 2")
-            if self.splits > self.samples // 2:
-                raise ValueError(f"eval.splits is {self.splits}; expected at most half of eval.samples, {self.samples}")
-            if self.save not in (None, "png", "npz"):
-                raise ValueError(f'eval.save is {self.save!r}; expected "png", "npz" or null')
+    Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
 
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
@@ -216,7 +178,7 @@ class Generation(DataTask):
         labels = np.arange(count, dtype=np.int32) % g.num_classes
         real = self.reference(split or self.eval.split, progress=progress) if self.eval.metrics else None
         moments, logits, saved, size = Moments(), [], [], self.eval.batch_size
-        for start in _bar(range(0, count, size), "samples", progress):
+        for start in progress_bar(range(0, count, size), title="samples", unit="batch", shown=progress):
             pictures = self.sample(z[start:start + size], labels[start:start + size])
             if self.eval.metrics:
                 features, scores = self.features(pictures)
@@ -307,7 +269,7 @@ class Generation(DataTask):
         moments, size = Moments(), self.eval.batch_size
         chunks = [range(start, min(start + size, len(view))) for start in range(0, len(view), size)]
         batches = map_ordered(view.pictures, chunks, self.eval.num_workers)
-        for pictures in _bar(batches, f"features of {split}", progress, total=len(chunks)):
+        for pictures in progress_bar(batches, total=len(chunks), title=f"features of {split}", unit="batch", shown=progress):
             moments.update(self.features(pictures)[0])
         gaussian = moments.gaussian()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,9 +285,3 @@ def hinge_d(real, fake):
 def hinge_g(fake):
     """-mean fake, of scores (B,)."""
     return -fake.mean()
-
-
-def _bar(items, title: str, shown: bool, total: Optional[int] = None):
-    from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit="batch", dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)

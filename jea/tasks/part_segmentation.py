@@ -1,8 +1,7 @@
 """Part segmentation of point clouds: training and evaluation as PCT's on ShapeNetPart."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from jea.draw.clouds import cloud_sheet
 from jea.files import write_bytes
 from jea.metrics import PartScores
 from jea.models.ea_point import PCTPartSegmenter
+from jea.tasks.options import part_segmentation as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
 
@@ -24,12 +24,8 @@ class PartSegmentation(PointTask):
     """
 
     name = "part_segmentation"
+    Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     model_classes, model_names = (PCTPartSegmenter,), "ea_pct_partseg, ea_pct_tiny_partseg"
-
-    @dataclass
-    class Eval(PointTask.Eval):
-        within_category: bool = False  # predict only parts of the category; published results choose among all
-        category: Optional[str] = None  # of the clouds of --input; default: guessed
 
     def check_sizes(self, dataset) -> None:
         if dataset.parts is None:

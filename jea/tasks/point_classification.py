@@ -11,6 +11,7 @@ from jea.data.views.clouds import choose
 from jea.draw.clouds import cloud_sheet
 from jea.metrics import ClassificationScores
 from jea.models.ea_point import PCTClassifier, PCTSimpleClassifier
+from jea.tasks.options import point_classification as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
 
@@ -22,6 +23,7 @@ class PointClassification(PointTask):
     """
 
     name = "point_classification"
+    Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     model_classes, model_names = (PCTClassifier, PCTSimpleClassifier), "ea_pct_cls, ea_pct_cls_simple, ea_pct_tiny_cls"
 
     def check_sizes(self, dataset) -> None:

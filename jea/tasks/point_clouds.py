@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -18,8 +17,8 @@ from jea.models import create_model
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
-from jea.tasks.base import DataTask, Phase, TrainOptions
-from jea.tasks.limits import check_limits, check_scales
+from jea.progress import progress as progress_bar
+from jea.tasks.base import DataTask, Phase
 from jea.tasks.schedules import cosine
 
 MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
@@ -41,38 +40,9 @@ class PointTask(DataTask):
     model_classes: tuple
     model_names: str  # for messages
 
-    @dataclass
-    class Train(TrainOptions):
-        optimizer: str = "sgd"  # sgd, or adam; with adam PCT's author advises lr 1e-4
-        lr: float = 0.01
-        momentum: float = 0.9  # of sgd
-        weight_decay: float = 5.0e-4  # of all parameters, as in the published recipe
-        lr_floor: float = 1.0e-4  # lr falls from `lr` to this along half a cosine
-        label_smoothing: float = 0.2  # share of the target that goes to the other classes, evenly
-
-        def __post_init__(self):
-            super().__post_init__()
-            check_limits("train", self, positive=("lr",), decays=("momentum",), shares=("label_smoothing",),
-                         not_negative=("weight_decay", "lr_floor"))
-
-    @dataclass
-    class Eval:
-        split: str = "test"
-        scales: Sequence[float] = (1.0,)  # a vote for each
-        votes: int = 1  # times as many; those after the first stretch each axis at random
-        batch_size: int = 16
-        pictures: int = 20  # how many pictures are written
-        num_workers: int = 2  # processes that read clouds ahead
-
-        def __post_init__(self):
-            check_limits("eval", self, counts=("votes", "batch_size"), not_negative=("pictures", "num_workers"))
-            check_scales(self.scales)
-
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
-        if self.options.optimizer not in ("sgd", "adam"):
-            raise ValueError(f"train.optimizer is {self.options.optimizer!r}; expected sgd or adam")
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
@@ -136,7 +106,8 @@ class PointTask(DataTask):
         count = len(dataset) if limit is None else min(limit, len(dataset))
         scores, seconds, done = self.new_scores(dataset), 0.0, 0
         samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
-        for batch in _batches(_bar(samples, count, dataset.split, progress), self.eval.batch_size):
+        bar = progress_bar(samples, total=count, title=dataset.split, unit="cloud", shown=progress)
+        for batch in _batches(bar, self.eval.batch_size):
             started = time.perf_counter()
             points = np.stack([sample["points"] for sample in batch])
             categories = np.array([sample["category"] for sample in batch])
@@ -159,7 +130,7 @@ class PointTask(DataTask):
         out_dir, files = Path(out_dir), list_inputs(path, SUFFIXES, "cloud")
         out_dir.mkdir(parents=True, exist_ok=True)
         written, taken = [], set()
-        for file in _bar(files, len(files), "clouds", progress):
+        for file in progress_bar(files, title="clouds", unit="cloud", shown=progress):
             cloud = read_cloud(file)
             if len(cloud) < MIN_POINTS:
                 raise DataError(f"{file}: cloud has {len(cloud)} points; expected at least {MIN_POINTS}, and best "
@@ -214,9 +185,3 @@ def _batches(samples, size: int):
             batch = []
     if batch:
         yield batch
-
-
-def _bar(items, total: int, title: str, shown: bool):
-    from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit="cloud", dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)

@@ -1,11 +1,10 @@
 """Semantic segmentation: training as upstream's train_torch.py, evaluation as its eval_torch.py and test_torch.py."""
 from __future__ import annotations
 
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from jea.nn.fold import fuse
 from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
-from jea.tasks.base import DataTask, Phase, TrainOptions, peak_memory_mb
-from jea.tasks.limits import check_limits, check_scales
+from jea.progress import progress as progress_bar
+from jea.tasks.base import DataTask, Phase, peak_memory_mb
+from jea.tasks.options import segmentation as options
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.schedules import poly
@@ -38,60 +38,12 @@ class Segmentation(DataTask):
         train, eval: fields of Train and Eval.
     """
 
-    datasets = ("voc", "shapes", "ade20k", "cityscapes", "coco", "segmentation_folder")
+    Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
-
-    @dataclass
-    class Train(TrainOptions):
-        lr: float = 0.009  # of convolution weights and BatchNorm weights
-        bias_lr: float = 2.0  # biases have this many times as much
-        momentum: float = 0.9
-        weight_decay: float = 1.0e-4  # of convolution weights only ...
-        decay_all: bool = False  # ... or of BatchNorm weights and biases too
-        lr_power: float = 0.9  # lr x (1 - step / steps) ^ lr_power ...
-        lr_decay_every: int = 10  # ... evaluated at multiples of this many steps
-        min_lr: float = 0.0  # the end of the schedule, which is stretched to lie between lr and this
-        class_weights: Optional[Sequence[float]] = None  # factors of the classes in the loss
-        ohem_threshold: Optional[float] = None  # only pixels whose label has a lower probability count; at least ...
-        ohem_min_kept: int = 100_000  # ... this many per picture
-        auxiliary_weight: float = 0.0  # of the auxiliary head's plain loss; 0: the head is not trained
-        freeze_batch_norm: bool = False  # use the running statistics; for small batches
-        checkpoint_activations: bool = False  # compute the backbone's blocks twice instead of keeping their activations
-
-        def __post_init__(self):
-            super().__post_init__()
-            check_limits("train", self, positive=("lr",), decays=("momentum",), counts=("lr_decay_every",),
-                         not_negative=("bias_lr", "weight_decay", "lr_power", "min_lr", "ohem_min_kept",
-                                       "auxiliary_weight"), shares=("ohem_threshold",))
-
-    @dataclass
-    class Eval:
-        split: str = "val"
-        scales: Sequence[float] = (1.0,)
-        flip: bool = False  # add the logits of the mirrored picture
-        mode: str = "whole"  # or "slide": overlapping windows, whose logits are averaged
-        window: int = 769  # side of the windows
-        window_stride: int = 513  # steps between them
-        fit: Optional[Sequence[int]] = None  # fit pictures into (longer, shorter) side at scale 1; default: as is
-        logit_stride: int = 1  # logits are added up at every n-th row and column, which bounds the memory
-        probabilities: bool = False  # add up probabilities instead of logits
-        pictures: int = 20  # how many side-by-side pictures are written
-        num_workers: int = 2  # processes that read pictures ahead
-
-        def __post_init__(self):
-            check_limits("eval", self, counts=("logit_stride",), not_negative=("pictures", "num_workers"))
-            check_scales(self.scales)
-            if self.fit is not None and (len(self.fit) != 2 or min(self.fit) < 1):
-                raise ValueError(f"eval.fit is {list(self.fit)}; expected [longer, shorter] side in pixels, or null")
 
     def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
         self.options = self.Train(**(train or {}))
         self.eval = self.Eval(**(eval or {}))
-        if self.eval.mode not in ("whole", "slide"):
-            raise ValueError(f"eval.mode is {self.eval.mode!r}; expected whole or slide")
-        if not 1 <= self.eval.window_stride <= self.eval.window:
-            raise ValueError(f"eval.window_stride is {self.eval.window_stride}; expected 1 to eval.window, "
-                             f"{self.eval.window}, or pixels would be left out")
         self._model, self._data = dict(model), dict(data)
         jt.set_global_seed(self.options.seed)
         self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
@@ -189,7 +141,8 @@ class Segmentation(DataTask):
         seconds = 0.0
         numbers = ranks.own(range(count))
         samples = map_ordered(dataset.test_sample, numbers, self.eval.num_workers)
-        bar = _bar(samples, len(numbers), dataset.split, progress and ranks.is_first())
+        bar = progress_bar(samples, total=len(numbers), title=dataset.split, unit="picture",
+                           shown=progress and ranks.is_first())
         for number, sample in zip(numbers, bar):
             started = time.perf_counter()
             prediction = self.predict(sample["image"])
@@ -231,7 +184,7 @@ class Segmentation(DataTask):
         out_dir.mkdir(parents=True, exist_ok=True)
         class_names, palette, background = self.legend()
         written, taken, inputs = [], set(), {file.resolve() for file in files}
-        for file in _bar(files, len(files), "pictures", progress):
+        for file in progress_bar(files, title="pictures", unit="picture", shown=progress):
             image = read_image(file, exif=True)
             prediction = self.predict(image)
             stem = file.stem if file.stem not in taken else file.name  # a.jpg and a.png in one folder
@@ -285,9 +238,3 @@ def pixel_cross_entropy(logits, labels, ignore_index: int = 255):
     """
     per_pixel = cross_entropy(logits, labels, ignore_index=ignore_index)
     return (per_pixel.float64().sum() / per_pixel.numel()).float32()
-
-
-def _bar(items, total: int, title: str, shown: bool):
-    from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit="picture", dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)

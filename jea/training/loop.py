@@ -23,6 +23,7 @@ from jea.checkpoint.readers import npz as store
 from jea.draw.charts import curve_png
 from jea.errors import CheckpointError, DataError, TrainingError
 from jea.nn import precision
+from jea.progress import progress as progress_bar
 from jea.tasks.base import peak_memory_mb
 
 LAST, BEST, LOG, CURVES = "last.npz", "best.npz", "log.jsonl", "curves.png"
@@ -72,7 +73,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: Optional[int] = No
     log.keep_before(step)
     task.begin_training()
     end = total if stop_after is None else min(stop_after, total)
-    bar = _bar(total, step, progress)
+    bar = progress_bar(total=total, initial=step, unit="step", shown=progress)
     with _Interrupt() as interrupt:
         saved = step
         stopped = False
@@ -409,11 +410,6 @@ def plain(value):
         return float(value) if math.isfinite(value) else None
     return value
 
-
-def _bar(total: int, done: int, shown: bool):
-    from tqdm import tqdm
-    return tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)
 
 
 class _Interrupt:

@@ -180,7 +180,8 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
     if side.startswith("jea"):
         from jea._jittor import jt
-        from jea.tasks.base import Phase, TrainOptions
+        from jea.tasks.base import Phase
+        from jea.tasks.options.training import TrainOptions
         from jea.tasks.segmentation import pixel_cross_entropy
         from jea.training import loop as engine
         model = jea_eanet() if model is None else model
