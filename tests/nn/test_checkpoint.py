@@ -156,7 +156,7 @@ def test_the_second_run_has_the_precision_of_the_first():
 
 
 def test_evaluation_runs_once(monkeypatch):
-    from jea.models import resnet
+    from jea.nn import resnet
     model = create_model("eanet_tiny")
     model.backbone.checkpoint_activations = True
     calls = []
