@@ -119,14 +119,14 @@ def operators(runs: int) -> dict:
 def scaling(runs: int, positions=POSITIONS, channels: int = 512, largest_map: int = 2 ** 28) -> dict:
     """Forward time over the number of positions: external attention, and softmax(x x^T) x while N^2 <= largest_map."""
     from jea._jittor import jt, nn
-    from jea.ops import external_attention
+    from jea.ops import external_attention, transpose
     memories = [jt.randn(64, channels) * 0.1 for _ in range(2)]
     rows = {}
     for n in positions:
         x = jt.randn(1, n, channels) * 0.1
         functions = {"external": lambda: external_attention(x, *memories).sync()}
         if n * n <= largest_map:
-            functions["self"] = lambda: jt.matmul(nn.softmax(jt.matmul(x[0], x[0].transpose(0, 1)), dim=-1), x[0]).sync()
+            functions["self"] = lambda: jt.matmul(nn.softmax(jt.matmul(x[0], transpose(x[0], (1, 0))), dim=-1), x[0]).sync()
         with jt.no_grad():
             for function in functions.values():
                 function()

@@ -15,7 +15,7 @@ from jea.nn import precision
 from jea.nn.fold import FoldedNetwork, fold_norms, fused_form_of
 from jea.nn.norm import BatchNorm1d
 from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, split_clouds
-from jea.ops import farthest_point_sample, gather_points, knn, max_last
+from jea.ops import farthest_point_sample, gather_points, knn, max_last, transpose
 
 ATTENTIONS = ("external", "self")
 POSITIONS = ("linear", "affine", "none")
@@ -99,17 +99,17 @@ class PCTClassifier(nn.Module):
 
     def execute(self, points):
         b = _check_points("PCTClassifier", points)
-        xyz = points.transpose(0, 2, 1)  # B N 3
+        xyz = transpose(points, (0, 2, 1))  # B N 3
         x = _stem(self, points)
         for stage, samples in enumerate(self.samples):
             chosen = farthest_point_sample(xyz, samples)  # B M
-            sampled = gather_points(xyz.transpose(0, 2, 1), chosen).transpose(0, 2, 1)  # B M 3
+            sampled = transpose(gather_points(transpose(xyz, (0, 2, 1)), chosen), (0, 2, 1))  # B M 3
             near = knn(sampled, xyz, self.neighbours)  # B M K
             first = (jt.arange(b) * xyz.shape[1]).int32().reshape(b, 1)  # where a cloud begins in (C, B N)
             aggregate = getattr(self, f"gather_local_{stage}")
             x = aggregate(x, (chosen + first).reshape(-1), (near + first.unsqueeze(-1)).reshape(-1, self.neighbours))
             xyz = sampled
-        x = jt.concat([self.pt_last(x, join_clouds(xyz.transpose(0, 2, 1)), b), x], dim=0)
+        x = jt.concat([self.pt_last(x, join_clouds(transpose(xyz, (0, 2, 1))), b), x], dim=0)
         return _classify(self, x, b)
 
     def fold(self):
@@ -192,7 +192,7 @@ class PCTPartSegmenter(nn.Module):
         x = _attend(self, _stem(self, points), b)
         x = _leaky(self.conv_fuse, x)
         clouds = x.reshape(x.shape[0], b, -1)  # C B N
-        label = _leaky(self.label_conv, category.float32().transpose(0, 1))
+        label = _leaky(self.label_conv, transpose(category.float32(), (1, 0)))
         whole = jt.concat([max_last(clouds), clouds.mean(-1), label], dim=0)  # of each cloud: 2C + 64, B
         # The part of convs1 that is the same for all points of a cloud is computed once.
         weight = self.convs1.matrix()
@@ -252,7 +252,7 @@ def _add_head(model, channels: int, num_classes: int, dropout: float, slope: flo
 
 def _classify(model, x, batch: int):
     x = _leaky(model.conv_fuse, x)
-    x = max_last(x.reshape(x.shape[0], batch, -1)).transpose(0, 1)  # B C
+    x = transpose(max_last(x.reshape(x.shape[0], batch, -1)), (1, 0))  # B C
     for linear, bn, dropout in ((model.linear1, model.bn6, model.dp1), (model.linear2, model.bn7, model.dp2)):
         x = bn(linear(x), relu=model.head_slope == 0)
         x = dropout(nn.leaky_relu(x, model.head_slope) if model.head_slope else x)

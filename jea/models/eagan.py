@@ -19,7 +19,7 @@ from jea.nn.conditional_norm import EPSILON, ConditionalBatchNorm2d
 from jea.nn.fold import FoldedNetwork, FusedModule, fuse, fused_form_of
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear
-from jea.ops import can_block, double_norm, to_blocked
+from jea.ops import can_block, double_norm, to_blocked, transpose
 
 # Channels in units of the width. The generator doubles the size in each block, from 4 x 4; the discriminator halves it
 # in its first blocks.
@@ -48,8 +48,8 @@ class SelfAttention(nn.Module):
         theta = plain(self.conv1x1_theta(x)).reshape(b, -1, h * w)  # B C/8 N
         phi, g = (plain(_pairs(conv(x)).max((3, 5))).reshape(b, -1, h * w // 4)
                   for conv in (self.conv1x1_phi, self.conv1x1_g))
-        attention = nn.softmax(precision.matmul(theta.transpose(0, 2, 1), phi), dim=-1)  # B N N/4
-        y = precision.matmul(g, attention.transpose(0, 2, 1)).reshape(b, -1, h, w)  # B C/2 H W
+        attention = nn.softmax(precision.matmul(transpose(theta, (0, 2, 1)), phi), dim=-1)  # B N N/4
+        y = precision.bmm_transpose(g, attention).reshape(b, -1, h, w)  # B C/2 H W
         return x + self.sigma * self.conv1x1_attn(y, blocked=x.ndim == 5)
 
 

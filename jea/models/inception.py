@@ -13,6 +13,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.nn.norm import BatchNorm2d
+from jea.ops import transpose
 
 SIZE = 299
 
@@ -169,8 +170,8 @@ class InceptionFID(nn.Module):
         rows, columns = (jt.array(_bilinear_weights(n, SIZE)) for n in x.shape[2:])  # 299 H, 299 W
         b, c, h, w = x.shape
         x = nn.matmul_transpose(x.reshape(-1, w), columns).reshape(b * c, h, SIZE)
-        x = nn.matmul_transpose(x.transpose(0, 2, 1).reshape(-1, h), rows).reshape(b, c, SIZE, SIZE)
-        return 2 * x.transpose(0, 1, 3, 2) - 1
+        x = nn.matmul_transpose(transpose(x, (0, 2, 1)).reshape(-1, h), rows).reshape(b, c, SIZE, SIZE)
+        return 2 * transpose(x, (0, 1, 3, 2)) - 1
 
 
 def _bilinear_weights(n_in: int, n_out: int) -> np.ndarray:

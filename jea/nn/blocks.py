@@ -9,7 +9,7 @@ from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, from_blocked
+from jea.ops import can_block, conv2d_blocked, from_blocked, transpose
 from jea.ops.convolution.blocked import conv2d_from_blocked
 from jea.ops.products.half import single
 
@@ -86,7 +86,7 @@ class Dropout2d(nn.Module):
         blocks = x.shape[4:]  # of blocked activations
         keep = (jt.rand(x.shape[:2] + blocks + [1, 1]) >= self.p).float32()
         if blocks:
-            keep = keep.transpose(0, 1, 3, 4, 2)
+            keep = transpose(keep, (0, 1, 3, 4, 2))
         return single(x) * (keep / (1 - self.p))
 
 

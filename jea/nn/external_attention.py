@@ -15,7 +15,16 @@ from jea.nn import precision
 from jea.nn.blocks import Conv, copy_transposed, init_normal_fan_out, plain
 from jea.nn.linear import Linear, project
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, double_norm, external_attention, from_blocked, linear, to_blocked
+from jea.ops import (
+    can_block,
+    conv2d_blocked,
+    double_norm,
+    external_attention,
+    from_blocked,
+    linear,
+    to_blocked,
+    transpose,
+)
 
 _LAYOUTS = ("auto", "bcn", "bnc")
 
@@ -79,13 +88,13 @@ class ExternalAttention(nn.Module):
         channels_last = self._channels_last(shape)
         if self.projections:
             if channels_last:
-                x = x.transpose(0, 2, 1)
+                x = transpose(x, (0, 2, 1))
             feature = x.reshape(shape[0], self.channels, -1, 1)  # B C N 1
             if x.dtype == "float32" and can_block(self.channels, self.num_memories):
                 feature = to_blocked(feature)
             y, attention = self._attend(feature, return_attention)
             y = plain(y)
-            y = y.squeeze(-1).transpose(0, 2, 1) if channels_last else y.reshape(shape)
+            y = transpose(y.squeeze(-1), (0, 2, 1)) if channels_last else y.reshape(shape)
         else:
             feature = x if channels_last else x.reshape(shape[0], self.channels, -1)
             y, attention = self._between_memories(feature, "bnc" if channels_last else "bcn", return_attention)
@@ -110,7 +119,8 @@ class ExternalAttention(nn.Module):
     def _between_memories(self, x, layout, return_attention):
         """double_norm(x M_k^T) M_v, and the map or None."""
         shape = (self.num_memories, self.channels)
-        m_k, m_v = self.linear_0.weight.reshape(shape), self.linear_1.weight.reshape(shape[::-1]).transpose(0, 1)
+        m_k = self.linear_0.weight.reshape(shape)
+        m_v = transpose(self.linear_1.weight.reshape(shape[::-1]), (1, 0))
         found = external_attention(*precision.operands(x, m_k, m_v), layout=layout, eps=self.eps,
                                    return_attention=return_attention)
         return found if return_attention else (found, None)

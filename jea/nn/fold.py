@@ -19,7 +19,16 @@ from jea.nn.blocks import ConvBNReLU, checked_pictures
 from jea.nn.external_attention import ExternalAttention, MultiHeadExternalAttention
 from jea.nn.norm import _BatchNorm
 from jea.nn.resnet import Bottleneck, DeepStemResNet
-from jea.ops import conv2d_nhwc, conv_nhwc_unavailable, double_norm, kernels, max_pool_nhwc, pack_conv, resize_bilinear
+from jea.ops import (
+    conv2d_nhwc,
+    conv_nhwc_unavailable,
+    double_norm,
+    kernels,
+    max_pool_nhwc,
+    pack_conv,
+    resize_bilinear,
+    transpose,
+)
 
 _FUSED: dict = {}  # class -> fused class
 
@@ -90,10 +99,10 @@ class FusedModule(nn.Module):
         return _NoGradient.apply(x, y) if isinstance(y, jt.Var) else tuple(_NoGradient.apply(x, part) for part in y)
 
     def _from_nchw(self, x):
-        return x.transpose(0, 2, 3, 1) if self.channels_last else x
+        return transpose(x, (0, 2, 3, 1)) if self.channels_last else x
 
     def _to_nchw(self, x):
-        return x.transpose(0, 3, 1, 2) if self.channels_last else x
+        return transpose(x, (0, 3, 1, 2)) if self.channels_last else x
 
 
 class FusedSegmenter(FusedModule):
@@ -305,7 +314,7 @@ class FusedExternalAttention(FusedModule):
         y = self.value(attention.reshape(shape), relu=self.projections, residual=x if self.projections else None)
         if not return_attention:
             return y
-        return y, attention.transpose(0, 2, 1) if self.channels_last else attention
+        return y, transpose(attention, (0, 2, 1)) if self.channels_last else attention
 
     def execute(self, x, return_attention: bool = False):
         return self._guarded(x, lambda x: self._any_layout(x, return_attention))
@@ -314,8 +323,8 @@ class FusedExternalAttention(FusedModule):
         shape = tuple(x.shape)
         tokens_first = ExternalAttention._channels_last(self, shape)
         if tokens_first:
-            x = x.transpose(0, 2, 1)
+            x = transpose(x, (0, 2, 1))
         y, attention = self.run(self._from_nchw(x.reshape(shape[0], self.channels, -1, 1)), True)
         y = self._to_nchw(y).reshape(shape[0], self.channels, -1)
-        y = y.transpose(0, 2, 1) if tokens_first else y.reshape(shape)
+        y = transpose(y, (0, 2, 1)) if tokens_first else y.reshape(shape)
         return (y, attention) if return_attention else y

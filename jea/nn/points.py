@@ -11,7 +11,7 @@ from jea._jittor import jt, nn
 from jea.nn import precision
 from jea.nn.fold import FoldedNorm, fold_norms
 from jea.nn.norm import BatchNorm1d
-from jea.ops import double_norm, gather_points, max_last
+from jea.ops import double_norm, gather_points, max_last, transpose
 
 
 def split_clouds(x, batch: int):
@@ -139,7 +139,7 @@ def _self_attention(keys, values, batch: int):
     """W_v x Norm(k^T k) of each cloud: (C', B N), (C, B N) -> (C, B N)"""
     if jt.flags.use_cuda:
         keys, values = split_clouds(keys, batch), split_clouds(values, batch)
-        attention = double_norm(precision.matmul(keys.transpose(0, 2, 1), keys), layout="bsn")  # B N N
+        attention = double_norm(precision.matmul(transpose(keys, (0, 2, 1)), keys), layout="bsn")  # B N N
         return join_clouds(precision.matmul(values, attention))
     # On the CPU Jittor's product of two matrices is oneDNN's, its batched product a plain loop.
     n = keys.shape[1] // batch

@@ -14,7 +14,7 @@ from jea.errors import ConfigError
 from jea.nn.linear import Linear, project
 from jea.nn.norm import LayerNorm
 from jea.nn.transformer import Mlp, attention
-from jea.ops import double_norm, linear, soft_split
+from jea.ops import double_norm, linear, soft_split, transpose
 
 _SPLITS = ({"kernel_size": 7, "stride": 4, "padding": 2}, {"kernel_size": 3, "stride": 2, "padding": 1},
            {"kernel_size": 3, "stride": 2, "padding": 1})
@@ -144,7 +144,7 @@ class PerformerTokens(_TokenTransformer):
     def attn(self, x):
         k, q, v = self.kqv(x).chunk(3, dim=2)  # B N C
         k, q = self._features(k), self._features(q)  # B N m
-        keys = k.transpose(0, 2, 1)  # B m N
+        keys = transpose(k, (0, 2, 1))  # B m N
         denominator = (q * keys.sum(2).unsqueeze(1)).sum(2).unsqueeze(2)  # B N 1
         y = nn.bmm(q, nn.bmm(keys, v)) / (denominator + self.epsilon)  # B N C
         return project(self.proj, self.dp, y, v)

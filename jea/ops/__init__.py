@@ -21,8 +21,10 @@ from jea.ops.points.knn import knn
 from jea.ops.points.max_last import max_last
 from jea.ops.points.three_interpolate import three_interpolate
 from jea.ops.products.linear import linear
+from jea.ops.shapes.transpose import transpose
 
 __all__ = ["batch_norm", "batch_norm_blocked", "can_block", "conv2d_blocked", "conv2d_nhwc", "conv_nhwc_unavailable",
            "cross_entropy", "double_norm", "external_attention", "farthest_point_sample", "from_blocked",
            "gather_points", "knn", "layer_norm", "linear", "max_last", "max_pool_blocked", "max_pool_nhwc",
-           "pack_conv", "resize_bilinear", "soft_split", "three_interpolate", "to_blocked"]
+           "pack_conv", "resize_bilinear", "soft_split", "three_interpolate", "to_blocked",
+           "transpose"]

@@ -6,7 +6,8 @@ With stub libraries (stubs.py) Jittor takes this machine for one with cards of c
 part runs with an nvcc that only writes down what it is asked for; the real one compiles each kernel once, with the
 same arguments, for both cards, on all cores: the whole source is checked, and the device's code made (what follows is
 g++'s work and the linker's). So nothing has to be left out: the models share most of their kernels, and a model that
-adds none costs seconds. What an operator computes this does not show: for that there are
+adds none costs seconds. A kernel that Jittor compiles for the host while CUDA is on fails too: its operands would go to
+the host and back, without a word. What an operator computes this does not show: for that there are
 tests/ops/test_cuda_kernels.py and, on a GPU, the tests marked `cuda`. FOLDER keeps Jittor's core, and which kernels
 were compiled, for the next time. What the time limit cuts off is named, and is no error: a slow machine is none.
 Without nvcc it says so and ends with status 0.
@@ -159,6 +160,7 @@ def show(report: dict, broken_off: bool) -> int:
         group[2] += sum(kernel["seconds"] for kernel in part["kernels"].values())
         errors = [part["error"]] if part.get("error") else []
         errors += [f"{name}:\n{kernel['error']}" for name, kernel in part["kernels"].items() if kernel.get("error")]
+        errors += [f"runs on the host while CUDA is on: {kernel}" for kernel in part.get("on_host", ())]
         for error in errors:
             failed += 1
             print(f"compile: FAILED: {part['name']}: {error}")
@@ -215,7 +217,8 @@ def ask_for_all(pattern: str, asked: Path) -> int:
     jt.flags.use_cuda = 1
     chosen = {name: function for name, function in parts().items() if fnmatch.fnmatch(name, pattern)}
     print(json.dumps(list(chosen)), flush=True)
-    known = set()
+    known, folder = set(), Path(jt.flags.cache_path) / "jit"
+    on_host = host_kernels(folder)  # of Jittor's own start
     for name, function in chosen.items():
         started, result = time.time(), {"name": name}
         try:
@@ -226,9 +229,17 @@ def ask_for_all(pattern: str, asked: Path) -> int:
         jt.clean_graph()
         kernels = {path.name for path in asked.glob("[!.]*")} - known
         known |= kernels
+        result["on_host"] = sorted(host_kernels(folder) - on_host)
+        on_host |= set(result["on_host"])
         print(json.dumps(dict(result, kernels=sorted(kernels), seconds=round(time.time() - started, 1))), flush=True)
     sys.stdout.flush()
     os._exit(0)  # without the teardown, which the stubs may not survive
+
+
+def host_kernels(folder: Path) -> set:
+    """The names of the kernels in Jittor's cache that run on the host: its compiler defines JIT_cpu in them."""
+    return {path.name for path in folder.glob("*_op.cc")
+            if any(line.split() == ["#define", "JIT_cpu", "1"] for line in path.read_text().splitlines()[:40])}
 
 
 def flattened(outputs) -> list:
@@ -294,6 +305,10 @@ def operators() -> dict:
         return lambda: _gradient(ops.soft_split(x, kernel_size=3, stride=2, padding=1, impl="fused",
                                                 channels_last=bool(channels_last)), x)
 
+    def transpose(dtype, *axes):
+        x = of_type(dtype, *range(2, 2 + len(axes)))
+        return lambda: _gradient(ops.transpose(x, axes, impl="fused"), x)
+
     def points(function):
         xyz, features = jt.rand(2, 40, 3), jt.randn(2, 6, 40)
         return lambda: function(xyz, features)
@@ -311,6 +326,8 @@ def operators() -> dict:
     found.update({f"cross_entropy {dtype} {smoothing}": cross_entropy(dtype, smoothing)
                   for dtype in dtypes for smoothing in (0., 0.1)})
     found.update({f"soft_split {dtype} {last}": soft_split(dtype, last) for dtype in dtypes for last in (0, 1)})
+    found.update({f"transpose {dtype} {''.join(map(str, axes))}": transpose(dtype, *axes) for dtype in dtypes
+                  for axes in ((1, 0), (0, 2, 1), (3, 1, 0, 2))})
     found.update({
         "double_norm reference": norm("float32", "bsn", "ref"),
         "layer_norm": lambda: _gradient(ops.layer_norm(rows, weight, bias, impl="fused"), rows, weight, bias),

@@ -72,6 +72,16 @@ def test_what_is_shown(capsys):
     assert gpu.show(dict(report(), missed=["op knn"]), broken_off=True) == 1
 
 
+def test_a_kernel_of_the_host_fails(tmp_path, capsys):
+    (tmp_path / "transpose_hash_1_op.cc").write_text("#define JIT 1\n#define JIT_cpu 1\n\n#include \"var.h\"\n")
+    (tmp_path / "sum_hash_2_op.cc").write_text("#define JIT 1\n#define JIT_cuda 1\n\n#include \"var.h\"\n")
+    assert gpu.host_kernels(tmp_path) == {"transpose_hash_1_op.cc"}
+    found = report()
+    found["parts"][0]["on_host"] = ["transpose_hash_1_op.cc"]
+    assert gpu.show(found, broken_off=False) == 1
+    assert "FAILED: op linear: runs on the host while CUDA is on: transpose_hash_1_op.cc" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 def test_the_stand_in_for_nvcc(tmp_path):
     (tmp_path / "jit").mkdir()

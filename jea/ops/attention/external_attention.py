@@ -5,6 +5,7 @@ from jea._jittor import jt
 from jea.ops import kernels
 from jea.ops.attention.double_norm import EPSILON, double_norm
 from jea.ops.products.linear import linear
+from jea.ops.shapes.transpose import transpose
 
 _SIZES = """
     const bool channels_first = data["channels_first"] != 0;
@@ -36,10 +37,10 @@ class _ExternalAttention(kernels.Function):
 def external_attention_composed(x, m_k, m_v, *, layout: str = "bnc", eps: float = EPSILON, impl: str = "auto"):
     """external_attention as two matrix products around jea.ops.double_norm; returns y and the map (B, S, N)."""
     if layout == "bcn":
-        x = x.transpose(0, 2, 1)
+        x = transpose(x, (0, 2, 1))
     attention = double_norm(linear(x, m_k, impl=impl), layout="bns", eps=eps, impl=impl)  # B N S
-    y = linear(attention, m_v.transpose(0, 1), impl=impl)  # B N C
-    return y.transpose(0, 2, 1) if layout == "bcn" else y, attention.transpose(0, 2, 1)
+    y = linear(attention, transpose(m_v, (1, 0)), impl=impl)  # B N C
+    return transpose(y, (0, 2, 1)) if layout == "bcn" else y, transpose(attention, (0, 2, 1))
 
 
 def external_attention(x, m_k, m_v, *, layout: str = "bnc", eps: float = EPSILON, return_attention: bool = False,

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.ops import kernels
+from jea.ops.shapes.transpose import transpose
 
 _SIZES = """
     const jea::SoftSplit sizes{(long)data["batch"], (long)data["channels"], (long)data["height"], (long)data["width"],
@@ -25,8 +26,8 @@ class _SoftSplit(kernels.Function):
 def soft_split_reference(x, *, kernel_size, stride, padding, channels_last=False):
     """soft_split composed of Jittor's own functions."""
     if channels_last:
-        x = x.transpose(0, 3, 1, 2)
-    return nn.unfold(x, kernel_size, padding=padding, stride=stride).transpose(0, 2, 1)
+        x = transpose(x, (0, 3, 1, 2))
+    return transpose(nn.unfold(x, kernel_size, padding=padding, stride=stride), (0, 2, 1))
 
 
 def soft_split(x, *, kernel_size: int, stride: int, padding: int, channels_last: bool = False, impl: str = "auto"):

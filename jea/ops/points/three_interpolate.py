@@ -6,6 +6,7 @@ from jea.ops import kernels
 from jea.ops.points.checks import check_clouds
 from jea.ops.points.gather_points import gather_points_reference, scatter_workspace
 from jea.ops.points.knn import knn_reference
+from jea.ops.shapes.transpose import transpose
 
 EPS = 1e-8  # kInterpolationEps in points.h
 
@@ -29,8 +30,8 @@ def three_interpolate_reference(known_xyz, unknown_xyz, known_features):
     """three_interpolate composed of Jittor's own functions."""
     index = knn_reference(unknown_xyz, known_xyz, min(3, known_xyz.shape[1]))
     with jt.no_grad():
-        near = gather_points_reference(known_xyz.transpose(0, 2, 1), index)  # B 3 n k
-        weights = 1 / (((near - unknown_xyz.transpose(0, 2, 1).unsqueeze(-1)) ** 2).sum(1) + EPS)  # B n k
+        near = gather_points_reference(transpose(known_xyz, (0, 2, 1)), index)  # B 3 n k
+        weights = 1 / (((near - transpose(unknown_xyz, (0, 2, 1)).unsqueeze(-1)) ** 2).sum(1) + EPS)  # B n k
         weights = weights / weights.sum(-1, keepdims=True)
     return (gather_points_reference(known_features, index) * weights.unsqueeze(1)).sum(-1)
 
