@@ -10,6 +10,8 @@ from jea.checkpoint.errors import Malformed, shown
 
 #: BatchNorm's counter of training steps in PyTorch: without a use here, known everywhere and dropped.
 COUNTER = "num_batches_tracked"
+STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
+BUFFERS = (*STATISTICS, COUNTER, "weight_u", "weight_v")  # what a state dict holds beside parameters, by the ends of names
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from collections import Counter
 
 from jea.checkpoint.errors import shown
 from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
-from jea.checkpoint.keymap import is_counter
+from jea.checkpoint.keymap import BUFFERS, is_counter
 from jea.checkpoint.loading import SUFFIXES, match, rename_for, require_complete, write
 from jea.checkpoint.reader import outline, read
 from jea.commands import console
 from jea.errors import CheckpointError
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "weight_u", "weight_v")
 
 
 def inspect_main(argv=None):
@@ -83,7 +81,7 @@ def _key_value(text):
 def parameter_count(shapes):
     """Numbers that a model learns: all but BatchNorm's statistics and the vectors of spectral normalisation, given
     {key: shape}."""
-    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(_BUFFERS))
+    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(BUFFERS))
 
 
 # -- inspect

@@ -11,6 +11,7 @@ from __future__ import annotations
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
+from jea.models.network import Network
 from jea.nn import precision
 from jea.nn.fold import FoldedNetwork, fold_norms, fused_form_of
 from jea.nn.norm import BatchNorm1d
@@ -45,11 +46,11 @@ class AttentionStack(nn.Module):
 
     def fold(self):
         """See jea.nn.fold.folded."""
-        fold_norms(vars(self), *_STEM[:1 if hasattr(self, "conv_pos") else 2])
+        fold_norms(vars(self), *_STEM[:2 if self.position == "none" else 1])
         return self
 
 
-class PCTClassifier(nn.Module):
+class PCTClassifier(Network):
     """Classification with neighbour embedding: ea_pct_cls (PCT's Point_Transformer2).
 
         3 -> 64 -> 64 -> farthest points and nearest neighbours, 512 x 32 -> 128, 256 x 32 -> 256
@@ -74,6 +75,8 @@ class PCTClassifier(nn.Module):
     Shape:
         (B, 3, N) coordinates -> logits (B, num_classes).
     """
+
+    solves = "point_classification"
 
     def __init__(self, *, num_classes: int = 40, attention: str = "external", position: str = "linear",
                  head_slope: float = 0.0, samples=(512, 256), neighbours: int = 32, width: int = 64, layers: int = 4,
@@ -117,7 +120,7 @@ class PCTClassifier(nn.Module):
         return _fold_classifier(self)
 
 
-class PCTSimpleClassifier(nn.Module):
+class PCTSimpleClassifier(Network):
     """Classification without sampling: ea_pct_cls_simple (PCT's Point_Transformer).
 
         3 -> 128 -> 128 -> four attention layers -> their outputs -> 1024, LeakyReLU 0.2, maximum over the points
@@ -130,6 +133,8 @@ class PCTSimpleClassifier(nn.Module):
     Shape:
         (B, 3, N) coordinates -> logits (B, num_classes).
     """
+
+    solves = "point_classification"
 
     def __init__(self, *, num_classes: int = 40, attention: str = "external", head_slope: float = 0.0, width: int = 128,
                  layers: int = 4, num_memories: int = 64, dropout: float = 0.5):
@@ -151,7 +156,7 @@ class PCTSimpleClassifier(nn.Module):
         return _fold_classifier(self)
 
 
-class PCTPartSegmenter(nn.Module):
+class PCTPartSegmenter(Network):
     """Part segmentation: ea_pct_partseg (PCT's Point_Transformer_partseg).
 
         3 -> 128 -> 128 -> four attention layers -> their outputs -> 1024, LeakyReLU 0.2
@@ -168,6 +173,8 @@ class PCTPartSegmenter(nn.Module):
     Shape:
         (B, 3, N) coordinates and (B, num_categories), one-hot -> logits (B, num_classes, N).
     """
+
+    solves = "part_segmentation"
 
     def __init__(self, *, num_classes: int = 50, num_categories: int = 16, attention: str = "external",
                  width: int = 128, layers: int = 4, num_memories: int = 64, dropout: float = 0.5):

@@ -13,13 +13,12 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
-from jea.nn import precision
-from jea.nn.blocks import plain
-from jea.nn.conditional_norm import EPSILON, ConditionalBatchNorm2d
+from jea.models.network import Network
 from jea.nn.fold import FoldedNetwork, FusedModule, fuse, fused_form_of
+from jea.nn.gan import ATTENTIONS, EPSILON, ConditionalBatchNorm2d, DiscBlock, GenBlock, attention_of
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear
-from jea.ops import can_block, double_norm, to_blocked, transpose
+from jea.ops import can_block, to_blocked
 
 # Channels in units of the width. The generator doubles the size in each block, from 4 x 4; the discriminator halves it
 # in its first blocks.
@@ -27,73 +26,6 @@ _GENERATOR = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1),
               512: (16, 16, 8, 8, 4, 2, 1, 1)}
 _DISCRIMINATOR = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16), 256: (1, 2, 4, 8, 8, 16, 16),
                   512: (1, 1, 2, 4, 8, 8, 16, 16)}
-
-
-class SelfAttention(nn.Module):
-    """SAGAN's block: x + sigma conv_attn(g A^T), A = softmax(theta^T phi) over the positions of phi, 2x2 max-pooled.
-
-    (B, C, H, W) with even H and W. theta, phi have C/8 channels, g has C/2; 1x1 convolutions with spectral
-    normalisation and without bias; sigma starts at 0; no 1/sqrt(d).
-    """
-
-    def __init__(self, channels: int):
-        self.conv1x1_theta = SNConv2d(channels, channels // 8, 1, bias=False)
-        self.conv1x1_phi = SNConv2d(channels, channels // 8, 1, bias=False)
-        self.conv1x1_g = SNConv2d(channels, channels // 2, 1, bias=False)
-        self.conv1x1_attn = SNConv2d(channels // 2, channels, 1, bias=False)
-        self.sigma = jt.zeros((1,))
-
-    def execute(self, x):
-        b, h, w = x.shape[0], x.shape[2], x.shape[3]
-        theta = plain(self.conv1x1_theta(x)).reshape(b, -1, h * w)  # B C/8 N
-        phi, g = (plain(_pairs(conv(x)).max((3, 5))).reshape(b, -1, h * w // 4)
-                  for conv in (self.conv1x1_phi, self.conv1x1_g))
-        attention = nn.softmax(precision.matmul(transpose(theta, (0, 2, 1)), phi), dim=-1)  # B N N/4
-        y = precision.bmm_transpose(g, attention).reshape(b, -1, h, w)  # B C/2 H W
-        return x + self.sigma * self.conv1x1_attn(y, blocked=x.ndim == 5)
-
-
-class SpectralExternalAttention(nn.Module):
-    """External attention in the place of SelfAttention, over the positions of (B, C, H, W):
-
-        x + sigma conv1x1_attn(linear_1 A),   A = double_norm(linear_0 conv1x1_in x)
-
-    All four are 1x1 convolutions with spectral normalisation and without bias; the memories (num_memories x C and back)
-    are not tied, sigma starts at 0, nothing is pooled.
-    """
-
-    def __init__(self, channels: int, num_memories: int = 64):
-        self.conv1x1_in = SNConv2d(channels, channels, 1, bias=False)
-        self.linear_0 = SNConv2d(channels, num_memories, 1, bias=False)
-        self.linear_1 = SNConv2d(num_memories, channels, 1, bias=False)
-        self.conv1x1_attn = SNConv2d(channels, channels, 1, bias=False)
-        self.sigma = jt.zeros((1,))
-
-    def execute(self, x, return_attention: bool = False):
-        """return_attention: also return the map A, (B, S, H W)."""
-        logits, blocked = plain(self.linear_0(self.conv1x1_in(x))), x.ndim == 5  # B S H W
-        attention = double_norm(logits.reshape(logits.shape[:2] + [-1]), layout="bsn")  # B S N
-        y = self.conv1x1_attn(self.linear_1(attention.reshape(logits.shape), blocked=blocked), blocked=blocked)
-        return (x + self.sigma * y, attention) if return_attention else x + self.sigma * y
-
-
-_ATTENTION = {"self": SelfAttention, "external": SpectralExternalAttention}
-
-
-class GenBlock(nn.Module):
-    """cBN, ReLU, upsampling, 3x3, cBN, ReLU, 3x3, beside an upsampling and 1x1: (B, C, H, W) -> (B, C', 2H, 2W)."""
-
-    def __init__(self, in_channels: int, out_channels: int, num_classes: int):
-        self.bn1 = ConditionalBatchNorm2d(in_channels, num_classes)
-        self.bn2 = ConditionalBatchNorm2d(out_channels, num_classes)
-        self.conv2d0 = SNConv2d(in_channels, out_channels, 1)
-        self.conv2d1 = SNConv2d(in_channels, out_channels, 3)
-        self.conv2d2 = SNConv2d(out_channels, out_channels, 3)
-
-    def execute(self, x, y):
-        h = self.conv2d1(_upsample2(self.bn1(x, y, relu=True)))
-        h = self.conv2d2(self.bn2(h, y, relu=True))
-        return h + _upsample2(self.conv2d0(x))  # upstream upsamples first: the same values for four times the work
 
 
 class Generator(nn.Module):
@@ -112,7 +44,7 @@ class Generator(nn.Module):
         for number, (in_channels, out_channels) in enumerate(zip(widths, widths[1:]), 1):
             blocks.append(GenBlock(in_channels, out_channels, num_classes))
             if number in attention_after:
-                blocks.append(_attention(attention, out_channels, num_memories))
+                blocks.append(attention_of(attention, out_channels, num_memories))
         self.blocks = nn.Sequential(*[nn.Sequential(block) for block in blocks])
         self.bn4 = BatchNorm2d(widths[-1], eps=EPSILON)
         self.conv2d5 = SNConv2d(widths[-1], 3, 3)
@@ -133,29 +65,6 @@ class Generator(nn.Module):
         return self.conv2d5(self.bn4(h, relu=True))
 
 
-class DiscBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3, beside a shortcut, both halved by averaging or not: (B, C, H, W) -> (B, C', H', W').
-
-    Upstream's ReLU works in place and so changes the shortcut's input too: the shortcut sees relu(x). The network's
-    first block has no ReLU at its start.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, *, downsample: bool, first: bool = False):
-        self.downsample, self.first = downsample, first
-        self.conv2d0 = SNConv2d(in_channels, out_channels, 1) if downsample or in_channels != out_channels else None
-        self.conv2d1 = SNConv2d(in_channels, out_channels, 3)
-        self.conv2d2 = SNConv2d(out_channels, out_channels, 3)
-
-    def execute(self, x, *, blocked: bool = False):
-        """blocked: make blocked activations (jea.ops.blocked) of a picture."""
-        if not self.first:
-            x = nn.relu(x)
-        h = self.conv2d2(nn.relu(self.conv2d1(x, blocked=blocked)))
-        if self.downsample:
-            h, x = _pairs(h).mean((3, 5)), _pairs(x).mean((3, 5))  # a 1x1 convolution and an average may change places
-        return h + (x if self.conv2d0 is None else self.conv2d0(x, blocked=blocked))
-
-
 class Discriminator(nn.Module):
     """Pictures (B, 3, S, S) in [-1, 1] and labels -> scores (B,), high for real (models/resnet.py, Discriminator).
 
@@ -172,7 +81,7 @@ class Discriminator(nn.Module):
         for number, (in_channels, out_channels) in enumerate(zip(widths, widths[1:]), 1):
             blocks.append(DiscBlock(in_channels, out_channels, downsample=number <= halvings, first=number == 1))
             if number in attention_after:
-                blocks.append(_attention(attention, out_channels, num_memories))
+                blocks.append(attention_of(attention, out_channels, num_memories))
         self.blocks = nn.Sequential(*[nn.Sequential(block) for block in blocks])
         self.linear1 = SNLinear(widths[-1], 1)
         self.embedding = SNEmbedding(num_classes, widths[-1])
@@ -191,7 +100,7 @@ class Discriminator(nn.Module):
         return (score, h) if return_features else score
 
 
-class EASAGAN(nn.Module):
+class EASAGAN(Network):
     """A generator and its discriminator: `model.generator(z, label)`, `model.discriminator(x, label)`.
 
     Parameters: ea_sagan_cifar10 4,468,228 and 1,104,258 (attention="self": 4,386,308 and 1,075,586);
@@ -209,12 +118,14 @@ class EASAGAN(nn.Module):
         num_memories: S of the external attention.
     """
 
+    solves = "generation"
+
     def __init__(self, *, num_classes: int = 10, img_size: int = 32, z_dim: int = 128, width: int = 64,
                  discriminator_width=None, attention: str = "external", generator_attention=None,
                  discriminator_attention=(1,), num_memories: int = 64):
         if img_size not in _GENERATOR:
             raise ConfigError(f"EASAGAN: img_size is {img_size}; expected one of {', '.join(map(str, _GENERATOR))}")
-        if attention not in _ATTENTION:
+        if attention not in ATTENTIONS:
             raise ConfigError(f'EASAGAN: attention is {attention!r}; expected "external" or "self"')
         for name, value in (("num_classes", num_classes), ("z_dim", z_dim), ("num_memories", num_memories)):
             if value < 1:
@@ -243,10 +154,6 @@ class EASAGAN(nn.Module):
         return self.discriminator(self.generator(z, label), label)
 
 
-def _attention(kind: str, channels: int, num_memories: int):
-    return SelfAttention(channels) if kind == "self" else SpectralExternalAttention(channels, num_memories)
-
-
 def _one_hot(label, num_classes: int, count: int):
     """(B,) integers or (B, num_classes) floats -> (B, num_classes) float32."""
     if not isinstance(label, jt.Var):
@@ -260,20 +167,6 @@ def _one_hot(label, num_classes: int, count: int):
         raise ValueError(f"labels are {label.dtype} {tuple(label.shape)}; expected integers ({count},), or float32 "
                          f"({count}, {num_classes})")
     return (label.int32().unsqueeze(1) == jt.arange(num_classes).unsqueeze(0)).float32()
-
-
-# The following take (B, C, H, W) and blocked activations (jea.ops.blocked); H and W of what is halved are even.
-
-def _upsample2(x):
-    """Nearest: twice the height and width."""
-    b, c, h, w, *block = x.shape
-    return x.reshape([b, c, h, 1, w, 1] + block).broadcast([b, c, h, 2, w, 2] + block).reshape(
-        [b, c, 2 * h, 2 * w] + block)
-
-
-def _pairs(x):
-    b, c, h, w, *block = x.shape
-    return x.reshape([b, c, h // 2, 2, w // 2, 2] + block)
 
 
 for _network in (Generator, Discriminator):

@@ -12,15 +12,15 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
+from jea.models.network import Network
 from jea.nn import LayerNorm
-from jea.nn.blocks import copy_transposed
+from jea.nn.blocks import Linear, copy_transposed
 from jea.nn.fold import FoldedNetwork, fused_form_of
-from jea.nn.linear import Linear
-from jea.nn.tokens import TokensToToken, grid
+from jea.nn.tokens import ExternalTokens, TokensToToken, grid
 from jea.nn.transformer import Block, DenseBlock, Transition
 
 
-class EAMLP(nn.Module):
+class EAMLP(Network):
     """Tokens-to-token module, class token, fixed sinusoidal positions, transformer blocks, linear classifier.
 
         (B, 3, S, S) -> tokens (B, N, C), N = (S / 16)^2 -> + class token, + positions -> blocks -> norm -> head
@@ -47,6 +47,8 @@ class EAMLP(nn.Module):
     Shape:
         (B, 3, img_size, img_size), normalised RGB -> logits (B, num_classes).
     """
+
+    solves = "classification"
 
     def __init__(self, *, num_classes: int = 1000, img_size: int = 224, tokens: str = "ea", attention: str = "external",
                  embed_dim: int = 256, depth: int = 7, num_heads: int = 4, mlp_ratio: float = 2.0,
@@ -113,9 +115,8 @@ class EAMLP(nn.Module):
                 if module.bias is not None:
                     module.bias.assign(jt.zeros(module.bias.shape))
         for stage in (self.tokens_to_token.attention1, self.tokens_to_token.attention2):
-            memories = getattr(stage, "attn", None)
-            if hasattr(memories, "linear_0"):  # upstream writes both through one storage
-                copy_transposed(memories.linear_1.weight, memories.linear_0.weight)
+            if isinstance(stage, ExternalTokens):  # upstream writes both memories through one storage
+                copy_transposed(stage.attn.linear_1.weight, stage.attn.linear_0.weight)
 
 
 class T2TViT(EAMLP):

@@ -9,13 +9,14 @@ from dataclasses import replace
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
+from jea.models.network import Network
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
 from jea.nn.blocks import Conv, checked_pictures, plain
 from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
 from jea.ops import resize_bilinear
 
 
-class EANet(nn.Module):
+class EANet(Network):
     """Dilated deep-stem ResNet, external attention, two convolutions and an aligned bilinear upsampling.
 
         backbone (B, 3, H, W) -> (B, 2048, H/os, W/os) -> fc0 3x3 -> 512 -> EA(512) -> fc1 3x3 -> 256, Dropout2d
@@ -36,6 +37,8 @@ class EANet(nn.Module):
     Shape:
         (B, 3, H, W), normalised RGB -> logits (B, num_classes, H, W). H and W of 8n + 1 keep the grid aligned.
     """
+
+    solves = "segmentation"
 
     def __init__(self, *, num_classes: int = 21, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
                  head_channels: int = 512, num_memories: int = 64, dropout: float = 0.1, auxiliary: bool = False):

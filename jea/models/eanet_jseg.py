@@ -8,6 +8,7 @@ from __future__ import annotations
 from jea._jittor import nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
+from jea.models.network import Network
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.blocks import checked_pictures
 from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
@@ -59,7 +60,7 @@ class EAHead(nn.Module):
         return self.conv_seg(self.dropout(self.ea(x)))
 
 
-class JSegEANet(nn.Module):
+class JSegEANet(Network):
     """ResNetV1c, external attention head and an aligned bilinear upsampling.
 
         backbone (B, 3, H, W) -> (B, 2048, H/os, W/os) -> decode_head -> num_classes -> resize to (H, W)
@@ -78,6 +79,8 @@ class JSegEANet(nn.Module):
     Shape:
         (B, 3, H, W), normalised RGB -> logits (B, num_classes, H, W). H and W of 8n + 1 keep the grid aligned.
     """
+
+    solves = "segmentation"
 
     def __init__(self, *, num_classes: int = 19, output_stride: int = 8, layers=(3, 4, 6, 3), width: int = 64,
                  head_channels: int = 512, num_memories: int = 256, dropout: float = 0.1, auxiliary: bool = True):

@@ -12,6 +12,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
+from jea.models.network import Network
 from jea.nn.norm import BatchNorm2d
 from jea.ops import transpose
 
@@ -124,13 +125,15 @@ class InceptionE(nn.Module):
                           self.branch3x3dbl_3b(two), self.branch_pool(self.pool(x))], dim=1)
 
 
-class InceptionFID(nn.Module):
+class InceptionFID(Network):
     """Features for the FID and class scores for the Inception Score. 23,850,960 parameters.
 
     Shape:
         (B, 3, H, W) in [0, 1] -> features (B, 2048), the last average pooling ("pool3"). Pictures are resized to
         299 x 299 (bilinear, corners not aligned, no antialiasing, no rounding) and become 2x - 1.
     """
+
+    solves = "features"
 
     def __init__(self):
         self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)

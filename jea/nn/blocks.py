@@ -9,7 +9,7 @@ from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn import precision
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, from_blocked, transpose
+from jea.ops import can_block, conv2d_blocked, from_blocked, linear, transpose
 from jea.ops.convolution.blocked import conv2d_from_blocked
 from jea.ops.products.half import single
 
@@ -30,6 +30,27 @@ class Conv(nn.Conv):
             return super().execute(x)
         return precision.conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
                                 dilation=self.dilation[0])
+
+
+class Linear(nn.Linear):
+    """y = x W^T + b over the last axis; initialised as nn.Linear. See jea.ops.linear.
+
+    Under jea.nn.precision.autocast all but the summand is half precision; what comes out is float32.
+    """
+
+    def execute(self, x, *, gelu: bool = False, summand=None):
+        if precision.current() == "float32":
+            return linear(x, self.weight, self.bias, gelu=gelu, summand=summand)
+        y = single(linear(*precision.operands(x, self.weight, self.bias), gelu=gelu))
+        return y if summand is None else y + summand
+
+
+def project(layer: Linear, dropout, x, summand=None):
+    """dropout(layer(x)), plus the summand if there is one: in one pass where the dropout does nothing."""
+    if dropout.p == 0 or not dropout.is_training():
+        return layer(x, summand=summand)
+    y = dropout(layer(x))
+    return y if summand is None else y + summand
 
 
 def checked_pictures(x, model: str):

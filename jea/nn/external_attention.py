@@ -12,8 +12,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
 from jea.nn import precision
-from jea.nn.blocks import Conv, copy_transposed, init_normal_fan_out, plain
-from jea.nn.linear import Linear, project
+from jea.nn.blocks import Conv, Linear, copy_transposed, init_normal_fan_out, plain, project
 from jea.nn.norm import BatchNorm2d
 from jea.ops import (
     can_block,

@@ -1,16 +1,19 @@
-"""Switching whole networks between training and evaluation.
+"""How whole networks run: in training or in evaluation mode, and with activations that are computed again.
 
 Jittor's own eval() also stops the gradients of all parameters, and train() restarts them through bookkeeping by id.
 Here only the modules' `is_train` flags change, and only for a while.
+
+Activation checkpointing is Chen et al., arXiv 1604.06174: a block keeps its input and runs again for its gradient.
 """
 from __future__ import annotations
 
 import contextlib
 
 from jea._jittor import jt
+from jea.checkpoint.keymap import BUFFERS
+from jea.nn import precision
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
-
-_BUFFERS = ("running_mean", "running_var", "weight_u", "weight_v")
+from jea.ops import kernels
 
 
 @contextlib.contextmanager
@@ -31,7 +34,7 @@ def evaluating(*networks):
 @contextlib.contextmanager
 def keeping_buffers(network):
     """Forward passes in the block leave running statistics and the vectors of spectral normalisation as they were."""
-    buffers = [var for name, var in network.state_dict().items() if name.endswith(_BUFFERS)]
+    buffers = [var for name, var in network.state_dict().items() if name.endswith(BUFFERS)]
     before = [var.clone() for var in buffers]
     try:
         yield
@@ -45,3 +48,41 @@ def freeze_batch_norm(network) -> None:
     for module in network.modules():
         if isinstance(module, (BatchNorm1d, BatchNorm2d)):
             module.is_train = False
+
+
+class _Checkpoint(jt.Function):
+    def __init__(self, block, parameters):
+        self.block, self.parameters_of_block = block, parameters
+
+    def execute(self, x, *_):
+        self.x, self.dtype = x, precision.current()
+        with jt.no_grad():
+            return self.block(x)
+
+    def grad(self, dy):
+        # A second grad() inside the first is sound: the outer one has written down all that it needs of its graph
+        # before it calls this. The executor runs operators in the order of their making, so that this block's second run
+        # waits for the gradients of the later blocks.
+        x = self.x.detach().start_grad()
+        with precision.autocast(self.dtype), keeping_buffers(self.block), kernels.single_use():  # statistics moved already
+            y = self.block(x)
+        # Gradients that still had a gradient would keep the block's activations until the optimizer has used them.
+        return [g.stop_grad() for g in jt.grad((y * dy.detach()).sum(), [x, *self.parameters_of_block])]
+
+
+def checkpointed(block, x):
+    """block(x), whose activations are freed after the forward pass and computed again in the backward pass.
+
+    Output, gradients and running statistics are those of block(x). (Where x has other uses, its gradient is added up in
+    another order.)
+
+    Args:
+        block: a module that maps one Var to one. It must draw no random numbers: dropout would draw others the second
+            time.
+        x: its input, the one activation that stays.
+    """
+    if jt.flags.no_grad:
+        return block(x)
+    parameters = [var for var in block.parameters() if not var.is_stop_grad()]
+    # The parameters are inputs, since a Function hands gradients to its inputs alone.
+    return _Checkpoint(block, parameters)(x, *parameters)

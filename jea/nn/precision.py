@@ -12,7 +12,6 @@ and leaves the convolutions' sums to the dtype of their result (jea/ops/half.py)
 from __future__ import annotations
 
 import contextlib
-from typing import Optional, Sequence
 
 import numpy as np
 
@@ -72,7 +71,7 @@ def conv2d(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation:
     return y if bias is None else y.float32() + bias.reshape(1, -1, 1, 1)
 
 
-def unavailable(dtype: str) -> Optional[str]:
+def unavailable(dtype: str) -> str | None:
     """Why training in this precision cannot run on the chosen device; None where it can."""
     if dtype == "float32":
         return None
@@ -86,7 +85,7 @@ def unavailable(dtype: str) -> Optional[str]:
     return None
 
 
-def square_sums(gradients: Sequence) -> np.ndarray:
+def square_sums(gradients: list) -> np.ndarray:
     """The sum of the squares of each gradient, in float64: not finite where a gradient is not, and only there.
 
     (jt.isfinite would do for that, but Python 3.12 crashes while Jittor compiles it: its source calls Python from a
@@ -106,7 +105,7 @@ class LossScaler:
     def __init__(self, *, scale: float = 2.0 ** 16, patience: int = 2000):
         self.scale, self.patience, self.good_steps = scale, patience, 0
 
-    def unscale(self, gradients: Sequence) -> bool:
+    def unscale(self, gradients: list) -> bool:
         """Divide gradients by the scale, in place; whether all of them are finite, on all ranks."""
         finite = np.isfinite(square_sums(gradients)).all()
         for g in gradients:

@@ -4,13 +4,11 @@ Parameter names are those of the public resnet{50,101,152}-*.pth files of the de
 """
 from __future__ import annotations
 
-from typing import Optional
-
 from jea._jittor import nn
 from jea.errors import ConfigError
 from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.mode import checkpointed
 from jea.nn.norm import BatchNorm2d
-from jea.nn.recompute import checkpointed
 from jea.ops import can_block, max_pool_blocked
 from jea.ops.products.half import single
 
@@ -66,7 +64,7 @@ class DeepStemResNet(nn.Module):
 
     checkpoint_activations = False
 
-    def __init__(self, *, layers, output_stride: int = 8, width: int = 64, stem_width: Optional[int] = None,
+    def __init__(self, *, layers, output_stride: int = 8, width: int = 64, stem_width: int | None = None,
                  multi_grid: bool = True):
         if output_stride not in _DILATION:
             raise ConfigError(f"DeepStemResNet: output_stride is {output_stride}; expected 8 or 16")

@@ -11,7 +11,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
-from jea.nn.linear import Linear, project
+from jea.nn.blocks import Linear, project
 from jea.nn.norm import LayerNorm
 from jea.nn.transformer import Mlp, attention
 from jea.ops import double_norm, linear, soft_split, transpose

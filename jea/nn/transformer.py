@@ -7,8 +7,8 @@ from __future__ import annotations
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn import precision
+from jea.nn.blocks import Linear, project
 from jea.nn.external_attention import MultiHeadExternalAttention
-from jea.nn.linear import Linear, project
 from jea.nn.norm import LayerNorm
 
 

@@ -25,8 +25,8 @@ from jea.files import jea_home
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
 from jea.models import create_model
 from jea.models.inception import RandomFeatures
-from jea.nn.conditional_norm import ConditionalBatchNorm2d
 from jea.nn.fold import fuse
+from jea.nn.gan import ConditionalBatchNorm2d
 from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import spectral_norms

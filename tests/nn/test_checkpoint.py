@@ -10,8 +10,7 @@ from jea import create_model
 from jea._jittor import jt, nn
 from jea.models.eanet_jseg import JSegEANet
 from jea.nn import Bottleneck, precision
-from jea.nn.mode import freeze_batch_norm
-from jea.nn.recompute import checkpointed
+from jea.nn.mode import checkpointed, freeze_batch_norm
 from jea.ops import can_block
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +58,7 @@ import sys
 import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import BatchNorm2d
-from jea.nn.recompute import checkpointed
+from jea.nn.mode import checkpointed
 from jea.tasks.base import peak_memory_mb
 jt.flags.use_cuda = 0
 
@@ -176,7 +175,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.tasks.base import peak_memory_mb
 from jea.nn import Bottleneck
-from jea.nn.recompute import checkpointed
+from jea.nn.mode import checkpointed
 from jea.ops import to_blocked
 jt.flags.use_cuda = 0
 blocks = [Bottleneck(64, 16) for _ in range(12)]
