@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import re
+import types
 import typing
 from pathlib import Path
 
@@ -130,13 +131,13 @@ def _model_arguments(name: str) -> dict:
 
 def _dataset_arguments(name: str) -> dict:
     from jea.data import DATASETS
-    return _arguments(DATASETS[name])
+    return DATASETS[name].arguments()
 
 
 def _arguments(cls) -> dict:
     """The keywords that a class takes: name -> inspect.Parameter, its annotation resolved."""
-    types = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
-    return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()}
+    hints = typing.get_type_hints(cls if dataclasses.is_dataclass(cls) else cls.__init__)
+    return {key: p.replace(annotation=hints.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()}
 
 
 def _check_named(block: str, values: dict, names, arguments_of) -> list:
@@ -164,6 +165,7 @@ def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
     return problems
 
 
+_UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))  # Python 3.9 has no X | Y
 _KINDS = {bool: (bool, "true or false"), int: (int, "an integer"), float: ((int, float), "a number"),
           str: (str, "text"), Path: (str, "text"), collections.abc.Sequence: ((list, tuple), "a list")}
 
@@ -178,7 +180,7 @@ def _type_problem(value, wanted, default=inspect.Parameter.empty):
         return f"is {value}; expected a finite number"
     if wanted is inspect.Parameter.empty:
         wanted = typing.Any if default is None or default is wanted else type(default)
-    choices = typing.get_args(wanted) if typing.get_origin(wanted) is typing.Union else (wanted,)
+    choices = typing.get_args(wanted) if typing.get_origin(wanted) in _UNIONS else (wanted,)
     optional = type(None) in choices
     kinds = [typing.get_origin(choice) or choice for choice in choices if choice is not type(None)]
     kinds = [collections.abc.Sequence if kind in (list, tuple) else kind for kind in kinds]
@@ -189,8 +191,8 @@ def _type_problem(value, wanted, default=inspect.Parameter.empty):
         said = " or ".join(dict.fromkeys(_KINDS[kind][1] for kind in kinds)) + (" or null" if optional else "")
         return f"is {'null' if value is None else repr(value)}; expected {said}{example}"
     if isinstance(value, (list, tuple)):
-        types = [kind for choice in choices for kind in typing.get_args(choice)]
-        entry_type = types[0] if types else inspect.Parameter.empty
+        kinds = [kind for choice in choices for kind in typing.get_args(choice)]
+        entry_type = kinds[0] if kinds else inspect.Parameter.empty
         for entry in value:
             problem = _type_problem(entry, entry_type)
             if problem:

@@ -1,16 +1,20 @@
 """Data sets (numpy out, no Jittor), transforms and the batch loader."""
+from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.cifar import CIFAR10, CIFAR100
 from jea.data.classification.folder import ImageFolder
 from jea.data.classification.shapes import ShapeClasses
 from jea.data.classification.tiny_imagenet import TinyImageNet
+from jea.data.dataset import Batch, Dataset
 from jea.data.files.lists import list_inputs
 from jea.data.files.pictures import read_image, read_label, write_image, write_index_png
 from jea.data.generation.shapes import PlainShapes
 from jea.data.loader import Loader, map_ordered
+from jea.data.points.base import PointCloudDataset
 from jea.data.points.modelnet import ModelNet40
 from jea.data.points.shapenet_part import ShapeNetPart
 from jea.data.points.solids import SolidParts, Solids
 from jea.data.segmentation.ade20k import ADE20K, ADE20K_CLASSES
+from jea.data.segmentation.base import SegmentationDataset
 from jea.data.segmentation.cityscapes import CITYSCAPES_CLASSES, Cityscapes
 from jea.data.segmentation.coco import COCO
 from jea.data.segmentation.folder import SegmentationFolder
@@ -39,8 +43,9 @@ DATASETS = {
 }
 
 __all__ = [
-    "ADE20K", "ADE20K_CLASSES", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "Cityscapes", "DATASETS",
-    "DataError", "ImageFolder", "Loader", "ModelNet40", "SegmentationFolder", "ShapeClasses", "ShapeNetPart", "Shapes",
-    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "list_inputs", "make_shapes", "map_ordered", "read_image",
-    "read_label", "voc_palette", "write_image", "write_index_png",
+    "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "Cityscapes",
+    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "ImageFolder", "Loader", "ModelNet40",
+    "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeNetPart", "Shapes",
+    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "list_inputs",
+    "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
 ]

@@ -18,10 +18,11 @@ import signal
 import sys
 import traceback
 import types
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
+from typing import Any, Callable, Iterable, Iterator
 
 import numpy as np
 
+from jea.data.dataset import Batch, Dataset
 from jea.errors import DataError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -31,8 +32,7 @@ _PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM)
 class Loader:
     """Training batches of a dataset.
 
-    dataset: has `__len__` and `train_sample(index, rng)`, which returns a dict of numpy arrays. It is pickled
-        to the workers.
+    dataset: a Dataset with `train_sample`. It is pickled to the workers.
     batch_size: samples per batch.
     seed: a whole number >= 0.
     num_workers: processes that prepare batches; 0 prepares them in this process.
@@ -43,8 +43,8 @@ class Loader:
     Close it, or use it in a `with` block, to end the workers.
     """
 
-    def __init__(self, dataset, *, batch_size: int, seed: int = 0, num_workers: int = 0,
-                 drop_last: bool = True, prefetch: int = 2, share: Tuple[int, int] = (0, 1)):
+    def __init__(self, dataset: Dataset, *, batch_size: int, seed: int = 0, num_workers: int = 0,
+                 drop_last: bool = True, prefetch: int = 2, share: tuple[int, int] = (0, 1)):
         if batch_size < 1 or seed < 0 or num_workers < 0 or prefetch < 1:
             raise ValueError("expected batch_size >= 1, seed >= 0, num_workers >= 0 and prefetch >= 1, "
                              f"got {batch_size}, {seed}, {num_workers} and {prefetch}")
@@ -65,11 +65,11 @@ class Loader:
         """Batches per epoch."""
         return self._size // self.batch_size if self._drop_last else -(-self._size // self.batch_size)
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Dict[str, np.ndarray]]:
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_batch` on.
 
-        A batch has what the samples have, stacked ("image" (B, 3, H, W) float32, "label" (B, H, W) int32),
-        and "index" (B,) int64, the samples' places in the data set. The iterator may be left early. A
+        A batch is what the data set's `collate` makes of the samples ("image" (B, 3, H, W) float32, "label" (B, H, W)
+        int32), and "index" (B,) int64, the samples' places in the data set. The iterator may be left early. A
         DataError in a worker is raised here unchanged; a worker that died is a DataError as well.
         """
         if not 0 <= start_batch <= len(self):
@@ -115,12 +115,11 @@ class _MakeBatch:
         self.dataset = dataset
         self.seed = seed
 
-    def __call__(self, task) -> Dict[str, np.ndarray]:
+    def __call__(self, task) -> Batch:
         epoch, indices = task
         # index + 1, as PCG64 pads its seed with zeros: (seed, epoch, 0) is the stream that shuffled them.
-        samples = [self.dataset.train_sample(i, _generator(self.seed, epoch, i + 1))
-                   for i in indices.tolist()]
-        batch = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+        batch = self.dataset.collate([self.dataset.train_sample(i, _generator(self.seed, epoch, i + 1))
+                                      for i in indices.tolist()])
         batch["index"] = indices.astype(np.int64)
         return batch
 
@@ -136,7 +135,7 @@ class _Workers:
         self._function = function
         self._num_workers = num_workers
         self._prefetch = prefetch
-        self._workers: List[_Worker] = []
+        self._workers: list[_Worker] = []
 
     def map(self, items: Iterable[Any]) -> Iterator[Any]:
         if not self._num_workers:

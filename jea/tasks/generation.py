@@ -19,7 +19,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DataError, map_ordered, write_image
-from jea.data.views.centred import SquareView
+from jea.data.views.centred import CentredView
 from jea.draw.charts import sheet
 from jea.files import jea_home
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
@@ -93,7 +93,7 @@ class Generation(DataTask):
     # -- training ---------------------------------------------------------------------------------------------------
 
     def training_data(self):
-        return SquareView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
+        return CentredView(self.dataset(), size=self.generator.img_size, flip=self.options.flip)
 
     def batches(self, epoch: int, start_batch: int):
         """Batches of {"image" (B, 3, S, S) float32 in [-1, 1], "label" (B,) int32, "index" (B,)}."""
@@ -254,7 +254,7 @@ class Generation(DataTask):
 
     def reference(self, split: Optional[str], *, progress: bool = True) -> Gaussian:
         """Mean and covariance of a split's features; kept in $JEA_HOME/statistics for the next time."""
-        view = SquareView(self.dataset(split), size=self.generator.img_size, flip=False)
+        view = CentredView(self.dataset(split), size=self.generator.img_size, flip=False)
         if len(view) < 2:
             raise DataError(f"{view.dataset.root}: split {split} has {len(view)} pictures; a distance needs at least 2")
         # A few pictures stand for all: a changed data set of the same size is noticed.

@@ -9,9 +9,8 @@ import pytest
 from jea.data import DataError, list_inputs
 from jea.data.files import clouds as cloud_files
 from jea.data.files.clouds import SUFFIXES, read_cloud, read_table
-from jea.data.views import clouds
+from jea.data.points.base import PointCloudDataset
 from jea.data.views.clouds import (
-    CloudDataset,
     choose,
     dropped,
     jittered,
@@ -334,7 +333,7 @@ class Constant:
         return np.full(shape, self.value)
 
 
-class Halves(CloudDataset):
+class Halves(PointCloudDataset):
     """Part 1 is where x > 0."""
 
     def __init__(self, **options):
@@ -370,7 +369,7 @@ def test_impossible_augmentation(options):
     with pytest.raises(DataError, match="expected dropout from 0 to 1"):
         Halves(**options)
     with pytest.raises(DataError, match="num_points is 0"):
-        clouds.CloudDataset(num_points=0, dropout=0, scale=(1, 1), shift=0, jitter=0)
+        PointCloudDataset(num_points=0, dropout=0, scale=(1, 1), shift=0, jitter=0)
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------

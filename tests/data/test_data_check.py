@@ -35,7 +35,7 @@ def test_a_sound_data_set(sound):
     report = check(sound)
     assert report.problems == [] and report.pictures == {"train": 4, "val": 2}
     assert report.sizes == {(6, 8): 6}
-    assert report.pixels.tolist() == [46 * 3, 46 * 2, 46] and report.pictures_with.tolist() == [3, 2, 1]
+    assert report.labels.tolist() == [46 * 3, 46 * 2, 46] and report.pictures_with.tolist() == [3, 2, 1]
     assert report.ignored == 12
     text = "\n".join(report.lines())
     assert "no problems" in text and re.search(r"1 +road +2 +92 +33.33%", text) and "1 sizes, from 8 x 6" in text

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import jea.data
-from jea.data import DataError, Loader, map_ordered
+from jea.data import DataError, Dataset, Loader, map_ordered
 
 ROOT = Path(jea.data.__file__).parents[2]
 
 
-class Toy:
+class Toy(Dataset):
     """Sample k: its number, the first draws of its generator, and facts about the process that made it."""
 
     def __init__(self, size=11):
@@ -167,7 +167,7 @@ def test_dead_worker_is_named_and_the_loader_lives_on():
         assert len(list(loader.epoch(0, start_batch=at + 1))) == 10 - at > 0
 
 
-class Big:
+class Big(Dataset):
     """Samples that no pipe holds at once."""
 
     def __len__(self):

@@ -9,19 +9,20 @@ the other, and a list of N labels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Sequence
 
 import numpy as np
 
 from jea.checkpoint.errors import reading
 from jea.checkpoint.readers.pickle_machine import Machine, NumpyArray
 from jea.checkpoint.tensors import Budget
+from jea.data.classification.base import ClassificationDataset
 from jea.errors import CheckpointError, DataError
 
 _BYTES = 3 * 32 * 32
 
 
-class CIFAR10:
+class CIFAR10(ClassificationDataset):
     """CIFAR-10: 50,000 training and 10,000 test pictures of 32 x 32 pixels in 10 classes.
 
     root: the folder cifar-10-batches-py, or the one that holds it.
@@ -31,10 +32,10 @@ class CIFAR10:
     """
 
     folder = "cifar-10-batches-py"
-    files: Dict[str, Sequence[str]] = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
+    files: dict[str, Sequence[str]] = {"train": [f"data_batch_{k}" for k in range(1, 6)], "test": ["test_batch"]}
     meta, names_key, labels_key, num_classes = "batches.meta", "label_names", "labels", 10
 
-    def __init__(self, *, root: Union[str, Path], split: str = "train"):
+    def __init__(self, *, root: str | Path, split: str = "train"):
         part = "test" if split == "val" else split
         if part not in self.files:
             raise DataError(f"unknown split {split!r} of {self.folder}; there are train, test and val, which is test")
@@ -42,14 +43,14 @@ class CIFAR10:
         self.root = _find(Path(root).expanduser(), self.folder, self.meta)
         self._paths = [self.root / name for name in self.files[part]]
         self.class_names = self._class_names()
-        self._pictures: Optional[np.ndarray] = None  # N 3 32 32
-        self._labels: Optional[np.ndarray] = None
+        self._pictures: np.ndarray | None = None  # N 3 32 32
+        self._labels: np.ndarray | None = None
         self._read()
 
     def __len__(self) -> int:
         return self._count
 
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
+    def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (32, 32, 3) uint8 RGB and its class."""
         if self._pictures is None:
             self._read()
@@ -65,7 +66,7 @@ class CIFAR10:
         self._labels = np.concatenate([labels for _, labels in batches])
         self._count = len(self._labels)
 
-    def _batch(self, path: Path) -> Tuple[np.ndarray, np.ndarray]:
+    def _batch(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         found = _read_pickle(path)
         data, labels = found.get("data"), found.get(self.labels_key)
         if not isinstance(data, NumpyArray) or data.dtype != "uint8" or data.shape[1:] != (_BYTES,):
@@ -78,7 +79,7 @@ class CIFAR10:
         pictures = data.load(Budget(data.size)).reshape(-1, 3, 32, 32)
         return pictures, np.array(labels, np.int64)
 
-    def _class_names(self) -> Tuple[str, ...]:
+    def _class_names(self) -> tuple[str, ...]:
         path = self.root / self.meta
         names = _read_pickle(path).get(self.names_key)
         if type(names) is not list or len(names) != self.num_classes or not all(type(n) is str for n in names):

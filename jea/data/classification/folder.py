@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Sequence
 
 import numpy as np
 
+from jea.data.classification.base import ClassificationDataset
 from jea.data.files.lists import SUFFIXES
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
@@ -18,7 +19,7 @@ from jea.errors import DataError
 HELD_OUT = ("val", "validation", "valid")  # names of one thing
 
 
-class ImageFolder:
+class ImageFolder(ClassificationDataset):
     """Pictures in class folders; the classes are the folders' names in sorted order.
 
     root: the folder that holds the splits.
@@ -32,8 +33,8 @@ class ImageFolder:
     DataError.
     """
 
-    def __init__(self, *, root: Union[str, Path], split: Optional[str] = "train", num_classes: Optional[int] = None,
-                 class_names: Optional[Sequence[str]] = None):
+    def __init__(self, *, root: str | Path, split: str | None = "train", num_classes: int | None = None,
+                 class_names: Sequence[str] | None = None):
         self.split = split
         self.root = Path(root).expanduser()
         folder = split_folder(self.root, split)
@@ -50,7 +51,7 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
+    def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (H, W, 3) uint8 RGB and its class; whatever the file's suffix says, its content decides."""
         path, label = self._samples[index]
         return read_image(path), label
@@ -60,10 +61,10 @@ class ImageFolder:
         return self._samples[index][0]
 
 
-def split_folder(root: Path, split: Optional[str]) -> Path:
+def split_folder(root: Path, split: str | None) -> Path:
     """The folder of a split; raises DataError when it is not there."""
     if split is None:
-        names: Tuple[str, ...] = (".",)
+        names: tuple[str, ...] = (".",)
     else:
         names = (split, *(name for name in HELD_OUT if name != split)) if split in HELD_OUT else (split,)
     for name in names:
@@ -76,7 +77,7 @@ def split_folder(root: Path, split: Optional[str]) -> Path:
                     "classes themselves, set split to null")
 
 
-def class_folders(folder: Path) -> List[str]:
+def class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted; hidden ones do not count."""
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
@@ -86,13 +87,13 @@ def class_folders(folder: Path) -> List[str]:
     return names
 
 
-def list_samples(folder: Path, classes: Sequence[str]) -> List[Tuple[str, int]]:
+def list_samples(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """(path, class index) of all pictures, sorted by class and path.
 
     Every class folder of `folder` must be one of `classes` and hold a picture; a class may have no folder.
     """
-    index: Dict[str, int] = {name: number for number, name in enumerate(classes)}
-    samples: List[Tuple[str, int]] = []
+    index: dict[str, int] = {name: number for number, name in enumerate(classes)}
+    samples: list[tuple[str, int]] = []
     for name in class_folders(folder):
         if name not in index:
             raise DataError(f"{folder / name}: the training pictures have no class {name}")

@@ -6,10 +6,10 @@ colours are drawn without regard to the class. A mirrored picture has the same c
 from __future__ import annotations
 
 import math
-from typing import Tuple
 
 import numpy as np
 
+from jea.data.classification.base import ClassificationDataset
 from jea.data.segmentation.shapes import ground, new_colour, outline_distance
 from jea.errors import DataError
 
@@ -20,7 +20,7 @@ SHAPE_CLASSES = tuple(f"{texture} {outline}" for texture in TEXTURES for outline
 _SPLITS = ("train", "val")
 
 
-class ShapeClasses:
+class ShapeClasses(ClassificationDataset):
     """Pictures of one object in 10 classes: picture k of a split is a function of (seed, split, k) alone.
 
     split: train or val. size: side of the pictures in pixels.
@@ -43,7 +43,7 @@ class ShapeClasses:
     def __len__(self) -> int:
         return self._count
 
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
+    def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (size, size, 3) uint8 RGB and its class."""
         if not 0 <= index < self._count:
             raise IndexError(f"picture {index} of {self._count}")

@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Tuple, Union
 
 import numpy as np
 
+from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.folder import HELD_OUT, class_folders, list_samples, split_folder
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
@@ -20,7 +20,7 @@ from jea.errors import DataError
 _FOLDER = "tiny-imagenet-200"
 
 
-class TinyImageNet:
+class TinyImageNet(ClassificationDataset):
     """Tiny-ImageNet: 100,000 training and 10,000 validation pictures of 64 x 64 pixels in 200 classes.
 
     root: the folder tiny-imagenet-200, or the one that holds it.
@@ -30,7 +30,7 @@ class TinyImageNet:
     raise DataError.
     """
 
-    def __init__(self, *, root: Union[str, Path], split: str = "train"):
+    def __init__(self, *, root: str | Path, split: str = "train"):
         if split != "train" and split not in HELD_OUT:
             raise DataError(f"unknown split {split!r} of Tiny-ImageNet; there are train and val (test has no labels)")
         self.split = split
@@ -52,12 +52,12 @@ class TinyImageNet:
     def __len__(self) -> int:
         return len(self._samples)
 
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
+    def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (64, 64, 3) uint8 RGB (grey files are converted) and its class."""
         path, label = self._samples[index]
         return read_image(path), label
 
-    def _annotated(self, folder: Path, annotations: Path) -> List[Tuple[str, int]]:
+    def _annotated(self, folder: Path, annotations: Path) -> list[tuple[str, int]]:
         index = {wnid: number for number, wnid in enumerate(self.wnids)}
         images = folder / "images"
         try:
@@ -80,7 +80,7 @@ class TinyImageNet:
         return samples
 
 
-def _words(path: Path) -> Dict[str, str]:
+def _words(path: Path) -> dict[str, str]:
     """wnid -> first name in words.txt; {} without the file."""
     if not path.is_file():
         return {}
@@ -88,7 +88,7 @@ def _words(path: Path) -> Dict[str, str]:
     return {wnid: names.split(",")[0].strip() for wnid, _, names in pairs}
 
 
-def _lines(path: Path) -> List[str]:
+def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

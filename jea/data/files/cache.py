@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Packed:
 
     NAMES = ("points", "ends", "labels", "parts")
 
-    def __init__(self, arrays: Optional[Dict[str, np.ndarray]], folder: Optional[Path] = None):
+    def __init__(self, arrays: dict[str, np.ndarray] | None, folder: Path | None = None):
         self._arrays, self._folder = arrays, folder
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -48,7 +48,7 @@ class Packed:
         return len(self.ends) - 1
 
 
-def pack(clouds: Sequence[np.ndarray], labels, parts: Optional[Sequence[np.ndarray]] = None) -> Dict[str, np.ndarray]:
+def pack(clouds: Sequence[np.ndarray], labels, parts: Sequence[np.ndarray] | None = None) -> dict[str, np.ndarray]:
     """The arrays of Packed from lists: clouds (N_k, 3), labels, parts (N_k,)."""
     ends = np.cumsum([0, *(len(cloud) for cloud in clouds)], dtype=np.int64)
     return {"points": np.concatenate(clouds).astype(np.float32), "ends": ends,
@@ -56,7 +56,7 @@ def pack(clouds: Sequence[np.ndarray], labels, parts: Optional[Sequence[np.ndarr
             "parts": np.concatenate(parts).astype(np.uint8) if parts is not None else np.zeros(0, np.uint8)}
 
 
-def cached(root: Path, name: str, sources: Sequence[Path], build: Callable[[], Dict[str, np.ndarray]]) -> Packed:
+def cached(root: Path, name: str, sources: Sequence[Path], build: Callable[[], dict[str, np.ndarray]]) -> Packed:
     """What `build` makes, from root/.jea/<name> where that was made of `sources` as they are now.
 
     The sources' names, sizes and times are compared, and each array's SHA-256. A folder that cannot be written is no

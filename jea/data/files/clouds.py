@@ -12,7 +12,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple, Sequence, Union
 
 import numpy as np
 
@@ -56,8 +56,8 @@ def read_cloud(path: PathLike, *, mesh_points: int = MESH_POINTS) -> np.ndarray:
     return points.astype(np.float64)
 
 
-def read_table(path: PathLike, *, columns: Optional[int] = None, rows: Optional[int] = None
-               ) -> Tuple[np.ndarray, np.ndarray]:
+def read_table(path: PathLike, *, columns: int | None = None, rows: int | None = None
+               ) -> tuple[np.ndarray, np.ndarray]:
     """A table of numbers, between blanks or commas: values (R, C) float64 and each row's line (R,) in the file.
 
     columns: how many there must be; default: as in the first row, at least 3. rows: stop after so many lines.
@@ -79,7 +79,7 @@ def read_table(path: PathLike, *, columns: Optional[int] = None, rows: Optional[
     return numbers.values.reshape(-1, expected), numbers.lines
 
 
-def check_cloud(points: np.ndarray, path: PathLike, lines: Optional[np.ndarray] = None) -> np.ndarray:
+def check_cloud(points: np.ndarray, path: PathLike, lines: np.ndarray | None = None) -> np.ndarray:
     """(N, 3) of any number type -> float64; DataError for an empty cloud, NaN, infinity, more than float32 holds."""
     points = np.ascontiguousarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 3:
@@ -104,7 +104,7 @@ def check_split(split: str, splits: Sequence[str]) -> None:
         raise DataError(f"unknown split {split!r}{nearest(split, splits)}; there are {', '.join(splits)}")
 
 
-def read_list(path: Path) -> Tuple[str, ...]:
+def read_list(path: Path) -> tuple[str, ...]:
     """The lines of a list that hold something; DataError where there are none, or one is there twice."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -206,7 +206,7 @@ def _is_number(text: bytes, words: np.ndarray, k: int) -> bool:
 
 # -- the other formats -----------------------------------------------------------------------------------------------
 
-def _read_npy(path: PathLike) -> Tuple[np.ndarray, np.ndarray]:
+def _read_npy(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     data = _read_bytes(path)
     stream = io.BytesIO(data)
     try:
@@ -227,7 +227,7 @@ def _read_npy(path: PathLike) -> Tuple[np.ndarray, np.ndarray]:
     return values[:, :3], np.zeros((0, 3), np.int64)
 
 
-def _read_off(path: PathLike) -> Tuple[np.ndarray, np.ndarray]:
+def _read_off(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     data = _read_bytes(path)
     head = re.match(rb"\s*((?:#[^\n]*\n\s*)*)(C?N?OFF)(?![A-Za-z])(?!\s*BINARY)", data)
     if not head:
@@ -297,10 +297,10 @@ _PLY_TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short":
 class _Element(NamedTuple):
     name: str
     count: int
-    properties: List[Tuple[str, Optional[str], str]]  # name, type of a list's length or None, type
+    properties: list[tuple[str, str | None, str]]  # name, type of a list's length or None, type
 
 
-def _read_ply(path: PathLike) -> Tuple[np.ndarray, np.ndarray]:
+def _read_ply(path: PathLike) -> tuple[np.ndarray, np.ndarray]:
     data = _read_bytes(path)
     end = re.search(rb"(?:^|\n)end_header[ \t\r]*\n", data[:65536])
     if not data.startswith(b"ply") or not end:
@@ -329,7 +329,7 @@ def _read_ply(path: PathLike) -> Tuple[np.ndarray, np.ndarray]:
     return found["vertex"], found.get("face", np.zeros((0, 3), np.int64))
 
 
-def _ply_header(text: str, path: PathLike) -> Tuple[str, List[_Element]]:
+def _ply_header(text: str, path: PathLike) -> tuple[str, list[_Element]]:
     form, elements = None, []
     for number, line in enumerate(text.splitlines()[1:], 2):
         words = line.split()
@@ -358,7 +358,7 @@ def _ply_header(text: str, path: PathLike) -> Tuple[str, List[_Element]]:
     return form, elements
 
 
-def _places(element: _Element, names: Sequence[str], path: PathLike) -> Optional[List[int]]:
+def _places(element: _Element, names: Sequence[str], path: PathLike) -> list[int] | None:
     """The places of scalar properties in the element's list; a list property before them has no fixed place."""
     listed = [name for name, length, _ in element.properties]
     if any(length for _, length, _ in element.properties) or not set(names) <= set(listed):
@@ -406,7 +406,7 @@ def _binary_rows(data: bytes, start: int, element: _Element, order: str, path: P
     if element.count > MAX_MIXED:
         raise DataError(f"{path}: {element.count} polygons of different sizes, over the limit of {MAX_MIXED}; "
                         "make triangles of them first")
-    found: Dict[np.dtype, List[np.ndarray]] = {}
+    found: dict[np.dtype, list[np.ndarray]] = {}
     for _ in range(element.count):
         kind = _row_type(data, start, element, order, path)
         found.setdefault(kind, []).append(np.frombuffer(data, kind, 1, start))

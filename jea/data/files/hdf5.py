@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from jea.errors import DataError
 MAX_VALUES = 2 ** 28  # of an array: 1 GiB of float32
 
 
-def hdf5_files(root: Path, *patterns: str) -> List[Path]:
+def hdf5_files(root: Path, *patterns: str) -> list[Path]:
     """The files of a split, sorted within each pattern."""
     files = []
     for pattern in patterns:
@@ -23,7 +22,7 @@ def hdf5_files(root: Path, *patterns: str) -> List[Path]:
     return files
 
 
-def read_hdf5(path: Path, wanted: Dict[str, tuple]) -> Dict[str, np.ndarray]:
+def read_hdf5(path: Path, wanted: dict[str, tuple]) -> dict[str, np.ndarray]:
     """Arrays of an HDF5 file.
 
     wanted: name -> (None, most columns to read, ...); the first axis is read whole, and a trailing axis of length 1,

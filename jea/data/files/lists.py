@@ -2,14 +2,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Sequence, Union
+from typing import Sequence
 
 from jea.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def list_inputs(path: Union[str, Path], suffixes: Sequence[str] = SUFFIXES, what: str = "picture") -> List[Path]:
+def list_inputs(path: str | Path, suffixes: Sequence[str] = SUFFIXES, what: str = "picture") -> list[Path]:
     """One picture, or all pictures directly in a folder (not below it), sorted by name.
 
     A file is taken whatever its suffix; in a folder those with one of `suffixes` count, hidden ones do not.

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import math
-from typing import Tuple
 
 import numpy as np
 
+from jea.data.classification.base import ClassificationDataset
 from jea.data.segmentation.shapes import outline_distance
 from jea.errors import DataError
 
@@ -15,7 +15,7 @@ _COLOURS = np.array([(220, 50, 47), (38, 139, 60), (38, 100, 210), (230, 180, 20
 _SPLITS = ("train", "val")
 
 
-class PlainShapes:
+class PlainShapes(ClassificationDataset):
     """An upright object in one of six strong colours on a light ground; the class is its outline.
 
     Picture k of a split is a function of (split, k) alone: place, size and colours vary, classes take turns.
@@ -37,7 +37,7 @@ class PlainShapes:
     def __len__(self) -> int:
         return self._count
 
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
+    def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (size, size, 3) uint8 RGB and its class."""
         if not 0 <= index < self._count:
             raise IndexError(f"picture {index} of {self._count}")

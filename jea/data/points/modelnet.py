@@ -9,14 +9,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Sequence
 
 import numpy as np
 
 from jea.data.files.cache import cached, pack
 from jea.data.files.clouds import check_cloud, check_listed, check_split, read_list, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
-from jea.data.views.clouds import CloudDataset, normalise_cloud
+from jea.data.points.base import PointCloudDataset
+from jea.data.views.clouds import normalise_cloud
 from jea.errors import DataError
 
 MODELNET40_CLASSES = (
@@ -28,21 +29,21 @@ MODELNET40_CLASSES = (
 SPLITS = ("train", "test")
 
 
-class ModelNet40(CloudDataset):
+class ModelNet40(PointCloudDataset):
     """Shapes of 40 classes: 9,840 + 2,468 as hdf5, 9,843 + 2,468 as text.
 
     root: one of the two folders above, or the folder that holds it.
     split: train or test.
     num_points: the first so many rows of each shape, as in the published recipes; text is then moved into the unit
         sphere, as hdf5 already is.
-    dropout, scale, shift, jitter: see CloudDataset; the defaults are the published recipe's.
+    dropout, scale, shift, jitter: see PointCloudDataset; the defaults are the published recipe's.
 
     The clouds are read once and kept in root/.jea. Faults raise DataError.
     """
 
     class_names = MODELNET40_CLASSES  # of the published data; a data set's own are those of its list
 
-    def __init__(self, *, root: Union[str, Path], split: str = "train", num_points: int = 1024, dropout: float = 0.875,
+    def __init__(self, *, root: str | Path, split: str = "train", num_points: int = 1024, dropout: float = 0.875,
                  scale: Sequence[float] = (2 / 3, 3 / 2), shift: float = 0.2, jitter: float = 0.0):
         super().__init__(num_points=num_points, dropout=dropout, scale=scale, shift=shift, jitter=jitter)
         check_split(split, SPLITS)
@@ -57,7 +58,7 @@ class ModelNet40(CloudDataset):
     def __len__(self) -> int:
         return len(self._clouds)
 
-    def cloud(self, index: int, rng: Optional[np.random.Generator] = None):
+    def cloud(self, index: int, rng: np.random.Generator | None = None):
         start, end = self._clouds.ends[index:index + 2]
         return (np.array(self._clouds.points[start:end]), int(self._clouds.labels[index]), None,
                 f"{self.split}_{index:04d}")
@@ -65,7 +66,7 @@ class ModelNet40(CloudDataset):
     def _hdf5(self):
         files = hdf5_files(self.root, f"ply_data_{self.split}*.h5")
 
-        def build() -> Dict[str, np.ndarray]:
+        def build() -> dict[str, np.ndarray]:
             points, labels = [], []
             for file in files:
                 arrays = read_hdf5(file, {"data": (None, self.num_points, 3), "label": (None,)})
@@ -85,7 +86,7 @@ class ModelNet40(CloudDataset):
         files = [self.root / name / f"{id}.txt" for id, name in zip(ids, classes)]
         check_listed(files, self.root / f"modelnet40_{self.split}.txt")
 
-        def build() -> Dict[str, np.ndarray]:
+        def build() -> dict[str, np.ndarray]:
             clouds = []
             for file in files:
                 table, lines = read_table(file, rows=self.num_points)
@@ -97,7 +98,7 @@ class ModelNet40(CloudDataset):
         return files, build
 
 
-def _find_root(root: Path) -> Tuple[Path, Path]:
+def _find_root(root: Path) -> tuple[Path, Path]:
     """The folder of the data and its list of classes."""
     forms = (("modelnet40_ply_hdf5_2048", "shape_names.txt"),
              ("modelnet40_normal_resampled", "modelnet40_shape_names.txt"))

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Sequence
 
 import numpy as np
 
 from jea.data.files.cache import cached, pack
 from jea.data.files.clouds import check_cloud, check_listed, check_split, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
-from jea.data.views.clouds import CloudDataset, normalise_cloud
+from jea.data.points.base import PointCloudDataset
+from jea.data.views.clouds import normalise_cloud
 from jea.errors import DataError
 
 CATEGORIES = ("airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife", "lamp", "laptop", "motorbike",
@@ -29,20 +30,20 @@ _TEXT = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 _HDF5 = ("shapenet_part_seg_hdf5_data", "hdf5_data")
 
 
-def part_ranges(counts: Sequence[int] = PART_COUNTS) -> Tuple[Tuple[int, ...], ...]:
+def part_ranges(counts: Sequence[int] = PART_COUNTS) -> tuple[tuple[int, ...], ...]:
     """The parts of each category: category k has counts[k] of them, numbered through."""
     ends = np.cumsum([0, *counts])
     return tuple(tuple(range(a, b)) for a, b in zip(ends.tolist(), ends[1:].tolist()))
 
 
-class ShapeNetPart(CloudDataset):
+class ShapeNetPart(PointCloudDataset):
     """Shapes with a category (0 to 15, alphabetical) and a part (0 to 49) of each point.
 
     root: one of the two folders above, or the folder that holds it.
     split: train, val, trainval (the published recipes train on it) or test (2,874 shapes).
     num_points: points of a sample. hdf5: the first so many of 2,048 rows. Text: drawn with replacement, as its
         shapes differ in length (training: anew each time), after moving them into the unit sphere.
-    dropout, scale, shift, jitter: see CloudDataset; the defaults are DGCNN's, whose code PCT names for this task.
+    dropout, scale, shift, jitter: see PointCloudDataset; the defaults are DGCNN's, whose code PCT names for this task.
 
     Both forms give the same category numbers, whatever the order in synsetoffset2category.txt. The clouds are read
     once and kept in root/.jea. Faults raise DataError.
@@ -53,7 +54,7 @@ class ShapeNetPart(CloudDataset):
     parts = part_ranges()
     part_names = tuple(f"{name} {k + 1}" for name, count in zip(CATEGORIES, PART_COUNTS) for k in range(count))
 
-    def __init__(self, *, root: Union[str, Path], split: str = "trainval", num_points: int = 2048,
+    def __init__(self, *, root: str | Path, split: str = "trainval", num_points: int = 2048,
                  dropout: float = 0.0, scale: Sequence[float] = (2 / 3, 3 / 2), shift: float = 0.2,
                  jitter: float = 0.0):
         super().__init__(num_points=num_points, dropout=dropout, scale=scale, shift=shift, jitter=jitter)
@@ -67,9 +68,9 @@ class ShapeNetPart(CloudDataset):
     def __len__(self) -> int:
         return len(self._clouds)
 
-    def cloud(self, index: int, rng: Optional[np.random.Generator] = None):
+    def cloud(self, index: int, rng: np.random.Generator | None = None):
         start, end = self._clouds.ends[index:index + 2].tolist()
-        chosen: Union[slice, np.ndarray] = slice(start, end)
+        chosen: slice | np.ndarray = slice(start, end)
         if self._is_text:
             rng = rng or np.random.Generator(np.random.PCG64(index))
             chosen = start + rng.integers(end - start, size=self.num_points)
@@ -79,7 +80,7 @@ class ShapeNetPart(CloudDataset):
     def _hdf5(self):
         files = hdf5_files(self.root, *(f"*{part}*.h5" for part in SPLITS[self.split]))
 
-        def build() -> Dict[str, np.ndarray]:
+        def build() -> dict[str, np.ndarray]:
             points: list = []
             parts: list = []
             labels: list = []
@@ -97,14 +98,14 @@ class ShapeNetPart(CloudDataset):
     def _text(self):
         table = self.root / "synsetoffset2category.txt"
         categories = _read_categories(table)
-        files: List[Path] = []
+        files: list[Path] = []
         lists = [self.root / "train_test_split" / f"shuffled_{part}_file_list.json" for part in SPLITS[self.split]]
         for path in lists:
             listed = [self.root / synset / f"{token}.txt" for synset, token in _read_json_list(path, categories)]
             check_listed(listed, path)
             files += listed
 
-        def build() -> Dict[str, np.ndarray]:
+        def build() -> dict[str, np.ndarray]:
             labels = [categories[file.parent.name] for file in files]
             clouds, parts = [], []
             for file, label in zip(files, labels):
@@ -124,7 +125,7 @@ class ShapeNetPart(CloudDataset):
         return parts
 
 
-def _find_root(root: Path) -> Tuple[Path, bool]:
+def _find_root(root: Path) -> tuple[Path, bool]:
     """The folder of the data, and whether it is the text form."""
     for folder in (root, root / _TEXT, *(root / name for name in _HDF5)):
         if (folder / "synsetoffset2category.txt").is_file():
@@ -136,9 +137,9 @@ def _find_root(root: Path) -> Tuple[Path, bool]:
                     f"it, in {_TEXT} and in {' or '.join(_HDF5)}")
 
 
-def _read_categories(path: Path) -> Dict[str, int]:
+def _read_categories(path: Path) -> dict[str, int]:
     """synset -> category number."""
-    found: Dict[str, int] = {}
+    found: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +155,7 @@ def _read_categories(path: Path) -> Dict[str, int]:
     return found
 
 
-def _read_json_list(path: Path, categories: Dict[str, int]) -> List[Tuple[str, str]]:
+def _read_json_list(path: Path, categories: dict[str, int]) -> list[tuple[str, str]]:
     """(synset, token) of each shape in a list of "shape_data/<synset>/<token>"."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))

@@ -6,24 +6,25 @@ surface, with noise. Shape k of a split depends on seed, split and k only.
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Sequence
 
 import numpy as np
 
+from jea.data.points.base import PointCloudDataset
 from jea.data.points.shapenet_part import part_ranges
-from jea.data.views.clouds import CloudDataset, normalise_cloud, sample_surface
+from jea.data.views.clouds import normalise_cloud, sample_surface
 from jea.errors import DataError
 
 SPLITS = ("train", "val")
 NOISE = 0.015  # standard deviation of each coordinate, in radii of the cloud
 _AROUND = 24  # corners of what should be round
 
-Mesh = Tuple[np.ndarray, np.ndarray]  # vertices (V, 3) float64, triangles (T, 3)
+Mesh = tuple[np.ndarray, np.ndarray]  # vertices (V, 3) float64, triangles (T, 3)
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
-def revolved(profile: Sequence[Tuple[float, float]]) -> Mesh:
+def revolved(profile: Sequence[tuple[float, float]]) -> Mesh:
     """The surface that a line of (radius, height) points leaves when it turns about the z axis."""
     profile = np.asarray(profile, np.float64)
     angle = 2 * math.pi * np.arange(_AROUND) / _AROUND
@@ -47,7 +48,7 @@ def box(x: float, y: float, z: float) -> Mesh:
     return hull(corners, [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)])
 
 
-def cylinder(radius: float, height: float, top: Optional[float] = None) -> Mesh:
+def cylinder(radius: float, height: float, top: float | None = None) -> Mesh:
     """A closed cylinder about the origin; with another radius at the top, a frustum or a cone."""
     top = radius if top is None else top
     return revolved([(0, -height / 2), (radius, -height / 2), (top, height / 2), (0, height / 2)])
@@ -127,7 +128,7 @@ def _hourglass(between) -> Mesh:
     return revolved([(0, -h), (r, -h), (between(0.1, 0.25) * r, 0), (r, h), (0, h)])
 
 
-SOLIDS: Dict[str, Callable] = {"ball": _ball, "box": _box, "cylinder": _cylinder, "cone": _cone, "torus": _torus,
+SOLIDS: dict[str, Callable] = {"ball": _ball, "box": _box, "cylinder": _cylinder, "cone": _cone, "torus": _torus,
                                "pyramid": _pyramid, "prism": _prism, "octahedron": _octahedron, "bowl": _bowl,
                                "hourglass": _hourglass}
 
@@ -135,27 +136,27 @@ SOLIDS: Dict[str, Callable] = {"ball": _ball, "box": _box, "cylinder": _cylinder
 # -- composites ------------------------------------------------------------------------------------------------------
 # Each returns the meshes of its parts, in order.
 
-def _table(between) -> List[Mesh]:
+def _table(between) -> list[Mesh]:
     x, y, h, thick = between(1.2, 2.0), between(0.9, 1.3), between(0.8, 1.2), between(0.06, 0.12)
     legs = [moved(box(0.15, 0.15, h), a * (x / 2 - 0.1), b * (y / 2 - 0.1), -h / 2) for a in (-1, 1) for b in (-1, 1)]
     return [moved(box(x, y, thick), z=thick / 2), joined(legs)]
 
 
-def _chair(between) -> List[Mesh]:
+def _chair(between) -> list[Mesh]:
     x, y, h, back = between(0.8, 1.0), between(0.8, 1.0), between(0.6, 0.9), between(0.8, 1.1)
     legs = [moved(box(0.15, 0.15, h), a * (x / 2 - 0.08), b * (y / 2 - 0.08), -h / 2)
             for a in (-1, 1) for b in (-1, 1)]
     return [moved(box(0.1, y, back), 0.05 - x / 2, z=0.1 + back / 2), moved(box(x, y, 0.1), z=0.05), joined(legs)]
 
 
-def _lamp(between) -> List[Mesh]:
+def _lamp(between) -> list[Mesh]:
     h, r, shade = between(1.1, 1.6), between(0.5, 0.75), between(0.5, 0.8)
     side = [(r, h - shade / 2), (between(0.5, 0.8) * r, h + shade / 2)]
     return [moved(cylinder(between(0.4, 0.6), 0.12), z=0.06), moved(cylinder(0.1, h - 0.12), z=h / 2 + 0.06),
             revolved(side)]
 
 
-def _mug(between) -> List[Mesh]:
+def _mug(between) -> list[Mesh]:
     r, h, thick = between(0.5, 0.7), between(1.0, 1.4), between(0.08, 0.11)
     handle, triangles = revolved(_arc(thick, 0, 1, 9, x=between(0.32, 0.42)))
     half = (handle[:, 1] >= -1e-9)[triangles].all(1)  # the half that stands out of the body
@@ -163,7 +164,7 @@ def _mug(between) -> List[Mesh]:
     return [revolved([(0, -h / 2), (r, -h / 2), (r, h / 2)]), (upright, triangles[half])]
 
 
-def _rocket(between) -> List[Mesh]:
+def _rocket(between) -> list[Mesh]:
     r, h, nose, fin = between(0.25, 0.35), between(1.2, 1.8), between(0.5, 0.8), between(0.4, 0.6)
     body = revolved([(0, 0), (r, 0), (r, h)])
     wing = hull([(r, 0, 0), (r + fin, 0, -0.15), (r + fin, 0, 0.2 * fin), (r, 0, 1.2 * fin)], [(0, 1, 2, 3)])
@@ -172,13 +173,13 @@ def _rocket(between) -> List[Mesh]:
     return [body, revolved([(r, h), (0, h + nose)]), joined(fins)]
 
 
-def _hammer(between) -> List[Mesh]:
+def _hammer(between) -> list[Mesh]:
     length, r, head = between(1.4, 2.0), between(0.1, 0.14), between(0.3, 0.4)
     return [moved(cylinder(r, length), z=-length / 2),
             moved(lying(cylinder(between(0.2, 0.26), between(0.8, 1.1))), z=head / 2)]
 
 
-COMPOSITES: Dict[str, Tuple[Callable, Tuple[str, ...]]] = {
+COMPOSITES: dict[str, tuple[Callable, tuple[str, ...]]] = {
     "table": (_table, ("top", "legs")),
     "chair": (_chair, ("back", "seat", "legs")),
     "lamp": (_lamp, ("foot", "pole", "shade")),
@@ -190,14 +191,14 @@ COMPOSITES: Dict[str, Tuple[Callable, Tuple[str, ...]]] = {
 
 # -- data sets -------------------------------------------------------------------------------------------------------
 
-class Solids(CloudDataset):
+class Solids(PointCloudDataset):
     """Ten classes of solids: splits train and val, of `num_train` and `num_val` clouds, as many of each class.
 
     num_points: points of a cloud. noise: standard deviation of each coordinate, in radii of the cloud. seed: of the
-    whole data set. dropout, scale, shift, jitter: see CloudDataset; off by default, as the shapes vary themselves.
+    whole data set. dropout, scale, shift, jitter: see PointCloudDataset; off by default, as the shapes vary themselves.
     """
 
-    class_names: Tuple[str, ...] = tuple(SOLIDS)
+    class_names: tuple[str, ...] = tuple(SOLIDS)
     root = "memory"
     _stream = 0  # tells the data sets of one seed apart
 
@@ -217,7 +218,7 @@ class Solids(CloudDataset):
     def __len__(self) -> int:
         return self._count
 
-    def cloud(self, index: int, rng: Optional[np.random.Generator] = None):
+    def cloud(self, index: int, rng: np.random.Generator | None = None):
         if not 0 <= index < self._count:
             raise IndexError(f"{index}; split {self.split} has {self._count} clouds")
         own = np.random.Generator(np.random.PCG64((self.seed, self._stream, SPLITS.index(self.split), index + 1)))

@@ -6,12 +6,10 @@
 """
 from __future__ import annotations
 
-from typing import List
-
 import numpy as np
 
 from jea.data.files.pictures import read_label
-from jea.data.segmentation.base import AugmentedPictures, Sample, padded_palette
+from jea.data.segmentation.base import AugmentedSegmentation, Sample, padded_palette
 from jea.data.segmentation.submission import Submission
 from jea.errors import DataError
 
@@ -46,10 +44,10 @@ _COLOURS = (
 _FOLDERS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
 
 
-class ADE20K(AugmentedPictures):
+class ADE20K(AugmentedSegmentation):
     """ADE20K SceneParsing: splits train (20,210 pictures), val (2,000), trainval and test (without labels).
 
-    Classes are 0 to 149; what the files call 0 is ignored. The other arguments are those of AugmentedPictures.
+    Classes are 0 to 149; what the files call 0 is ignored. The other arguments are those of AugmentedSegmentation.
     """
 
     num_classes = 150
@@ -62,7 +60,7 @@ class ADE20K(AugmentedPictures):
     def legend(cls, **arguments):
         return cls.class_names, cls.palette
 
-    def _list(self) -> List[Sample]:
+    def _list(self) -> list[Sample]:
         if self.split == "test":
             places = (self.root, self.root.parent)
             self.root = next((place for place in places if (place / "release_test").is_dir()), self.root)

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Sequence
 
 import numpy as np
 
+from jea.data.dataset import Dataset, Examined, digest
 from jea.data.faults import fault
 from jea.data.files.lists import SUFFIXES
 from jea.data.files.pictures import PathLike, read_image, read_label
@@ -18,33 +19,48 @@ from jea.errors import DataError
 class Sample(NamedTuple):
     id: str
     image: str  # paths relative to the root
-    label: Optional[str]
+    label: str | None
 
 
-class LabelledPictures:
+class SegmentationDataset(Dataset):
     """Base of the segmentation data sets; a subclass sets root, split, num_classes, class_names, palette and _samples.
 
     background: the class that overlays leave clear, or None.
     submission: how predictions of pictures without labels are written.
     """
 
+    label_unit = "pixels"
     ignore_index = transforms.IGNORE
-    background: Optional[int] = None
+    background: int | None = None
     submission = Submission()
 
     root: Path
-    split: str
-    num_classes: int
-    _samples: List[Sample]
+    _samples: list[Sample]
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def test_sample(self, index: int) -> Dict[str, object]:
+    def test_sample(self, index: int) -> dict[str, object]:
         """{"id": str, "image": (H, W, 3) uint8, "label": (H, W) uint8, or None where the split has none}."""
         sample = self._samples[index]
         image, label = self._read(sample)
         return {"id": sample.id, "image": image, "label": label}
+
+    def examine(self, index: int) -> Examined:
+        sample = self._samples[index]
+        found = Examined(str(self.root / sample.image))
+        image = found.attempt(self._read_image, sample)
+        if image is not None:
+            found.size, found.digest = image.shape[:2], digest(image)
+        label = found.attempt(self._read_label, sample) if sample.label is not None else None
+        if label is not None:
+            values = np.bincount(label.reshape(-1), minlength=256)
+            found.counts, found.ignored = values[:self.num_classes], int(values[self.num_classes:].sum())
+            if image is not None and label.shape != image.shape[:2]:
+                found.problems.append(self._sizes_differ(sample, image, label))
+            if not found.counts.any():
+                found.problems.append(f"{self.root / sample.label}: all pixels are ignored")
+        return found
 
     def _read(self, sample: Sample):
         image = self._read_image(sample)
@@ -52,9 +68,12 @@ class LabelledPictures:
             return image, None
         label = self._read_label(sample)
         if label.shape != image.shape[:2]:
-            raise DataError(f"{self.root / sample.label}: label is {_wxh(label)}, its picture "
-                            f"{self.root / sample.image} is {_wxh(image)}; they must have one size")
+            raise DataError(self._sizes_differ(sample, image, label))
         return image, label
+
+    def _sizes_differ(self, sample: Sample, image: np.ndarray, label: np.ndarray) -> str:
+        return (f"{self.root / sample.label}: label is {_wxh(label)}, its picture {self.root / sample.image} is "
+                f"{_wxh(image)}; they must have one size")
 
     def _read_image(self, sample: Sample) -> np.ndarray:
         return read_image(self.root / sample.image)
@@ -63,7 +82,7 @@ class LabelledPictures:
         return read_label(self.root / sample.label, self.num_classes, ignore=self.ignore_index)
 
 
-class AugmentedPictures(LabelledPictures):
+class AugmentedSegmentation(SegmentationDataset):
     """Adds the augmentation of mmsegmentation and JSeg, which the data sets after VOC are trained with.
 
     root: folder of the data set.
@@ -79,8 +98,8 @@ class AugmentedPictures(LabelledPictures):
     """
 
     def __init__(self, *, root: PathLike, split: str = "train", crop_size: int = 512,
-                 scales: Optional[Sequence[float]] = None, scale_range: Optional[Sequence[float]] = None,
-                 fit: Optional[Sequence[int]] = None, max_class_share: float = 1.0, photometric: bool = False):
+                 scales: Sequence[float] | None = None, scale_range: Sequence[float] | None = None,
+                 fit: Sequence[int] | None = None, max_class_share: float = 1.0, photometric: bool = False):
         if crop_size < 1:
             raise DataError(f"crop_size is {crop_size}; expected at least 1")
         if scales is not None and scale_range is not None:
@@ -102,10 +121,10 @@ class AugmentedPictures(LabelledPictures):
             raise DataError(f"{self.root}: split {split} has no pictures")
         self.ids = [sample.id for sample in self._samples]
 
-    def _list(self) -> List[Sample]:
+    def _list(self) -> list[Sample]:
         raise NotImplementedError
 
-    def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
+    def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random crop: {"image": (3, crop, crop) float32, normalised; "label": (crop, crop) int32}."""
         sample = self._samples[index]
         if sample.label is None:
@@ -127,8 +146,8 @@ class AugmentedPictures(LabelledPictures):
         raise DataError(f"{self.root}: no {self._title} data there{state}; looked for the folders "
                         f"{' and '.join(self._needs)} in {', '.join(map(str, candidates))}")
 
-    def _pairs(self, pictures: str, labels: Optional[str], *, picture_end: str = "",
-               label_end: str = ".png") -> List[Sample]:
+    def _pairs(self, pictures: str, labels: str | None, *, picture_end: str = "",
+               label_end: str = ".png") -> list[Sample]:
         """The samples of two folder trees, paired by their path without the ending; sorted.
 
         picture_end: what picture files end in; "" for any picture suffix. labels: None for pictures without labels.
@@ -147,7 +166,7 @@ class AugmentedPictures(LabelledPictures):
             fault(f"{self.root / labelled[id]}: belongs to no picture in {self.root / pictures}")
         return samples
 
-    def _files(self, folder: str, ends: Tuple[str, ...]) -> Dict[str, str]:
+    def _files(self, folder: str, ends: tuple[str, ...]) -> dict[str, str]:
         """Path below `folder` without its ending -> path below the root, of all files that end in one of `ends`."""
         top, found = self.root / folder, {}
         if not top.is_dir():

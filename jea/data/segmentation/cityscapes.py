@@ -7,12 +7,12 @@
 """
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from jea.data.files.pictures import PathLike, read_label
-from jea.data.segmentation.base import AugmentedPictures, Sample, padded_palette
+from jea.data.segmentation.base import AugmentedSegmentation, Sample, padded_palette
 from jea.data.segmentation.submission import Submission
 from jea.data.views.crops import IGNORE
 from jea.errors import DataError
@@ -32,12 +32,12 @@ _HIGHEST_ID = 33
 _SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 
 
-class Cityscapes(AugmentedPictures):
+class Cityscapes(AugmentedSegmentation):
     """Cityscapes: splits train (2,975 pictures of 2048 x 1024), val (500), trainval and test (1,525, without labels).
 
     labels: "labelIds", as the archive has them, or "labelTrainIds". Either way the classes are 0 to 18, and everything
         else is ignored. Predictions for the server are written as labelIds.
-    The other arguments are those of AugmentedPictures.
+    The other arguments are those of AugmentedSegmentation.
     """
 
     num_classes = 19
@@ -47,8 +47,8 @@ class Cityscapes(AugmentedPictures):
     _title, _needs = "Cityscapes", ("leftImg8bit",)
 
     def __init__(self, *, root: PathLike, split: str = "train", labels: str = "labelIds", crop_size: int = 769,
-                 scales: Optional[Sequence[float]] = None, scale_range: Optional[Sequence[float]] = None,
-                 fit: Optional[Sequence[int]] = None, max_class_share: float = 1.0, photometric: bool = False):
+                 scales: Sequence[float] | None = None, scale_range: Sequence[float] | None = None,
+                 fit: Sequence[int] | None = None, max_class_share: float = 1.0, photometric: bool = False):
         if labels not in ("labelIds", "labelTrainIds"):
             raise DataError(f"labels is {labels!r}; expected labelIds or labelTrainIds")
         self._labels = labels
@@ -59,7 +59,7 @@ class Cityscapes(AugmentedPictures):
     def legend(cls, **arguments):
         return cls.class_names, cls.palette
 
-    def _list(self) -> List[Sample]:
+    def _list(self) -> list[Sample]:
         self.root = self._find_root("cityscapes")
         if self.split not in _SPLITS:
             raise DataError(f"{self.root}: unknown split {self.split!r}; there are {', '.join(_SPLITS)}")

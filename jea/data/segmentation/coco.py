@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import json
-from typing import List, Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from jea.data.faults import fault
 from jea.data.files.pictures import PathLike, read_label
-from jea.data.segmentation.base import AugmentedPictures, Sample
+from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.data.segmentation.palette import VOC_CLASSES, voc_palette
 from jea.data.views.crops import IGNORE
 from jea.errors import DataError
@@ -28,13 +28,13 @@ _STUFF[np.array(COCO_IDS) - 1] = np.arange(1, 21)
 _STUFF[255] = IGNORE
 
 
-class COCO(AugmentedPictures):
+class COCO(AugmentedSegmentation):
     """COCO pictures with VOC's labels: splits train and val (of 2017), or any that the folders have, such as train2014.
 
     labels: "instances" (drawn from the JSON) or "stuffthingmaps" (PNGs of COCO-Stuff). Where instances of different
         classes overlap, the pixels are ignored.
     min_pixels: only pictures with instances of VOC's classes that have at least this area together (instances only).
-    The other arguments are those of AugmentedPictures. Reading instances_train2017.json (450 MB of text) needs several GB
+    The other arguments are those of AugmentedSegmentation. Reading instances_train2017.json (450 MB of text) needs several GB
     for a while; what is kept of it, flat arrays of the 20 classes' outlines, goes to each worker process.
     """
 
@@ -45,8 +45,8 @@ class COCO(AugmentedPictures):
     _title, _needs = "COCO", ()
 
     def __init__(self, *, root: PathLike, split: str = "train", labels: str = "instances", min_pixels: int = 1000,
-                 crop_size: int = 513, scales: Optional[Sequence[float]] = None,
-                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                 crop_size: int = 513, scales: Sequence[float] | None = None,
+                 scale_range: Sequence[float] | None = None, fit: Sequence[int] | None = None,
                  max_class_share: float = 1.0, photometric: bool = False):
         if labels not in ("instances", "stuffthingmaps"):
             raise DataError(f"labels is {labels!r}; expected instances or stuffthingmaps")
@@ -58,7 +58,7 @@ class COCO(AugmentedPictures):
     def legend(cls, **arguments):
         return cls.class_names, cls.palette
 
-    def _list(self) -> List[Sample]:
+    def _list(self) -> list[Sample]:
         year_split = {"train": "train2017", "val": "val2017"}.get(self.split, self.split)
         places = (year_split, f"images/{year_split}")
         folder = next((place for place in places if (self.root / place).is_dir()), year_split)
@@ -192,7 +192,7 @@ def decode_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
     return np.repeat(values, counts).reshape(width, height).T
 
 
-def decompress_counts(text: str) -> List[int]:
+def decompress_counts(text: str) -> list[int]:
     """Run lengths of COCO's compressed form: 5 bits per character, from the fourth run on as difference to the last but
     one."""
     counts, number, shift = [], 0, 0

@@ -8,33 +8,33 @@ or  <root>/images/<id>.jpg, <root>/labels/<id>.png and <root>/<split>.txt with a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 import yaml
 
 from jea.data.faults import fault
 from jea.data.files.pictures import PathLike
-from jea.data.segmentation.base import AugmentedPictures, Sample
+from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.data.segmentation.palette import voc_palette
 from jea.errors import DataError
 
 
-class SegmentationFolder(AugmentedPictures):
+class SegmentationFolder(AugmentedSegmentation):
     """Training crops and test pictures of a pair of folders.
 
     split: a folder in images/ and labels/, or a list <split>.txt. Without a folder or list in labels/ of that name the
         pictures have no labels, as in VOC's test.
     classes: the file with the classes, relative to root. A class 0 named "background" stays clear in overlays.
     images, labels: the folders, relative to root.
-    The other arguments are those of AugmentedPictures.
+    The other arguments are those of AugmentedSegmentation.
     """
 
     _title, _needs = "picture", ()
 
     def __init__(self, *, root: PathLike, split: str = "train", classes: str = "classes.yaml", images: str = "images",
-                 labels: str = "labels", crop_size: int = 512, scales: Optional[Sequence[float]] = None,
-                 scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                 labels: str = "labels", crop_size: int = 512, scales: Sequence[float] | None = None,
+                 scale_range: Sequence[float] | None = None, fit: Sequence[int] | None = None,
                  max_class_share: float = 1.0, photometric: bool = False):
         self._images, self._labels = images, labels
         self.class_names, self.palette = read_classes(Path(root).expanduser() / classes)
@@ -47,7 +47,7 @@ class SegmentationFolder(AugmentedPictures):
     def legend(cls, *, root, classes: str = "classes.yaml", **arguments):
         return read_classes(Path(root).expanduser() / classes)
 
-    def _list(self) -> List[Sample]:
+    def _list(self) -> list[Sample]:
         if (self.root / self._images / self.split).is_dir():
             labels = f"{self._labels}/{self.split}"
             return self._pairs(f"{self._images}/{self.split}", labels if (self.root / labels).is_dir() else None)
@@ -72,7 +72,7 @@ class SegmentationFolder(AugmentedPictures):
             seen.add(id)
         return samples
 
-    def _pairs_of_list(self, wanted: set) -> List[Sample]:
+    def _pairs_of_list(self, wanted: set) -> list[Sample]:
         """The samples of the listed ids; labels of other pictures are no fault."""
         labels = self._files(self._labels, (".png",)) if (self.root / self._labels).is_dir() else {}
         samples = []

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -47,8 +47,8 @@ class Shapes(VOCSegmentation):
     split, crop_size, scales: see VOCSegmentation. Raises DataError where it cannot be made.
     """
 
-    def __init__(self, *, root: Optional[Union[str, Path]] = None, split: str = "train", crop_size: int = 129,
-                 scales: Optional[Sequence[float]] = None):
+    def __init__(self, *, root: str | Path | None = None, split: str = "train", crop_size: int = 129,
+                 scales: Sequence[float] | None = None):
         if root is None:
             root = jea_home() / f"shapes-v{_VERSION}"
         root = make_shapes(root)
@@ -66,8 +66,8 @@ class Shapes(VOCSegmentation):
             raise DataError(f"{error}. Delete {self.root}, and it is made again") from None
 
 
-def make_shapes(root: Union[str, Path], *, num_train: int = 800, num_val: int = 100, num_test: int = 20,
-                seed: int = 0, progress: Optional[Callable[[int, int], None]] = None) -> Path:
+def make_shapes(root: str | Path, *, num_train: int = 800, num_val: int = 100, num_test: int = 20,
+                seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Path:
     """Make the data set in the folder `root`, unless it is there already; returns `root`.
 
     It appears whole or not at all, also when several processes make it at once. Picture k of a split depends
@@ -115,7 +115,7 @@ def _is_made(root: Path, settings: dict) -> bool:
     return True
 
 
-def _build(root: Path, settings: dict, progress: Optional[Callable[[int, int], None]]) -> None:
+def _build(root: Path, settings: dict, progress: Callable[[int, int], None] | None) -> None:
     pictures, labels = root / "JPEGImages", root / "SegmentationClass"
     lists = root / "ImageSets" / "Segmentation"
     for folder in (pictures, labels, lists):
@@ -139,17 +139,17 @@ def _build(root: Path, settings: dict, progress: Optional[Callable[[int, int], N
     write_bytes(root / "shapes.json", json.dumps(settings).encode())
 
 
-def draw_scene(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One scene: picture (H, W, 3) uint8 and label (H, W) uint8 with 255 on the outlines.
 
     Outlines are exact distances, made of + - * / and sqrt only, so labels are the same on every machine.
     """
     height, width = (_SIDE[0] + int(rng.random() * (_SIDE[1] - _SIDE[0] + 1)) for _ in range(2))
-    colours: List[np.ndarray] = []
+    colours: list[np.ndarray] = []
     canvas = ground(rng, height, width, new_colour(rng, colours))
     label = np.zeros((height, width), np.uint8)
     owner = np.full((height, width), -1)  # which object each pixel shows
-    areas: List[int] = []
+    areas: list[int] = []
     for _ in range(1 + int(rng.random() * 5)):
         class_index = 1 + int(rng.random() * (len(SHAPES_CLASSES) - 1))
         placed = _place(rng, SHAPES_CLASSES[class_index], owner, areas)
@@ -165,7 +165,7 @@ def draw_scene(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), label
 
 
-def _place(rng, shape: str, owner: np.ndarray, areas: List[int]):
+def _place(rng, shape: str, owner: np.ndarray, areas: list[int]):
     """Find a place that leaves this object and those below visible enough; enter it into owner and areas.
 
     Returns the box (two slices) and the signed distance to the outline in it, or None after eight attempts.
@@ -217,11 +217,11 @@ def outline_distance(shape: str, x, y, radius: float, angle: float, squeeze: flo
     return _polygon_distance(x, y, corners)
 
 
-def _polar(radius: float, turn: float) -> Tuple[float, float]:
+def _polar(radius: float, turn: float) -> tuple[float, float]:
     return radius * math.cos(2 * math.pi * turn), radius * math.sin(2 * math.pi * turn)
 
 
-def _polygon_distance(x, y, corners: Sequence[Tuple[float, float]]) -> np.ndarray:
+def _polygon_distance(x, y, corners: Sequence[tuple[float, float]]) -> np.ndarray:
     """Signed distance to a polygon: the nearest of its edges, and inside by the even-odd rule."""
     nearest = np.full(np.broadcast(x, y).shape, np.inf)
     inside = np.zeros(nearest.shape, bool)
@@ -236,7 +236,7 @@ def _polygon_distance(x, y, corners: Sequence[Tuple[float, float]]) -> np.ndarra
     return np.where(inside, -1.0, 1.0) * np.sqrt(nearest)
 
 
-def new_colour(rng, colours: List[np.ndarray]) -> np.ndarray:
+def new_colour(rng, colours: list[np.ndarray]) -> np.ndarray:
     """Of six random colours the one farthest from those in the scene."""
     candidates = 40 + 175 * rng.random((6, 3))
     gaps = [min((float(np.abs(c - other).sum()) for other in colours), default=0.0) for c in candidates]

@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Sequence
 
 import numpy as np
 
@@ -25,9 +25,9 @@ class Submission:
     """
 
     folder: str = "predictions"
-    archive: Optional[str] = None
+    archive: str | None = None
     inside: str = ""
-    values: Optional[Tuple[int, ...]] = None
+    values: tuple[int, ...] | None = None
 
     def write(self, out_dir: Path, id: str, prediction: np.ndarray, palette: np.ndarray) -> Path:
         """Write one prediction, (H, W) class indices; returns the file."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Sequence
 
 import numpy as np
 
 from jea.data.faults import fault, is_collecting
-from jea.data.segmentation.base import LabelledPictures, Sample
+from jea.data.segmentation.base import Sample, SegmentationDataset
 from jea.data.segmentation.palette import VOC_CLASSES, voc_palette
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
@@ -29,7 +29,7 @@ _LABELS_AUG = "SegmentationClassAug"
 _LISTS = os.path.join("ImageSets", "Segmentation")
 
 
-class VOCSegmentation(LabelledPictures):
+class VOCSegmentation(SegmentationDataset):
     """Training crops and test pictures of a data set in VOC's layout.
 
     root: the VOC2012 folder, VOCdevkit, or the folder that holds VOCdevkit.
@@ -50,9 +50,9 @@ class VOCSegmentation(LabelledPictures):
     submission = Submission(folder="results/VOC2012/Segmentation/comp6_test_cls", archive="results.tar",
                             inside="results/VOC2012/Segmentation/comp6_test_cls")  # comp6: any training data
 
-    def __init__(self, *, root: Union[str, Path], split: str = "train", label_dir: Optional[str] = None,
-                 crop_size: int = 513, scales: Optional[Sequence[float]] = None, num_classes: int = 21,
-                 class_names: Optional[Sequence[str]] = None):
+    def __init__(self, *, root: str | Path, split: str = "train", label_dir: str | None = None,
+                 crop_size: int = 513, scales: Sequence[float] | None = None, num_classes: int = 21,
+                 class_names: Sequence[str] | None = None):
         if not 1 <= num_classes <= self.ignore_index:
             raise DataError(f"num_classes is {num_classes}; expected 1 to {self.ignore_index} "
                             f"({self.ignore_index} marks ignored pixels)")
@@ -74,7 +74,7 @@ class VOCSegmentation(LabelledPictures):
         self._samples = self._list(label_dir)
         self.ids = [sample.id for sample in self._samples]
 
-    def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
+    def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """A random crop: {"image": (3, crop, crop) float32, normalised; "label": (crop, crop) int32}."""
         sample = self._samples[index]
         if sample.label is None:
@@ -88,7 +88,7 @@ class VOCSegmentation(LabelledPictures):
     def legend(cls, **arguments):
         return arguments.get("class_names") or VOC_CLASSES, voc_palette()
 
-    def _list(self, label_dir: Optional[str]) -> List[Sample]:
+    def _list(self, label_dir: str | None) -> list[Sample]:
         """The samples of the split, all of whose files exist."""
         lists = self.root / _LISTS
         available = {name[:-4] for name in os.listdir(lists) if name.endswith(".txt")}
@@ -127,11 +127,11 @@ class VOCSegmentation(LabelledPictures):
         self._check_files([sample.label for sample in samples if sample.label is not None], "label", path)
         return samples
 
-    def _check_files(self, files: List[str], what: str, path: Path) -> None:
+    def _check_files(self, files: list[str], what: str, path: Path) -> None:
         """All listed files must exist; one directory listing per folder instead of a look at every file."""
         if is_collecting():
             return
-        contents: Dict[str, frozenset] = {}
+        contents: dict[str, frozenset] = {}
         for folder in {os.path.dirname(file) for file in files}:
             try:
                 contents[folder] = frozenset(os.listdir(self.root / folder))
@@ -160,7 +160,7 @@ def _sample(id: str, label_folder: str) -> Sample:
     return Sample(id, f"{_PICTURES}/{id}.jpg", f"{label_folder}/{id}.png")
 
 
-def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[Sample]:
+def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> list[Sample]:
     """Parse a split: lines "<id>" or "<picture path> <label path>", the paths relative to VOC2012.
 
     keep_labels: take the labels of two-column lists from where they say, not from `label_folder`.
@@ -169,8 +169,8 @@ def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> List[Samp
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the list: {error}") from None
-    samples: List[Sample] = []
-    seen: Dict[str, int] = {}
+    samples: list[Sample] = []
+    seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:

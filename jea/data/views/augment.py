@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Dict, Iterable, Optional, Sequence, Tuple
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from jea.data.dataset import Dataset
 from jea.data.views.crops import normalise
+from jea.data.views.view import View
 
-Box = Tuple[int, int, int, int]  # top, left, height, width
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 _FILL = (124, 116, 104)  # the mean colour of ImageNet, where a picture moved away
 _LONGEST = 16  # sides of a resized picture beyond this ratio are never made whole
@@ -66,7 +68,7 @@ class TrainPicture:
     crop_scale: Sequence[float] = (0.08, 1.0)
     crop_ratio: Sequence[float] = (3 / 4, 4 / 3)
     flip: float = 0.5
-    rand_augment: Optional[float] = None
+    rand_augment: float | None = None
     rand_augment_std: float = 0.5
     color_jitter: float = 0.0
     erase: float = 0.0
@@ -87,32 +89,36 @@ class TrainPicture:
         return out
 
 
-class TrainView:
-    """A data set of pictures (`load`) as the loader wants it (`train_sample`)."""
+class TrainView(View):
+    """Pictures of one class each as training sees them."""
 
-    def __init__(self, dataset, transform: TrainPicture):
-        self.dataset, self.transform = dataset, transform
+    def __init__(self, dataset: Dataset, transform: TrainPicture):
+        super().__init__(dataset)
+        self.transform = transform
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
+    def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """{"image": (3, size, size) float32, "label": () int32}."""
         image, label = self.dataset.load(index)
         return {"image": self.transform(image, rng), "label": np.array(label, np.int32)}
 
 
-class EvalView:
-    """A data set of pictures (`load`) as evaluation reads it."""
+class EvalView(View):
+    """Pictures of one class each as evaluation sees them."""
 
-    def __init__(self, dataset, size: int, crop_pct: float):
-        self.dataset, self.size, self.crop_pct = dataset, size, crop_pct
+    def __init__(self, dataset: Dataset, size: int, crop_pct: float):
+        super().__init__(dataset)
+        self.size, self.crop_pct = size, crop_pct
 
-    def test_batch(self, indices: Iterable[int]) -> Tuple[np.ndarray, np.ndarray]:
+    def test_sample(self, index: int) -> dict[str, Any]:
+        """{"id": str, "image": (3, size, size) float32, "label": () int64}."""
+        sample = self.dataset.test_sample(index)
+        return {"id": sample["id"], "image": eval_picture(sample["image"], self.size, self.crop_pct),
+                "label": np.array(sample["label"], np.int64)}
+
+    def test_batch(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Pictures (B, 3, size, size) float32 and labels (B,) int64."""
-        samples = [self.dataset.load(index) for index in indices]
-        pictures = [eval_picture(image, self.size, self.crop_pct) for image, _ in samples]
-        return np.stack(pictures), np.array([label for _, label in samples], np.int64)
+        samples = [self.test_sample(index) for index in indices]
+        return np.stack([s["image"] for s in samples]), np.array([s["label"] for s in samples], np.int64)
 
 
 def random_crop_box(height: int, width: int, rng: np.random.Generator, *, scale: Sequence[float] = (0.08, 1.0),
@@ -235,7 +241,7 @@ def soft_targets(labels: np.ndarray, num_classes: int, smoothing: float = 0.0) -
 
 
 def mix_batch(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator, *, mixup: float = 0.8,
-              cutmix: float = 1.0, prob: float = 1.0, switch_prob: float = 0.5) -> Tuple[np.ndarray, np.ndarray]:
+              cutmix: float = 1.0, prob: float = 1.0, switch_prob: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """Mixup or CutMix of a batch with itself in reverse order, as timm's batch mode.
 
     images: (B, C, H, W) float32; targets: (B, K) float32. mixup, cutmix: alpha of the Beta(alpha, alpha) that the share
@@ -263,7 +269,7 @@ def mix_batch(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator,
     return mixed, np.float32(lam) * targets + np.float32(1 - lam) * targets[::-1]
 
 
-def cut_box(height: int, width: int, lam: float, rng: np.random.Generator) -> Tuple[Tuple[int, int, int, int], float]:
+def cut_box(height: int, width: int, lam: float, rng: np.random.Generator) -> tuple[tuple[int, int, int, int], float]:
     """CutMix's box (top, left, bottom, right) and the share of the picture outside of it."""
     share = math.sqrt(1 - lam)
     h, w = int(height * share), int(width * share)

@@ -1,36 +1,35 @@
-"""Square pictures in [-1, 1] for generators, from any data set with `load(index) -> (picture, class)`."""
+"""Pictures cut to their centred square, in [-1, 1], for generators."""
 from __future__ import annotations
-
-from typing import Dict
 
 import numpy as np
 from PIL import Image
 
+from jea.data.dataset import Dataset
+from jea.data.views.view import View
 
-class SquareView:
+
+class CentredView(View):
     """A data set's pictures, cut to their largest centred square and resized to `size` (Lanczos) where they differ.
 
     flip: mirror half of the training pictures.
     """
 
-    def __init__(self, dataset, *, size: int, flip: bool = True):
-        self.dataset, self.size, self.flip = dataset, size, flip
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(self, dataset: Dataset, *, size: int, flip: bool = True):
+        super().__init__(dataset)
+        self.size, self.flip = size, flip
 
     def picture(self, index: int) -> np.ndarray:
         """(size, size, 3) uint8."""
-        return square(self.dataset.load(index)[0], self.size)
+        return centre_square(self.dataset.load(index)[0], self.size)
 
     def pictures(self, indices) -> np.ndarray:
         """(N, size, size, 3) uint8."""
         return np.stack([self.picture(index) for index in indices])
 
-    def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
+    def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """{"image": (3, size, size) float32 in [-1, 1], "label": int32}."""
         picture, label = self.dataset.load(index)
-        picture = square(picture, self.size)
+        picture = centre_square(picture, self.size)
         if self.flip and rng.random() < 0.5:
             picture = picture[:, ::-1]
         image = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
@@ -39,7 +38,7 @@ class SquareView:
         return {"image": image, "label": np.int32(label)}
 
 
-def square(picture: np.ndarray, size: int) -> np.ndarray:
+def centre_square(picture: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) uint8 -> (size, size, 3): the largest centred square, resized with Lanczos' filter if it must be."""
     height, width = picture.shape[:2]
     side = min(height, width)

@@ -1,16 +1,13 @@
-"""Point clouds: sampling of surfaces, augmentation, and what the data sets share."""
+"""Point clouds: sampling of surfaces, normalisation, augmentation."""
 from __future__ import annotations
 
 import math
-from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from jea.errors import DataError
-
 
 def sample_surface(vertices: np.ndarray, triangles: np.ndarray, n: int, rng: np.random.Generator
-                   ) -> Tuple[np.ndarray, np.ndarray]:
+                   ) -> tuple[np.ndarray, np.ndarray]:
     """n points, uniform over the area of a mesh: (n, 3) float32, and the triangle of each (n,).
 
     vertices: (V, 3); triangles: (T, 3) indices. p = (1 - sqrt(u)) a + sqrt(u) (1 - v) b + sqrt(u) v c.
@@ -69,55 +66,3 @@ def shifted(points: np.ndarray, rng: np.random.Generator, most: float) -> np.nda
 def jittered(points: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
     """Each coordinate plus N(0, sigma), cut off at 5 sigma."""
     return points + (sigma * np.clip(rng.standard_normal(points.shape), -5, 5)).astype(np.float32)
-
-
-class CloudDataset:
-    """What the point-cloud data sets share. A data set defines `__len__` and `cloud`.
-
-    num_points: points of a sample.
-    dropout: up to this share of the points becomes copies of the first; published recipe 0.875.
-    scale: range of each axis' factor. shift: largest offset along each axis, in radii of the cloud.
-    jitter: standard deviation of each coordinate's noise.
-    """
-
-    what = "clouds"  # what messages call the samples, which are pictures elsewhere
-    num_classes: int  # of the shapes (categories)
-    class_names: Tuple[str, ...]
-    part_names: Optional[Tuple[str, ...]] = None
-    parts: Optional[Tuple[Tuple[int, ...], ...]] = None  # of each category, for segmentation
-
-    def __init__(self, *, num_points: int, dropout: float, scale: Sequence[float], shift: float, jitter: float):
-        if num_points < 1:
-            raise DataError(f"num_points is {num_points}; expected at least 1")
-        if not 0 <= dropout <= 1 or shift < 0 or jitter < 0 or len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise DataError(f"dropout {dropout}, scale {list(scale)}, shift {shift}, jitter {jitter}; expected dropout "
-                            "from 0 to 1, scale [low, high] above 0, shift and jitter of at least 0")
-        self.num_points = num_points
-        self.dropout, self.scale, self.shift, self.jitter = dropout, tuple(scale), shift, jitter
-
-    def cloud(self, index: int, rng: Optional[np.random.Generator] = None):
-        """(points (num_points, 3) float32, category int, parts (num_points,) int32 or None, id str).
-
-        rng: for data sets that choose the points; None: always the same ones.
-        """
-        raise NotImplementedError
-
-    def load(self, index: int) -> Tuple[np.ndarray, int]:
-        """(points (num_points, 3) float32, category), as the classification data sets give them."""
-        return self.cloud(index)[:2]
-
-    def train_sample(self, index: int, rng: np.random.Generator) -> Dict[str, np.ndarray]:
-        """An augmented cloud: {"points": (3, num_points) float32, "category": () int32, and with parts
-        "parts": (num_points,) int32}. In upstream's order: dropout, scale, shift, shuffle; then jitter."""
-        points, category, parts, _ = self.cloud(index, rng)
-        kept = dropped(len(points), rng, self.dropout)
-        points = shifted(scaled(points[kept], rng, *self.scale), rng, self.shift)
-        order = rng.permutation(len(points))
-        points = jittered(points[order], rng, self.jitter)
-        sample = {"points": np.ascontiguousarray(points.T), "category": np.asarray(category, np.int32)}
-        return sample if parts is None else dict(sample, parts=parts[kept][order])
-
-    def test_sample(self, index: int) -> Dict[str, object]:
-        """{"id": str, "points": (3, num_points) float32, "category": int, "parts": (num_points,) int32 or None}."""
-        points, category, parts, id = self.cloud(index)
-        return {"id": id, "points": np.ascontiguousarray(points.T), "category": category, "parts": parts}

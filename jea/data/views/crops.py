@@ -5,7 +5,7 @@ The numbers are those of the published training code (EANet, on EMANet's `datase
 """
 from __future__ import annotations
 
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -14,8 +14,8 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 SCALES = tuple(k / 10 for k in range(5, 21))
 IGNORE = 255
 
-Size = Tuple[int, int]
-Window = Tuple[int, int, int, int]
+Size = tuple[int, int]
+Window = tuple[int, int, int, int]
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ def standardise(image: np.ndarray) -> np.ndarray:
     return image
 
 
-def _check_window(window: Optional[Window], size: Size) -> Window:
+def _check_window(window: Window | None, size: Size) -> Window:
     if min(size) < 1:
         raise ValueError(f"cannot resize to {size}: both sides must be at least 1")
     top, left, height, width = window or (0, 0, *size)
@@ -56,7 +56,7 @@ def _linear_axis(n_in: int, n_out: int, start: int, count: int):
     return first, np.minimum(first + 1, n_in - 1), position - first.astype(np.float32)
 
 
-def resize_bilinear(image: np.ndarray, size: Size, *, window: Optional[Window] = None) -> np.ndarray:
+def resize_bilinear(image: np.ndarray, size: Size, *, window: Window | None = None) -> np.ndarray:
     """Bilinear resize with aligned corners: out[i] lies at i * (n_in - 1) / (n_out - 1) of the input.
 
     image: (H, W, C) float32; size: (h, w). Returns (h, w, C) float32, a new array.
@@ -89,7 +89,7 @@ def _nearest_axis(n_in: int, n_out: int, start: int, count: int) -> np.ndarray:
     return np.minimum(position.astype(np.intp), n_in - 1)
 
 
-def resize_nearest(label: np.ndarray, size: Size, *, window: Optional[Window] = None) -> np.ndarray:
+def resize_nearest(label: np.ndarray, size: Size, *, window: Window | None = None) -> np.ndarray:
     """Nearest resize, out[i] = in[floor(i * n_in / n_out)], as torch's `mode="nearest"`.
 
     label: (H, W) of any dtype; size: (h, w); window as in `resize_bilinear`. Returns a new array.
@@ -130,9 +130,9 @@ def fit_size(size: Size, limits: Sequence[float]) -> Size:
 
 def train_augment(image: np.ndarray, label: np.ndarray, rng: np.random.Generator, *,
                   scales: Sequence[float] = SCALES, crop_size: int = 513,
-                  scale_range: Optional[Sequence[float]] = None, fit: Optional[Sequence[int]] = None,
+                  scale_range: Sequence[float] | None = None, fit: Sequence[int] | None = None,
                   max_class_share: float = 1.0,
-                  finish: Optional[Callable[[np.ndarray], np.ndarray]] = None) -> Tuple[np.ndarray, np.ndarray]:
+                  finish: Callable[[np.ndarray], np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Random scale, padding, crop and mirror, in upstream's order.
 
     image: (H, W, 3) float32, normalised; label: (H, W) uint8. One of `scales`, each as likely, gives the size
