@@ -1,4 +1,6 @@
 """Data sets (numpy out, no Jittor), transforms and the batch loader."""
+from __future__ import annotations
+
 from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.cifar import CIFAR10, CIFAR100
 from jea.data.classification.folder import ImageFolder
@@ -21,7 +23,8 @@ from jea.data.segmentation.folder import SegmentationFolder
 from jea.data.segmentation.palette import VOC_CLASSES, colour_to_index, voc_palette
 from jea.data.segmentation.shapes import Shapes, make_shapes
 from jea.data.segmentation.voc import VOCSegmentation
-from jea.errors import DataError
+from jea.errors import ConfigError, DataError, nearest
+from jea.named import find_class
 
 DATASETS = {
     "voc": VOCSegmentation,
@@ -42,10 +45,19 @@ DATASETS = {
     "solid_parts": SolidParts,
 }
 
+
+def dataset_class(name: str) -> type[Dataset]:
+    """The class of a data set: one of DATASETS, or the user's own "module:Class", found on Python's path."""
+    if name not in DATASETS and ":" not in name:
+        raise ConfigError(f"data.name: unknown {name!r}; there are {', '.join(DATASETS)}, or module:Class for one of "
+                          f"your own{nearest(name, DATASETS)}")
+    return DATASETS.get(name) or find_class(name, "data.name")
+
+
 __all__ = [
     "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "Cityscapes",
     "ClassificationDataset", "DATASETS", "DataError", "Dataset", "ImageFolder", "Loader", "ModelNet40",
     "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeNetPart", "Shapes",
-    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "list_inputs",
+    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class", "list_inputs",
     "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
 ]

@@ -8,6 +8,7 @@ import numbers
 import typing
 
 from jea.errors import ConfigError, nearest
+from jea.named import find_class
 
 # Literal, so that names can be listed without importing Jittor; a test compares it with the families' ENTRY_POINTS.
 MODELS = {
@@ -64,7 +65,7 @@ def create_model(name: str, **kwargs):
     """A new model with the family's initialisation, in training mode.
 
     Args:
-        name: one of list_models().
+        name: one of list_models(), or "module:Class" for a model of your own.
         kwargs: keywords of the family's class, e.g. num_classes=21, output_stride=8 for "eanet_*".
     Raises:
         ValueError: unknown name or keyword, with the nearest valid one; a value of the wrong kind or out of range.
@@ -113,6 +114,8 @@ def _family(name: str):
 
 
 def _entry(name: str):
+    if ":" in name:
+        return find_class(name, "model.name"), {}
     if name not in MODELS:
         raise ConfigError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
     return _family(name).ENTRY_POINTS[name]
