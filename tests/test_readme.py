@@ -1,10 +1,11 @@
-"""Every command of the README runs: the demo's for real, those that need VOC as dry runs."""
+"""Every command of every page runs: the demos' for real, those that need data or time as dry runs or with --help."""
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import config_keys
 import numpy as np
 import pytest
 import yaml
@@ -14,10 +15,12 @@ from jea.checkpoint import save_npz
 from jea.commands import cli
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```", README, re.M | re.S)
-COMMANDS = [re.sub(" +# .*", "", line.strip()) for language, text in BLOCKS if language == "bash"
-            for line in text.splitlines() if line.strip()]
+PAGES = ("README.md", "configs/README.md", "weights/README.md", "jea/README.md", "tests/README.md", "tests/bench/README.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
+BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"^ *```(\w+)\n(.*?)^ *```", text, re.M | re.S)]
+COMMANDS = list(dict.fromkeys(re.sub(" +# .*", "", line.strip()) for language, text in BLOCKS if language == "bash"
+                              for line in text.splitlines() if line.strip()))
 DEMO_SCORE = float(re.search(r"It prints `mIoU: ([\d.]+)`", README).group(1))
 BUNDLED = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())
 
@@ -81,7 +84,7 @@ def is_demo(command):
 
 
 @pytest.mark.usefixtures("no_orthogonal_start")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python t") and not is_demo(c)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python t\w+\.py", c) and not is_demo(c)])
 def test_commands_that_need_data_or_time(command, run):
     done = run(command + " --dry-run", apart="--device" in command)  # the device is the process's
     if "--device cuda" in command and done.returncode:
@@ -94,7 +97,7 @@ def test_commands_that_need_data_or_time(command, run):
 def test_bundled_weights_score_what_the_readme_says(command, run, tmp_path):
     entry = BUNDLED[command.split()[-1]]
     (name, wanted), = entry["metrics"].items()
-    assert f"`{name}: {wanted:.4f}`" in README or f"# {name}: {wanted:.4f}" in README, (name, wanted)
+    assert f"| `{command}` | `{name}: {wanted:.4f}` |" in README, (name, wanted)
     done = run(f"{command} --out {tmp_path}")
     assert done.returncode == 0, done.stderr
     score = float(re.search(rf"^{name}: ([-\d.]+)$", done.stdout, re.M).group(1))
@@ -134,7 +137,7 @@ def test_training_starts_as_the_readme_says(run, tmp_path):
 
 def test_the_api_example(folder, monkeypatch):
     from jea._jittor import jt
-    code, = [text for language, text in BLOCKS if language == "python"]
+    code, = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     assert 9 <= len([line for line in code.splitlines() if line.strip()]) <= 12
     monkeypatch.chdir(folder)
     scope = {"images": jt.randn(1, 3, 65, 65), "features": jt.randn(2, 512, 5, 5)}
@@ -145,10 +148,33 @@ def test_the_api_example(folder, monkeypatch):
     assert abs(fast - logits).max() < 1e-5 * abs(logits).max()
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python tests/")])
+def test_scripts_explain_themselves(command):
+    done = subprocess.run([sys.executable, ROOT / command.split()[1], "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
+
+
+def test_the_keys_of_configs_are_those_of_the_code():
+    assert config_keys.page_with(config_keys.keys_text()) == TEXTS["configs/README.md"], \
+        "run python tests/support/config_keys.py"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", TEXTS[page]):
+        if not target.startswith("https://"):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_lengths():
+    assert len(README.splitlines()) <= 180
+
+
 def test_the_architecture_table_names_what_is_there():
-    table = README[README.index("## Architecture"):README.index("## Citation")]
+    page = TEXTS["jea/README.md"]
+    table = page[page.index("## Architecture"):page.index("## Set-up in detail")]
     for name in re.findall(r"`(jea/[\w/.]+|\w+\.py)`", table):
-        assert (ROOT / name).exists() or (ROOT / "jea" / name).exists() or (ROOT / "jea/ops" / name).exists(), name
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "jea", ROOT / "jea" / "commands")), name
     for part in (ROOT / "jea").iterdir():
         if part.is_dir() and part.name != "__pycache__":
             assert f"`jea/{part.name}/`" in table, part.name
