@@ -13,7 +13,7 @@ from PIL import Image
 from jea.checkpoint import load_npz, save_npz
 from jea.commands import cli, console
 from jea.data import make_shapes
-from jea.data.segmentation.palette import voc_palette
+from jea.draw.palettes import voc_palette
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))

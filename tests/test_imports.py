@@ -15,9 +15,6 @@ WITHOUT_JITTOR = {"errors", "files", "progress", "environment", "checkpoint", "m
 LIGHT = ["jea", "jea.models", "jea.tasks", "jea.commands"]
 # (importing module, imported module): what goes the wrong way today; each leaves when its owner has mended it.
 EXCEPTIONS = {
-    ("jea.draw.charts", "jea.data.views.crops"),
-    ("jea.draw.clouds", "jea.data.views.clouds"),
-    ("jea.data.check", "tqdm.tqdm"),
     ("jea.checkpoint.loading", "jea._jittor"),
     ("jea.ops.kernels", "jittor.compile_extern"),
     ("jea.training.loop", "jea.tasks.base"),

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -187,7 +186,7 @@ def _data_check(arguments) -> int:
     from jea.tasks.options import task_options
     block = dict(config["data"])
     dataset_class = DATASETS[block.pop("name")]
-    (_, schema, _), parameters = task_options(config["task"]), inspect.signature(dataset_class).parameters
+    (_, schema, _), parameters = task_options(config["task"]), dataset_class.arguments()
     splits = arguments.split or [block.get("split", parameters["split"].default),
                                  config["eval"].get("split", getattr(schema, "split", None))]
     report = check_splits(dataset_class, block, list(dict.fromkeys(filter(None, splits))),

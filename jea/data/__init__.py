@@ -7,8 +7,9 @@ from jea.data.classification.folder import ImageFolder
 from jea.data.classification.shapes import ShapeClasses
 from jea.data.classification.tiny_imagenet import TinyImageNet
 from jea.data.dataset import Batch, Dataset
-from jea.data.files.lists import list_inputs
-from jea.data.files.pictures import read_image, read_label, write_image, write_index_png
+from jea.data.files.inputs import list_inputs
+from jea.data.files.labels import colour_to_index, read_label, write_index_png
+from jea.data.files.pictures import read_image, write_image
 from jea.data.generation.shapes import PlainShapes
 from jea.data.loader import Loader, map_ordered
 from jea.data.points.base import PointCloudDataset
@@ -20,9 +21,9 @@ from jea.data.segmentation.base import SegmentationDataset
 from jea.data.segmentation.cityscapes import CITYSCAPES_CLASSES, Cityscapes
 from jea.data.segmentation.coco import COCO
 from jea.data.segmentation.folder import SegmentationFolder
-from jea.data.segmentation.palette import VOC_CLASSES, colour_to_index, voc_palette
 from jea.data.segmentation.shapes import Shapes, make_shapes
-from jea.data.segmentation.voc import VOCSegmentation
+from jea.data.segmentation.voc import VOC_CLASSES, VOCSegmentation
+from jea.draw.palettes import voc_palette
 from jea.errors import ConfigError, DataError, nearest
 from jea.named import find_class
 

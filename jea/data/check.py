@@ -1,7 +1,6 @@
 """Reads a data set once, whole, and lists everything that is wrong with it."""
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Sequence
 
@@ -11,6 +10,7 @@ from jea.data.dataset import Dataset, Examined
 from jea.data.faults import collecting
 from jea.data.loader import map_ordered
 from jea.errors import DataError
+from jea.progress import progress
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Report:
 
 
 def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence[str], *, num_workers: int = 2,
-                 progress: bool = True) -> Report:
+                 shown: bool = True) -> Report:
     """Read all samples of the splits of a data set in `num_workers` processes.
 
     Problems are files that are missing, broken, empty or of another kind, labels of another size than their picture,
@@ -89,7 +89,7 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
             report.labels, report.pictures_with = (np.zeros(dataset.num_classes, np.int64) for _ in range(2))
         before = report.pictures_with.copy()
         results = map_ordered(dataset.examine, range(len(dataset)), num_workers)
-        for result in _bar(results, len(dataset), split, dataset.unit, progress):
+        for result in progress(results, total=len(dataset), title=split, unit=dataset.unit, shown=shown):
             _add(report, result, split, seen, dataset.unit)
         report.pictures[split] = len(dataset)
         labelled = report.pictures_with - before
@@ -111,9 +111,3 @@ def _add(report: Report, result: Examined, split: str, seen: dict, unit: str) ->
         report.labels += result.counts
         report.ignored += result.ignored
         report.pictures_with += result.counts > 0
-
-
-def _bar(items, total: int, title: str, unit: str, shown: bool):
-    from tqdm import tqdm
-    return tqdm(items, total=total, desc=title, unit=unit, dynamic_ncols=True, disable=not shown, file=sys.stderr,
-                mininterval=0.1 if sys.stderr.isatty() else 10)

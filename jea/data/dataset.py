@@ -15,7 +15,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from jea.errors import DataError
+from jea.errors import DataError, nearest
 
 
 class Batch(dict):
@@ -159,7 +159,12 @@ class Dataset:
                          "another data set, or define it")
 
 
+def check_split(split, splits: Sequence[str], where) -> None:
+    """DataError, with the nearest name, for a split that is none of `splits`; where: the folder or the data set."""
+    if split not in splits:
+        raise DataError(f"{where}: unknown split {split!r}{nearest(split, splits)}; there are {', '.join(splits)}")
+
+
 def digest(array: np.ndarray) -> bytes:
     """A short checksum of an array's content."""
     return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()
-

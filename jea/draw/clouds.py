@@ -1,27 +1,19 @@
 """Pictures of point clouds from several sides, coloured by class or part. Drawn with numpy and Pillow alone."""
 from __future__ import annotations
 
-import colorsys
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jea.data.views.clouds import normalise_cloud
-from jea.draw.charts import _INK, _PAPER, _SOFT, _WRONG, _flow
+from jea.draw import style
+from jea.draw.palettes import class_colours
 
 VIEWS = ((30, 25), (120, 25), (30, 80))  # (azimuth, elevation) in degrees; z is up
 MAX_DRAWN = 20_000  # points; of a larger cloud every so many-th is drawn
 _RIGHT = np.array([200, 205, 212])
 _SCALE = 2  # drawn so many times larger and then reduced
-
-
-def class_colours(count: int) -> np.ndarray:
-    """(count, 3) uint8, neighbours far apart: hues in steps of the golden ratio, three brightnesses in turn."""
-    colours = [colorsys.hsv_to_rgb(0.58 + k * 0.6180339887 % 1, (0.75, 0.55, 0.9)[k % 3], (0.85, 0.95, 0.6)[k % 3])
-               for k in range(count)]
-    return np.rint(255 * np.asarray(colours)).astype(np.uint8).reshape(count, 3)
 
 
 def draw_cloud(points: np.ndarray, colours: np.ndarray, *, azimuth: float, elevation: float, side: int = 220
@@ -34,7 +26,9 @@ def draw_cloud(points: np.ndarray, colours: np.ndarray, *, azimuth: float, eleva
     if points.ndim != 2 or points.shape[1] != 3 or colours.shape != points.shape:
         raise ValueError(f"points are {points.shape}, colours {colours.shape}; expected (N, 3) for both")
     step = -(-len(points) // MAX_DRAWN)
-    points, colours = normalise_cloud(points)[::step].astype(np.float64), colours[::step]
+    points = np.asarray(points, np.float64) - points.mean(0, dtype=np.float64)
+    points /= np.sqrt((points ** 2).sum(1).max()) or 1
+    points, colours = points[::step], colours[::step]
     a, e = math.radians(azimuth), math.radians(elevation)
     right = np.array([-math.sin(a), math.cos(a), 0])
     to_eye = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
@@ -50,7 +44,7 @@ def draw_cloud(points: np.ndarray, colours: np.ndarray, *, azimuth: float, eleva
               np.meshgrid(offsets, offsets, indexing="ij"))
     shade = (0.72 + 0.28 * np.clip(near, -1, 1))[:, None]
     shaded = np.rint(np.clip(colours * shade, 0, 255)).astype(np.uint8)
-    canvas = np.full((size * size, 3), _PAPER, np.uint8)
+    canvas = np.full((size * size, 3), style.PAPER, np.uint8)
     order = np.argsort(near, kind="stable")  # far ones first
     pixels = np.clip(row[order, None] + dy, 0, size - 1) * size + np.clip(column[order, None] + dx, 0, size - 1)
     # Of several points on one pixel the last, the nearest, counts.
@@ -61,9 +55,9 @@ def draw_cloud(points: np.ndarray, colours: np.ndarray, *, azimuth: float, eleva
     return np.array(picture)
 
 
-def cloud_sheet(points: np.ndarray, prediction: np.ndarray, label: Optional[np.ndarray] = None, *,
+def cloud_sheet(points: np.ndarray, prediction: np.ndarray, label: np.ndarray | None = None, *,
                 names: Sequence[str], titles: Sequence[str] = ("prediction", "label", "errors"),
-                views: Sequence[Tuple[float, float]] = VIEWS, side: int = 220) -> np.ndarray:
+                views: Sequence[tuple[float, float]] = VIEWS, side: int = 220) -> np.ndarray:
     """Prediction, and where there is a label: label and errors, a column each; the views below each other; a legend.
 
     points: (N, 3); prediction, label: (N,) indices of classes or parts; names: one per index, of which those that
@@ -73,25 +67,23 @@ def cloud_sheet(points: np.ndarray, prediction: np.ndarray, label: Optional[np.n
     columns = [colours[prediction]]
     shown = set(np.unique(prediction).tolist())
     if label is not None:
-        columns += [colours[label], np.where((prediction == label)[:, None], _RIGHT, _WRONG).astype(np.uint8)]
+        columns += [colours[label], np.where((prediction == label)[:, None], _RIGHT, style.WRONG).astype(np.uint8)]
         shown |= set(np.unique(label).tolist())
     entries = [(names[k], tuple(colours[k].tolist())) for k in sorted(shown)]
     if label is not None:
-        entries += [("right", tuple(_RIGHT.tolist())), ("wrong", tuple(_WRONG.tolist()))]
+        entries += [("right", tuple(_RIGHT.tolist())), ("wrong", tuple(style.WRONG.tolist()))]
     gap, head = 8, 22
     width = gap + len(columns) * (side + gap)
     font = ImageFont.load_default(size=13)
-    places, legend_height = _flow([name for name, _ in entries], font, width - gap, gap)
-    canvas = Image.new("RGB", (width, head + len(views) * (side + gap) + legend_height), _PAPER)
+    places, legend_height = style.legend_places([name for name, _ in entries], font, width - gap, gap)
+    canvas = Image.new("RGB", (width, head + len(views) * (side + gap) + legend_height), style.PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, (title, column) in enumerate(zip(titles, columns)):
         left = gap + i * (side + gap)
-        draw.text((left, head - 5), title, _INK, font, anchor="ls")
+        draw.text((left, head - 5), title, style.INK, font, anchor="ls")
         for j, (azimuth, elevation) in enumerate(views):
             view = draw_cloud(points, column, azimuth=azimuth, elevation=elevation, side=side)
             canvas.paste(Image.fromarray(view), (left, head + j * (side + gap)))
     top = head + len(views) * (side + gap)
-    for (name, colour), (x, y) in zip(entries, places):
-        draw.rectangle((x, top + y + 3, x + 11, top + y + 14), colour, _SOFT)
-        draw.text((x + 17, top + y + 14), name, _INK, font, anchor="ls")
+    style.draw_legend(draw, entries, places, top, font)
     return np.array(canvas)

@@ -20,7 +20,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DataError, map_ordered, write_image
 from jea.data.views.centred import CentredView
-from jea.draw.charts import sheet
+from jea.draw.sheets import sheet
 from jea.files import jea_home
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
 from jea.models import create_model

@@ -11,8 +11,9 @@ import numpy as np
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DATASETS, DataError, list_inputs, map_ordered, read_image, write_image, write_index_png
-from jea.data.segmentation.palette import voc_palette
-from jea.draw.charts import bars_png, confusion_png, side_by_side
+from jea.draw.charts import bars_png, confusion_png
+from jea.draw.comparisons import side_by_side
+from jea.draw.palettes import voc_palette
 from jea.metrics.segmentation import ConfusionMatrix
 from jea.models import create_model
 from jea.nn.fold import fuse

@@ -28,7 +28,7 @@ def sound(tmp_path):
 
 
 def check(root, cls=SegmentationFolder, splits=("train", "val"), **arguments):
-    return check_splits(cls, {"root": str(root), **arguments}, splits, num_workers=0, progress=False)
+    return check_splits(cls, {"root": str(root), **arguments}, splits, num_workers=0, shown=False)
 
 
 def test_a_sound_data_set(sound):

@@ -17,6 +17,7 @@ from jea.checkpoint.errors import reading
 from jea.checkpoint.readers.pickle_machine import Machine, NumpyArray
 from jea.checkpoint.tensors import Budget
 from jea.data.classification.base import ClassificationDataset
+from jea.data.dataset import check_split
 from jea.errors import CheckpointError, DataError
 
 _BYTES = 3 * 32 * 32
@@ -36,10 +37,9 @@ class CIFAR10(ClassificationDataset):
     meta, names_key, labels_key, num_classes = "batches.meta", "label_names", "labels", 10
 
     def __init__(self, *, root: str | Path, split: str = "train"):
-        part = "test" if split == "val" else split
-        if part not in self.files:
-            raise DataError(f"unknown split {split!r} of {self.folder}; there are train, test and val, which is test")
         self.split = split
+        check_split(split, (*self.files, "val"), self.folder)
+        part = "test" if split == "val" else split
         self.root = _find(Path(root).expanduser(), self.folder, self.meta)
         self._paths = [self.root / name for name in self.files[part]]
         self.class_names = self._class_names()

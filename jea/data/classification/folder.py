@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from jea.data.classification.base import ClassificationDataset
-from jea.data.files.lists import SUFFIXES
+from jea.data.files.inputs import SUFFIXES
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
 

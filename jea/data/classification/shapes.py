@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from jea.data.classification.base import ClassificationDataset
+from jea.data.dataset import check_split
 from jea.data.segmentation.shapes import ground, new_colour, outline_distance
 from jea.errors import DataError
 
@@ -32,8 +33,7 @@ class ShapeClasses(ClassificationDataset):
 
     def __init__(self, *, split: str = "train", size: int = 48, num_train: int = 5000, num_val: int = 1000,
                  seed: int = 0):
-        if split not in _SPLITS:
-            raise DataError(f"unknown split {split!r} of shape_classes; there are {', '.join(_SPLITS)}")
+        check_split(split, _SPLITS, "shape_classes")
         if size < 16 or num_train < 1 or num_val < 1 or seed < 0:
             raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}, seed {seed}; expected size >= "
                             "16, 1 or more pictures in each, and a seed of at least 0")

@@ -14,6 +14,7 @@ import numpy as np
 
 from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.folder import HELD_OUT, class_folders, list_samples, split_folder
+from jea.data.dataset import check_split
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
 
@@ -31,8 +32,7 @@ class TinyImageNet(ClassificationDataset):
     """
 
     def __init__(self, *, root: str | Path, split: str = "train"):
-        if split != "train" and split not in HELD_OUT:
-            raise DataError(f"unknown split {split!r} of Tiny-ImageNet; there are train and val (test has no labels)")
+        check_split(split, ("train", *HELD_OUT), "Tiny-ImageNet, whose test pictures have no labels")
         self.split = split
         root = Path(root).expanduser()
         self.root = root if (root / "train").is_dir() else root / _FOLDER

@@ -17,7 +17,7 @@ from typing import NamedTuple, Sequence, Union
 import numpy as np
 
 from jea.data.views.clouds import sample_surface
-from jea.errors import DataError, nearest
+from jea.errors import DataError
 
 PathLike = Union[str, Path]
 
@@ -27,6 +27,7 @@ MAX_POINTS = 2 ** 24
 LARGEST = 3.4e38  # coordinate; float32 ends there
 MAX_MIXED = 2 ** 18  # rows of a binary PLY that must be read one by one, as their polygons differ
 MESH_POINTS = 10_000  # sampled on the surface of a mesh; as many as modelnet40_normal_resampled has
+
 
 def read_cloud(path: PathLike, *, mesh_points: int = MESH_POINTS) -> np.ndarray:
     """Read a cloud: (N, 3) float64 (maps' coordinates need its digits), N >= 1, all finite.
@@ -94,39 +95,6 @@ def check_cloud(points: np.ndarray, path: PathLike, lines: np.ndarray | None = N
         x, y, z = points[bad[0]]
         raise DataError(f"{where}: ({x:g}, {y:g}, {z:g}) is not a finite place ({len(bad)} such points); remove it")
     return points
-
-
-# -- lists -----------------------------------------------------------------------------------------------------------
-
-def check_split(split: str, splits: Sequence[str]) -> None:
-    """DataError, with the nearest name, for a split that is none of `splits`."""
-    if split not in splits:
-        raise DataError(f"unknown split {split!r}{nearest(split, splits)}; there are {', '.join(splits)}")
-
-
-def read_list(path: Path) -> tuple[str, ...]:
-    """The lines of a list that hold something; DataError where there are none, or one is there twice."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the list: {error}") from None
-    if not lines:
-        raise DataError(f"{path}: the list is empty")
-    strange = next((line for line in lines if "/" in line or "\\" in line or line.startswith(".")), None)
-    if strange is not None:
-        raise DataError(f"{path}: {strange[:80]!r}; expected a name, not a path")
-    if len(set(lines)) != len(lines):
-        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
-        raise DataError(f"{path}: {twice} is listed twice")
-    return tuple(lines)
-
-
-def check_listed(files: Sequence[Path], listed_in: Path) -> None:
-    """DataError unless all files of a list exist."""
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]}: cloud does not exist, but {listed_in} lists it ({len(missing)} of {len(files)} "
-                        "are missing)")
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pictures that are not a data set: what `--input` names."""
+"""The lists of data sets: text files with a name per line."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,22 +6,27 @@ from typing import Sequence
 
 from jea.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """The lines of a list that hold something; DataError where there are none, or one is there twice."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the list: {error}") from None
+    if not lines:
+        raise DataError(f"{path}: the list is empty")
+    strange = next((line for line in lines if "/" in line or "\\" in line or line.startswith(".")), None)
+    if strange is not None:
+        raise DataError(f"{path}: {strange[:80]!r}; expected a name, not a path")
+    if len(set(lines)) != len(lines):
+        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
+        raise DataError(f"{path}: {twice} is listed twice")
+    return tuple(lines)
 
 
-def list_inputs(path: str | Path, suffixes: Sequence[str] = SUFFIXES, what: str = "picture") -> list[Path]:
-    """One picture, or all pictures directly in a folder (not below it), sorted by name.
-
-    A file is taken whatever its suffix; in a folder those with one of `suffixes` count, hidden ones do not.
-    Raises DataError for a path that does not exist and for a folder without pictures. `what` is its word for them.
-    """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise DataError(f"{path}: no such {what} or folder")
-    files = sorted(file for file in path.iterdir()
-                   if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file())
-    if not files:
-        raise DataError(f"{path}: no {what}s in this folder; expected files ending in {', '.join(suffixes)}")
-    return files
+def check_listed(files: Sequence[Path], listed_in: Path) -> None:
+    """DataError unless all files of a list exist."""
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: cloud does not exist, but {listed_in} lists it ({len(missing)} of {len(files)} "
+                        "are missing)")

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from jea.data.classification.base import ClassificationDataset
+from jea.data.dataset import check_split
 from jea.data.segmentation.shapes import outline_distance
 from jea.errors import DataError
 
@@ -26,8 +27,7 @@ class PlainShapes(ClassificationDataset):
     root = "memory"
 
     def __init__(self, *, split: str = "train", size: int = 32, num_train: int = 6000, num_val: int = 3000):
-        if split not in _SPLITS:
-            raise DataError(f"unknown split {split!r} of plain_shapes; there are {', '.join(_SPLITS)}")
+        check_split(split, _SPLITS, "plain_shapes")
         if size < 16 or num_train < 1 or num_val < 1:
             raise DataError(f"size is {size}, num_train {num_train}, num_val {num_val}; expected size >= 16 and at "
                             "least 1 picture in each")

@@ -13,9 +13,11 @@ from typing import Sequence
 
 import numpy as np
 
+from jea.data.dataset import check_split
 from jea.data.files.cache import cached, pack
-from jea.data.files.clouds import check_cloud, check_listed, check_split, read_list, read_table
+from jea.data.files.clouds import check_cloud, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
+from jea.data.files.lists import check_listed, read_list
 from jea.data.points.base import PointCloudDataset
 from jea.data.views.clouds import normalise_cloud
 from jea.errors import DataError
@@ -46,7 +48,7 @@ class ModelNet40(PointCloudDataset):
     def __init__(self, *, root: str | Path, split: str = "train", num_points: int = 1024, dropout: float = 0.875,
                  scale: Sequence[float] = (2 / 3, 3 / 2), shift: float = 0.2, jitter: float = 0.0):
         super().__init__(num_points=num_points, dropout=dropout, scale=scale, shift=shift, jitter=jitter)
-        check_split(split, SPLITS)
+        check_split(split, SPLITS, "ModelNet40")
         self.split = split
         self.root, names = _find_root(Path(root).expanduser())
         self.class_names = read_list(names)

@@ -14,9 +14,11 @@ from typing import Sequence
 
 import numpy as np
 
+from jea.data.dataset import check_split
 from jea.data.files.cache import cached, pack
-from jea.data.files.clouds import check_cloud, check_listed, check_split, read_table
+from jea.data.files.clouds import check_cloud, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
+from jea.data.files.lists import check_listed
 from jea.data.points.base import PointCloudDataset
 from jea.data.views.clouds import normalise_cloud
 from jea.errors import DataError
@@ -58,7 +60,7 @@ class ShapeNetPart(PointCloudDataset):
                  dropout: float = 0.0, scale: Sequence[float] = (2 / 3, 3 / 2), shift: float = 0.2,
                  jitter: float = 0.0):
         super().__init__(num_points=num_points, dropout=dropout, scale=scale, shift=shift, jitter=jitter)
-        check_split(split, tuple(SPLITS))
+        check_split(split, SPLITS, "ShapeNetPart")
         self.split = split
         self.root, self._is_text = _find_root(Path(root).expanduser())
         sources, build = self._text() if self._is_text else self._hdf5()

@@ -10,6 +10,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
+from jea.data.dataset import check_split
 from jea.data.points.base import PointCloudDataset
 from jea.data.points.shapenet_part import part_ranges
 from jea.data.views.clouds import normalise_cloud, sample_surface
@@ -206,8 +207,7 @@ class Solids(PointCloudDataset):
                  seed: int = 0, noise: float = NOISE, dropout: float = 0.0, scale: Sequence[float] = (1.0, 1.0),
                  shift: float = 0.0, jitter: float = 0.0):
         super().__init__(num_points=num_points, dropout=dropout, scale=scale, shift=shift, jitter=jitter)
-        if split not in SPLITS:
-            raise DataError(f"unknown split {split!r}; solids have {' and '.join(SPLITS)}")
+        check_split(split, SPLITS, "solids")
         if min(num_train, num_val) < 1 or seed < 0 or noise < 0:
             raise DataError(f"num_train {num_train}, num_val {num_val}, seed {seed}, noise {noise}; expected at least "
                             "one cloud in each split, and seed and noise of at least 0")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jea.data.files.pictures import read_label
-from jea.data.segmentation.base import AugmentedSegmentation, Sample, padded_palette
+from jea.data.dataset import check_split
+from jea.data.files.labels import read_label
+from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.data.segmentation.submission import Submission
-from jea.errors import DataError
+from jea.draw.palettes import padded_palette
 
 ADE20K_CLASSES = tuple("""
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
@@ -41,7 +42,8 @@ _COLOURS = (
     "b8ff000085ffffd60019c2c266ff005c00ff"
 )
 
-_FOLDERS = {"train": "training", "training": "training", "val": "validation", "validation": "validation"}
+_FOLDERS = {"train": ("training",), "val": ("validation",), "trainval": ("training", "validation"),
+            "training": ("training",), "validation": ("validation",)}
 
 
 class ADE20K(AugmentedSegmentation):
@@ -56,20 +58,14 @@ class ADE20K(AugmentedSegmentation):
     submission = Submission(folder="ade20k_test", archive="ade20k_test.zip", values=tuple(range(1, 151)))
     _title, _needs = "ADE20K", ("images",)
 
-    @classmethod
-    def legend(cls, **arguments):
-        return cls.class_names, cls.palette
-
     def _list(self) -> list[Sample]:
         if self.split == "test":
             places = (self.root, self.root.parent)
             self.root = next((place for place in places if (place / "release_test").is_dir()), self.root)
             return self._pairs("release_test/testing", None)
         self.root = self._find_root("ADEChallengeData2016")
-        names = ("training", "validation") if self.split == "trainval" else (_FOLDERS.get(self.split),)
-        if None in names:
-            raise DataError(f"{self.root}: unknown split {self.split!r}; there are train, val, trainval and test")
-        return [sample for name in names for sample in self._pairs(f"images/{name}", f"annotations/{name}")]
+        check_split(self.split, (*_FOLDERS, "test"), self.root)
+        return [sample for name in _FOLDERS[self.split] for sample in self._pairs(f"images/{name}", f"annotations/{name}")]
 
     def _read_label(self, sample: Sample) -> np.ndarray:
         return (read_label(self.root / sample.label, 151, ignore=0) - np.uint8(1)).astype(np.uint8)  # 0 becomes 255

@@ -9,8 +9,9 @@ import numpy as np
 
 from jea.data.dataset import Dataset, Examined, digest
 from jea.data.faults import fault
-from jea.data.files.lists import SUFFIXES
-from jea.data.files.pictures import PathLike, read_image, read_label
+from jea.data.files.inputs import SUFFIXES
+from jea.data.files.labels import read_label
+from jea.data.files.pictures import read_image
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
 from jea.errors import DataError
@@ -35,7 +36,13 @@ class SegmentationDataset(Dataset):
     submission = Submission()
 
     root: Path
+    palette: np.ndarray
     _samples: list[Sample]
+
+    @classmethod
+    def legend(cls, **arguments) -> tuple[Sequence[str], np.ndarray]:
+        """(class names, palette (256, 3) uint8) of the data set with these arguments, without reading a picture."""
+        return cls.class_names, cls.palette
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -97,7 +104,7 @@ class AugmentedSegmentation(SegmentationDataset):
     Construction lists the folders, it reads no picture. Faults raise DataError.
     """
 
-    def __init__(self, *, root: PathLike, split: str = "train", crop_size: int = 512,
+    def __init__(self, *, root: str | Path, split: str = "train", crop_size: int = 512,
                  scales: Sequence[float] | None = None, scale_range: Sequence[float] | None = None,
                  fit: Sequence[int] | None = None, max_class_share: float = 1.0, photometric: bool = False):
         if crop_size < 1:
@@ -184,13 +191,6 @@ class AugmentedSegmentation(SegmentationDataset):
                     continue
                 found[id] = path.relative_to(self.root).as_posix()
         return found
-
-
-def padded_palette(colours) -> np.ndarray:
-    """The classes' colours and grey for all further values: (256, 3) uint8."""
-    palette = np.full((256, 3), 128, np.uint8)
-    palette[:len(colours)] = colours
-    return palette
 
 
 def _wxh(array: np.ndarray) -> str:

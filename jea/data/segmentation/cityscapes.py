@@ -7,14 +7,14 @@
 """
 from __future__ import annotations
 
-from typing import Sequence
-
 import numpy as np
 
-from jea.data.files.pictures import PathLike, read_label
-from jea.data.segmentation.base import AugmentedSegmentation, Sample, padded_palette
+from jea.data.dataset import check_split
+from jea.data.files.labels import read_label
+from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.data.segmentation.submission import Submission
 from jea.data.views.crops import IGNORE
+from jea.draw.palettes import padded_palette
 from jea.errors import DataError
 
 CITYSCAPES_CLASSES = (
@@ -46,23 +46,15 @@ class Cityscapes(AugmentedSegmentation):
     submission = Submission(folder="cityscapes_labelIds", archive="cityscapes_labelIds.zip", values=CITYSCAPES_IDS)
     _title, _needs = "Cityscapes", ("leftImg8bit",)
 
-    def __init__(self, *, root: PathLike, split: str = "train", labels: str = "labelIds", crop_size: int = 769,
-                 scales: Sequence[float] | None = None, scale_range: Sequence[float] | None = None,
-                 fit: Sequence[int] | None = None, max_class_share: float = 1.0, photometric: bool = False):
+    def __init__(self, *, labels: str = "labelIds", crop_size: int = 769, **options):
         if labels not in ("labelIds", "labelTrainIds"):
             raise DataError(f"labels is {labels!r}; expected labelIds or labelTrainIds")
         self._labels = labels
-        super().__init__(root=root, split=split, crop_size=crop_size, scales=scales, scale_range=scale_range, fit=fit,
-                         max_class_share=max_class_share, photometric=photometric)
-
-    @classmethod
-    def legend(cls, **arguments):
-        return cls.class_names, cls.palette
+        super().__init__(crop_size=crop_size, **options)
 
     def _list(self) -> list[Sample]:
         self.root = self._find_root("cityscapes")
-        if self.split not in _SPLITS:
-            raise DataError(f"{self.root}: unknown split {self.split!r}; there are {', '.join(_SPLITS)}")
+        check_split(self.split, _SPLITS, self.root)
         samples = []
         for name in _SPLITS[self.split]:
             samples += self._pairs(f"leftImg8bit/{name}", None if name == "test" else f"gtFine/{name}",

@@ -12,10 +12,11 @@ from typing import Sequence
 import numpy as np
 
 from jea.data.faults import fault
-from jea.data.files.pictures import PathLike, read_label
+from jea.data.files.labels import read_label
 from jea.data.segmentation.base import AugmentedSegmentation, Sample
-from jea.data.segmentation.palette import VOC_CLASSES, voc_palette
+from jea.data.segmentation.voc import VOC_CLASSES
 from jea.data.views.crops import IGNORE
+from jea.draw.palettes import voc_palette
 from jea.errors import DataError
 
 # COCO's category ids of VOC's classes 1 to 20, and their names there
@@ -44,19 +45,11 @@ class COCO(AugmentedSegmentation):
     background = 0
     _title, _needs = "COCO", ()
 
-    def __init__(self, *, root: PathLike, split: str = "train", labels: str = "instances", min_pixels: int = 1000,
-                 crop_size: int = 513, scales: Sequence[float] | None = None,
-                 scale_range: Sequence[float] | None = None, fit: Sequence[int] | None = None,
-                 max_class_share: float = 1.0, photometric: bool = False):
+    def __init__(self, *, labels: str = "instances", min_pixels: int = 1000, crop_size: int = 513, **options):
         if labels not in ("instances", "stuffthingmaps"):
             raise DataError(f"labels is {labels!r}; expected instances or stuffthingmaps")
         self._labels, self._min_pixels = labels, min_pixels
-        super().__init__(root=root, split=split, crop_size=crop_size, scales=scales, scale_range=scale_range, fit=fit,
-                         max_class_share=max_class_share, photometric=photometric)
-
-    @classmethod
-    def legend(cls, **arguments):
-        return cls.class_names, cls.palette
+        super().__init__(crop_size=crop_size, **options)
 
     def _list(self) -> list[Sample]:
         year_split = {"train": "train2017", "val": "val2017"}.get(self.split, self.split)

@@ -8,15 +8,13 @@ or  <root>/images/<id>.jpg, <root>/labels/<id>.png and <root>/<split>.txt with a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import yaml
 
 from jea.data.faults import fault
-from jea.data.files.pictures import PathLike
 from jea.data.segmentation.base import AugmentedSegmentation, Sample
-from jea.data.segmentation.palette import voc_palette
+from jea.draw.palettes import voc_palette
 from jea.errors import DataError
 
 
@@ -32,16 +30,13 @@ class SegmentationFolder(AugmentedSegmentation):
 
     _title, _needs = "picture", ()
 
-    def __init__(self, *, root: PathLike, split: str = "train", classes: str = "classes.yaml", images: str = "images",
-                 labels: str = "labels", crop_size: int = 512, scales: Sequence[float] | None = None,
-                 scale_range: Sequence[float] | None = None, fit: Sequence[int] | None = None,
-                 max_class_share: float = 1.0, photometric: bool = False):
+    def __init__(self, *, root: str | Path, classes: str = "classes.yaml", images: str = "images",
+                 labels: str = "labels", **options):
         self._images, self._labels = images, labels
         self.class_names, self.palette = read_classes(Path(root).expanduser() / classes)
         self.num_classes = len(self.class_names)
         self.background = 0 if self.class_names[0] == "background" else None
-        super().__init__(root=root, split=split, crop_size=crop_size, scales=scales, scale_range=scale_range, fit=fit,
-                         max_class_share=max_class_share, photometric=photometric)
+        super().__init__(root=root, **options)
 
     @classmethod
     def legend(cls, *, root, classes: str = "classes.yaml", **arguments):

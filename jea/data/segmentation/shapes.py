@@ -18,10 +18,11 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from jea.data.files.pictures import encode_index_png, write_image
-from jea.data.segmentation.palette import voc_palette
+from jea.data.files.labels import encode_index_png
+from jea.data.files.pictures import write_image
 from jea.data.segmentation.voc import VOCSegmentation
 from jea.data.views.crops import IGNORE, resize_bilinear
+from jea.draw.palettes import voc_palette
 from jea.errors import DataError
 from jea.files import jea_home, write_bytes
 

@@ -10,7 +10,7 @@ from typing import Sequence
 
 import numpy as np
 
-from jea.data.files.pictures import encode_index_png
+from jea.data.files.labels import encode_index_png
 from jea.files import write_bytes
 
 

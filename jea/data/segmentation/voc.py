@@ -7,19 +7,25 @@
 """
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 
+from jea.data.dataset import check_split
 from jea.data.faults import fault, is_collecting
 from jea.data.segmentation.base import Sample, SegmentationDataset
-from jea.data.segmentation.palette import VOC_CLASSES, voc_palette
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
+from jea.draw.palettes import voc_palette
 from jea.errors import DataError
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)
 
 SPLITS = ("train", "val", "trainval", "test", "trainaug")
 
@@ -92,11 +98,7 @@ class VOCSegmentation(SegmentationDataset):
         """The samples of the split, all of whose files exist."""
         lists = self.root / _LISTS
         available = {name[:-4] for name in os.listdir(lists) if name.endswith(".txt")}
-        if self.split not in SPLITS and self.split not in available:
-            known = [*SPLITS, *sorted(available.difference(SPLITS))]
-            near = difflib.get_close_matches(str(self.split), known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise DataError(f"{lists}: unknown split {self.split!r}{hint}; there are {', '.join(known)}")
+        check_split(self.split, [*SPLITS, *sorted(available.difference(SPLITS))], lists)
 
         aug = self.split == "trainaug"
         if aug and label_dir is None and not (self.root / _LABELS_AUG).is_dir():

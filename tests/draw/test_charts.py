@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jea.data.segmentation.palette import voc_palette
-from jea.draw.charts import bars_png, confusion_png, overlay, side_by_side
+from jea.draw.charts import bars_png, confusion_png
+from jea.draw.comparisons import overlay, side_by_side
+from jea.draw.palettes import voc_palette
 from jea.metrics import ConfusionMatrix
 
 

@@ -126,7 +126,7 @@ def test_loader_and_faults():
     with Loader(data, batch_size=5) as loader:
         batch = next(loader.epoch(0))
     assert batch["points"].shape == (5, 3, 32) and batch["category"].dtype == np.int32
-    with pytest.raises(DataError, match="unknown split 'test'; solids have train and val"):
+    with pytest.raises(DataError, match="solids: unknown split 'test'; there are train, val"):
         Solids(split="test")
     for options in ({"num_train": 0}, {"seed": -1}, {"noise": -1}):
         with pytest.raises(DataError, match="expected at least one cloud"):

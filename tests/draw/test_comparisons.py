@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jea.data import read_image, voc_palette
-from jea.draw.charts import curve_png, overlay, side_by_side
+from jea.draw.charts import curve_png
+from jea.draw.comparisons import overlay, side_by_side
 
 PALETTE = voc_palette()
 NAMES = ("background", "disk", "rectangle")

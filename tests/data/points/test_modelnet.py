@@ -235,7 +235,7 @@ def test_faults_of_the_hdf5_form(tmp_path):
 
 def test_the_config_of_the_published_recipe_fits_the_data(tmp_path):
     from jea import config
-    configs = Path(__file__).parent.parent.parent / "configs"
+    configs = Path(__file__).parents[3] / "configs"
     loaded = config.load(configs / "point_classification_ea_pct_cls_modelnet40.yaml")
     make("text", tmp_path)
     arguments = {**loaded["data"], "root": tmp_path, "num_points": 30}
