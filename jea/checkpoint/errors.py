@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import stat
 
 from jea.errors import CheckpointError
 from jea.files import replacing
@@ -13,7 +15,7 @@ class Malformed(Exception):
 
 
 def shown(text, limit=80):
-    """``text`` from a file made safe to print: no control or exotic characters, at most ``limit`` long."""
+    """`text` from a file made safe to print: no control or exotic characters, at most `limit` long."""
     if isinstance(text, (bytes, bytearray, memoryview)):
         text = bytes(text[: limit + 1]).decode("latin-1")
     elif not isinstance(text, str):
@@ -23,7 +25,7 @@ def shown(text, limit=80):
 
 
 def listed(names, limit=20):
-    """``names``, one per line and indented; at most ``limit`` of them, then a count."""
+    """`names`, one per line and indented; at most `limit` of them, then a count."""
     names = list(names)
     lines = [f"    {shown(name, 160)}" for name in names[:limit]]
     if len(names) > limit:
@@ -32,7 +34,7 @@ def listed(names, limit=20):
 
 
 class reading:  # noqa: N801, used like a function
-    """Turns whatever goes wrong while ``path`` is read into a :class:`CheckpointError` that names it.
+    """Turns whatever goes wrong while `path` is read into a `CheckpointError` that names it.
 
     A class, as contextlib's generators leave a reference cycle through the traceback on Python 3.12, which kept the
     file's storages in memory until the garbage collector came by.
@@ -60,6 +62,19 @@ def _problem(error):
     return f"is damaged or not a checkpoint ({type(error).__name__}: {shown(str(error), 120)}); fetch it again"
 
 
+def open_regular(path):
+    """Open a file for reading; a `CheckpointError` where there is none, or a folder, a pipe or a device."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise CheckpointError(path, "no such file; check the path") from None
+    if stat.S_ISDIR(mode):
+        raise CheckpointError(path, "is a folder; give the checkpoint file in it")
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(path, "is not a regular file")
+    return open(path, "rb")
+
+
 @contextlib.contextmanager
 def writing(path):
     """jea.files.replacing for a checkpoint: what goes wrong becomes a CheckpointError, and the old file stays whole."""
@@ -71,7 +86,7 @@ def writing(path):
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "Free some space" if full else "Check the folder"
-        raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before is untouched. "
-                                    f"{remedy} and save again") from error
+        raise CheckpointError(path, f"cannot be written: {error.strerror or error}; what was there before is "
+                                    f"untouched. {remedy} and save again") from error
     except Malformed as error:
         raise CheckpointError(path, str(error)) from error

@@ -11,7 +11,7 @@ KNOWN_BLOBS = {
 
 
 def git_blob_id(path) -> str:
-    """The id under which git stores the file's content, as ``git hash-object`` prints it: the SHA-1, in hexadecimal,
+    """The id under which git stores the file's content, as `git hash-object` prints it: the SHA-1, in hexadecimal,
     of "blob <size>\\0" and the content.
 
     >>> git_blob_id("model_best.pth.tar") in KNOWN_BLOBS

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from jea.checkpoint.errors import Malformed, shown
 #: BatchNorm's counter of training steps in PyTorch: without a use here, known everywhere and dropped.
 COUNTER = "num_batches_tracked"
 STATISTICS = ("running_mean", "running_var")  # of a BatchNorm
-BUFFERS = (*STATISTICS, COUNTER, "weight_u", "weight_v")  # what a state dict holds beside parameters, by the ends of names
+#: What a state dict holds beside parameters, by the ends of the names.
+BUFFERS = (*STATISTICS, COUNTER, "weight_u", "weight_v")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class KeyMap:
     partial: tuple = ()
     transposed: tuple = ()
     head: tuple = ()
-    hint: Optional[Callable] = None
+    hint: Callable | None = None
     twins: tuple = ()
     unit_axes: bool = False
 
@@ -51,11 +52,11 @@ class KeyMap:
         return not (self.partial or self.transposed or self.unit_axes)
 
     def to_ours(self, key):
-        """Our name for their ``key``."""
+        """Our name for their `key`."""
         return _first_fit(_first_fit(key, self.twins), self.rules)
 
     def to_theirs(self, key):
-        """Their name for our ``key``; ``to_ours`` undoes it."""
+        """Their name for our `key`; `to_ours` undoes it."""
         backwards = sorted(((ours, theirs) for theirs, ours in self.rules), key=lambda rule: -len(rule[0]))
         return _first_fit(key, backwards)
 
@@ -63,7 +64,7 @@ class KeyMap:
         return _first_fit(key, self.twins) == _first_fit(other, self.twins)
 
     def with_twins(self, tensors):
-        """``tensors``, by their names, and those that have twins under both names."""
+        """`tensors`, by their names, and those that have twins under both names."""
         backwards = [(second, first) for first, second in self.twins]
         return {name: tensor for key, tensor in tensors.items() for name in (_first_fit(key, backwards), key)}
 
@@ -83,7 +84,7 @@ def is_counter(key):
 
 
 def select(key_maps, keys):
-    """The first of ``key_maps`` whose marker begins one of ``keys``, or None: then the names are our own."""
+    """The first of `key_maps` whose marker begins one of `keys`, or None: then the names are our own."""
     for key_map in key_maps:
         if any(key.startswith(key_map.marker) for key in keys):
             return key_map
@@ -91,7 +92,7 @@ def select(key_maps, keys):
 
 
 def apply(key_maps, tensors):
-    """Rename ``tensors`` (name to anything).
+    """Rename `tensors` (name to anything).
 
     Returns (renamed tensors, the KeyMap used or None, the dropped keys). BatchNorm's counters are dropped
     with and without a map. Two keys that become one are an error.

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jea.checkpoint import keymap
+from jea.checkpoint import keymap, prefixes
 from jea.checkpoint.errors import Malformed, listed, shown, writing
 from jea.checkpoint.reader import read
-from jea.checkpoint.readers.npz import save_npz
-from jea.checkpoint.readers.safetensors import write_safetensors
 from jea.checkpoint.tensors import ITEMSIZE
-from jea.checkpoint.writers.torch import write_jittor_pickle, write_pth
+from jea.checkpoint.writers.jittor import write_jittor_pickle
+from jea.checkpoint.writers.npz import save_npz
+from jea.checkpoint.writers.safetensors import write_safetensors
+from jea.checkpoint.writers.torch import write_pth
 from jea.errors import CheckpointError
 
 SUFFIXES = (".npz", ".pkl", ".pth", ".safetensors")
@@ -23,7 +24,7 @@ _LOOSELY = ", or load what fits with strict=False (train.py and test.py: --no-st
 
 @dataclass
 class LoadReport:
-    """What :func:`load_weights` did, in lists of keys (``mismatched``: of texts); ``str()`` reads well."""
+    """What `load_weights` did, in lists of keys (`mismatched`: of texts); `str()` reads well."""
 
     path: str
     format: str
@@ -54,13 +55,13 @@ class LoadReport:
 
 
 def load_weights(model, path, *, strict=True, ema=True):
-    """Load the checkpoint at ``path`` into ``model`` (a Jittor Module) and return a :class:`LoadReport`.
+    """Load the checkpoint at `path` into `model` (a Jittor Module) and return a `LoadReport`.
 
-    The file may use the model's own names or those of a :class:`KeyMap` in ``model.key_maps``. With
-    ``strict`` any missing, unexpected or wrongly shaped tensor is one :class:`CheckpointError` that lists
+    The file may use the model's own names or those of a `KeyMap` in `model.key_maps`. With
+    `strict` any missing, unexpected or wrongly shaped tensor is one `CheckpointError` that lists
     them all, and nothing is loaded; without it, what fits is loaded and the rest is reported. Parameters stay
-    the same objects and keep ``requires_grad`` and their type, so optimizers go on working. ``ema``: prefer
-    averaged weights (see ``read``).
+    the same objects and keep `requires_grad` and their type, so optimizers go on working. `ema`: prefer
+    averaged weights (see `read`).
     """
     checkpoint = read(path, ema=ema)
     state = model.state_dict()
@@ -75,17 +76,17 @@ def load_weights(model, path, *, strict=True, ema=True):
 
 
 def match(key_maps, shapes, checkpoint):
-    """Compare a :class:`Checkpoint` with a model's ``shapes`` ({key: (shape, dtype)}).
+    """Compare a `Checkpoint` with a model's `shapes` ({key: (shape, dtype)}).
 
     Returns ({our key: array in the model's shape and type}, LoadReport).
     """
+    notes = list(checkpoint.notes)
     try:
-        mapped, key_map, dropped = keymap.apply(key_maps, checkpoint.tensors)
+        mapped, key_map, dropped = keymap.apply(key_maps, prefixes.fitting(checkpoint, key_maps, shapes, notes))
     except Malformed as error:
         raise CheckpointError(checkpoint.path, str(error)) from error
     report = LoadReport(checkpoint.path, checkpoint.format, checkpoint.wrapper,
-                        key_map=key_map.name if key_map else "", meta=checkpoint.meta, dropped=dropped,
-                        notes=list(checkpoint.notes))
+                        key_map=key_map.name if key_map else "", meta=checkpoint.meta, dropped=dropped, notes=notes)
     arrays, reset = {}, []
     head, hint = (tuple(key_map.head), key_map.hint) if key_map else ((), None)
     for key, array in mapped.items():
@@ -123,7 +124,7 @@ def match(key_maps, shapes, checkpoint):
 
 
 def _misfit(array, shape, dtype):
-    """Why ``array`` cannot become ``shape`` and ``dtype``, or "". Jittor writes a scalar as shape (1,)."""
+    """Why `array` cannot become `shape` and `dtype`, or "". Jittor writes a scalar as shape (1,)."""
     if array.shape != shape and not (array.size == 1 and {array.shape, shape} == {(), (1,)}):
         return f"shape {_text(array.shape)} in the file, {_text(shape)} in the model"
     kind, wanted = array.dtype.kind, np.dtype(dtype).kind
@@ -139,9 +140,9 @@ def _text(shape):
 
 
 def require_complete(report, shapes, *, otherwise=_LOOSELY):
-    """Raise one :class:`CheckpointError` that lists everything in ``report`` that is missing or too much.
+    """Raise one `CheckpointError` that lists everything in `report` that is missing or too much.
 
-    ``otherwise``: what its advice adds to checking the model.
+    `otherwise`: what its advice adds to checking the model.
     """
     if not (report.missing or report.unexpected or report.mismatched):
         return
@@ -155,6 +156,9 @@ def require_complete(report, shapes, *, otherwise=_LOOSELY):
         parts.append(f"  in the file, not in the model:\n{listed(nearest)}")
     if report.mismatched:
         parts.append(f"  of another shape or type:\n{listed(report.mismatched)}")
+    pattern = prefixes.pattern(report.missing, report.unexpected)
+    if pattern:
+        parts.append(f"  {pattern}.")
     parts.append(f"  Check the model's name and arguments (classes, depth){otherwise}.")
     raise CheckpointError(report.path, "\n".join(parts))
 
@@ -174,11 +178,11 @@ def _assign(state, arrays):
 
 
 def save_weights(model, path, *, meta=None, layout="auto"):
-    """Save the weights of ``model`` (a Jittor Module) to ``path``, atomically; the suffix chooses the format.
+    """Save the weights of `model` (a Jittor Module) to `path`, atomically; the suffix chooses the format.
 
-    ``.npz`` (jea's own), ``.pkl`` (plain ``jt.load`` reads it) and ``.safetensors`` hold our names. ``.pth``
-    (``torch.load(weights_only=True)`` reads it) holds the upstream project's names if the model has a full
-    key map, and our own otherwise; ``layout="ours"`` or ``"upstream"`` insists, for any format. ``meta``:
+    `.npz` (jea's own), `.pkl` (plain `jt.load` reads it) and `.safetensors` hold our names. `.pth`
+    (`torch.load(weights_only=True)` reads it) holds the upstream project's names if the model has a full
+    key map, and our own otherwise; `layout="ours"` or `"upstream"` insists, for any format. `meta`:
     values to store beside the tensors (.npz: anything JSON can hold; .safetensors: as JSON text; the others
     hold none).
     """
@@ -187,7 +191,7 @@ def save_weights(model, path, *, meta=None, layout="auto"):
 
 
 def rename_for(path, tensors, key_maps, layout="auto"):
-    """``tensors`` under the names that a file of ``path``'s suffix should have; see :func:`save_weights`."""
+    """`tensors` under the names that a file of `path`'s suffix should have; see `save_weights`."""
     if layout not in ("auto", "ours", "upstream"):
         raise ValueError(f"layout is {layout!r}; it must be 'auto', 'ours' or 'upstream'")
     full = next((key_map for key_map in key_maps if key_map.writable), None)
@@ -210,7 +214,7 @@ def _suffix(path):
 
 
 def write(path, tensors, *, meta=None, wrapper=""):
-    """Write named arrays to ``path`` in the format of its suffix; ``wrapper`` (.pth only) nests them."""
+    """Write named arrays to `path` in the format of its suffix; `wrapper` (.pth only) nests them."""
     suffix = _suffix(path)
     if wrapper and suffix != ".pth":
         raise CheckpointError(path, f"only a .pth file wraps its state dict (in {wrapper!r})")

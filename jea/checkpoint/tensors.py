@@ -11,6 +11,9 @@ ITEMSIZE = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1,
     "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
 }
+#: Bytes per element of types that numpy or the models here lack: their tensors are described and not read.
+UNREAD = {"complex32": 4, "complex64": 8, "complex128": 16, "float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e4m3fnuz": 1,
+          "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1}
 #: What the half-precision types become: models compute in float32, and both fit into it exactly.
 WIDENED = {"float16": "float32", "bfloat16": "float32"}
 
@@ -39,7 +42,7 @@ class Budget:
 class LazyTensor:
     """One tensor of a checkpoint.
 
-    ``shape`` is a tuple of ints, ``dtype`` the stored element type (a key of ``ITEMSIZE``).  ``load(budget)``
+    `shape` is a tuple of ints, `dtype` the stored element type (a key of `ITEMSIZE`).  `load(budget)`
     returns a C-contiguous numpy array in native byte order, half precision widened to float32.
     """
 
@@ -51,7 +54,7 @@ class LazyTensor:
         raise NotImplementedError
 
     def check(self):
-        """Raise :class:`Malformed` if the tensor cannot be loaded; allocates nothing."""
+        """Raise `Malformed` if the tensor cannot be loaded; allocates nothing."""
 
     @property
     def size(self):
@@ -65,8 +68,23 @@ class LazyTensor:
         return WIDENED.get(self.dtype, self.dtype)
 
 
+class UnreadTensor(LazyTensor):
+    """A tensor of a type in `UNREAD`; `names` is what the file calls the type."""
+
+    __slots__ = ("names",)
+
+    def __init__(self, shape, dtype, names):
+        self.shape, self.dtype, self.names = shape, dtype, names
+
+    def check(self):
+        raise Malformed(f"a tensor is of type {self.dtype} ({self.names}), which is not read")
+
+    def load(self, budget):
+        self.check()
+
+
 def checked_shape(shape, itemsize):
-    """``shape`` as a tuple of non-negative ints whose array could exist; :class:`Malformed` otherwise."""
+    """`shape` as a tuple of non-negative ints whose array could exist; `Malformed` otherwise."""
     if type(shape) not in (tuple, list):
         raise Malformed(f"a tensor's shape is of type {shown(type(shape).__name__)}, not a tuple")
     if len(shape) > MAX_RANK:
@@ -82,7 +100,7 @@ def checked_shape(shape, itemsize):
 
 
 def checked_view(shape, stride, offset, capacity):
-    """Raise unless every element of the strided view lies inside a storage of ``capacity`` elements."""
+    """Raise unless every element of the strided view lies inside a storage of `capacity` elements."""
     if type(stride) not in (tuple, list) or len(stride) != len(shape):
         raise Malformed("a tensor's strides do not match its shape")
     if type(offset) is not int or offset < 0:
@@ -99,7 +117,7 @@ def checked_view(shape, stride, offset, capacity):
 
 
 def contiguous_strides(shape):
-    """Strides, in elements, of a C-contiguous array of ``shape``."""
+    """Strides, in elements, of a C-contiguous array of `shape`."""
     strides, step = [], 1
     for n in reversed(shape):
         strides.append(step)
@@ -114,7 +132,7 @@ def is_contiguous(shape, stride):
 
 
 def decode(raw, dtype, big_endian=False):
-    """``raw`` (1-D uint8, a multiple of the element size) as a 1-D native array; half precision widened."""
+    """`raw` (1-D uint8, a multiple of the element size) as a 1-D native array; half precision widened."""
     order = ">" if big_endian else "<"
     if dtype == "bfloat16":
         wide = raw.view(order + "u2").astype(np.uint32)
@@ -127,5 +145,5 @@ def decode(raw, dtype, big_endian=False):
 
 
 def loaded_type(dtype):
-    """The native numpy type in which tensors of ``dtype`` are handed out."""
+    """The native numpy type in which tensors of `dtype` are handed out."""
     return np.dtype(WIDENED.get(dtype, dtype))

@@ -17,9 +17,9 @@ from typing import Optional
 
 import numpy as np
 
+from jea import checkpoint as store
 from jea import ranks
 from jea._jittor import jt
-from jea.checkpoint.readers import npz as store
 from jea.draw.charts import curve_png
 from jea.errors import CheckpointError, DataError, TrainingError
 from jea.nn import precision

@@ -1,27 +1,24 @@
-"""jea's own checkpoint format: an uncompressed ``.npz`` without pickle.
+"""jea's own checkpoint format: an uncompressed `.npz` without pickle.
 
-A zip archive of one ``<key>.npy`` per tensor and ``__meta__.npy``, a uint8 array that holds JSON (model name
-and arguments, config, step, metrics, version).  ``numpy.load(path)`` opens it too.  Keys are any texts;
-training checkpoints group theirs by prefix: ``model/backbone.layer1.0.conv1.weight``, ``optimizer/...``.
+A zip archive of one `<key>.npy` per tensor and `__meta__.npy`, a uint8 array that holds JSON (model name
+and arguments, config, step, metrics, version).  `numpy.load(path)` opens it too.  Keys are any texts;
+training checkpoints group theirs by prefix: `model/backbone.layer1.0.conv1.weight`, `optimizer/...`.
 
-Written here with zipfile and read with :mod:`.zip_reader`, because ``numpy.savez`` takes keys as keyword
-arguments (``file`` is not a valid one) and ``numpy.load`` allocates what a header claims before it looks at
+Written here with zipfile and read with `zip_reader`, because `numpy.savez` takes keys as keyword
+arguments (`file` is not a valid one) and `numpy.load` allocates what a header claims before it looks at
 the file.
 """
 from __future__ import annotations
 
-import json
 import re
 import struct
-import zipfile
 
 import numpy as np
 
-from jea.checkpoint.errors import Malformed, reading, shown, writing
-from jea.checkpoint.readers.safetensors import parse_json
+from jea.checkpoint.errors import Malformed, open_regular, reading, shown
+from jea.checkpoint.readers.json_text import parse_json
 from jea.checkpoint.readers.zip import ZipArchive
 from jea.checkpoint.tensors import ITEMSIZE, Budget, LazyTensor, checked_shape, decode, loaded_type
-from jea.errors import CheckpointError
 
 META = "__meta__"
 _MAX_META = 4 << 20
@@ -31,55 +28,12 @@ _HEADER = re.compile(r"\{'descr': '([<>|])([biuf][1248])', 'fortran_order': (Fal
 _KINDS = {np.dtype(name).str[1:]: name for name in ITEMSIZE if name != "bfloat16"}
 
 
-def save_npz(path, tensors, meta=None):
-    """Write ``tensors`` (any str to numpy array) and ``meta`` (anything JSON can hold) to ``path``,
-    atomically.
-
-    The same content gives the same bytes.  Raises :class:`CheckpointError` for what the format cannot hold,
-    and when the disk is full; what was at ``path`` before is then untouched.
-    """
-    arrays = {}
-    for key, value in tensors.items():
-        array = np.asarray(value)
-        if type(key) is not str or not key or key == META or "\0" in key or len(_utf8(path, key)) > 60_000:
-            raise CheckpointError(path, f"{shown(repr(key))} cannot be the name of a tensor in an .npz file")
-        if array.dtype.name not in ITEMSIZE:
-            raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain "
-                                        f"numbers")
-        arrays[key] = array
-    try:
-        text = json.dumps(meta or {}, sort_keys=True, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(path, f"the meta data cannot be written as JSON: {error}") from error
-    arrays[META] = np.frombuffer(text, np.uint8)
-    with writing(path) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for key, array in arrays.items():
-                member = zipfile.ZipInfo(f"{key}.npy")  # dated 1980, so that equal content gives equal bytes
-                with archive.open(member, "w", force_zip64=True) as stream:
-                    _write_array(stream, array)
-
-
-def _utf8(path, key):
-    try:
-        return key.encode()
-    except UnicodeEncodeError as error:
-        raise CheckpointError(path, f"{shown(key)} is not valid text, so it cannot name a tensor") from error
-
-
-def _write_array(stream, array):
-    array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-    if array.size:
-        stream.write(array.reshape(-1).view(np.uint8).data)
-
-
 def load_npz(path):
-    """``(tensors, meta)`` of a file that :func:`save_npz` (or ``numpy.savez``) wrote; all tensors are read.
+    """`(tensors, meta)` of a file that `save_npz` (or `numpy.savez`) wrote; all tensors are read.
 
-    Raises :class:`CheckpointError`.
+    Raises `CheckpointError`.
     """
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         size = file.seek(0, 2)
         budget = Budget(size)
         source = Npz(ZipArchive(file, size), budget)
@@ -87,7 +41,7 @@ def load_npz(path):
 
 
 class NpyTensor(LazyTensor):
-    """One ``.npy`` entry; ``header`` bytes stand before its numbers."""
+    """One `.npy` entry; `header` bytes stand before its numbers."""
 
     __slots__ = ("archive", "entry", "header", "big_endian", "fortran")
 
@@ -122,7 +76,7 @@ class NpyTensor(LazyTensor):
 
 
 class Npz:
-    """``root`` maps names to lazy tensors, ``meta`` is the JSON entry ({} in a file of ``numpy.savez``)."""
+    """`root` maps names to lazy tensors, `meta` is the JSON entry ({} in a file of `numpy.savez`)."""
 
     format = "npz"
 

@@ -1,4 +1,4 @@
-"""A strict reader of zip archives, for the two zip-based formats (torch's ``.pth`` and numpy's ``.npz``).
+"""A strict reader of zip archives, for the two zip-based formats (torch's `.pth` and numpy's `.npz`).
 
 The standard library's zipfile believes what the archive says about itself, and differs from version to
 version.  Here every claim is checked against the file before anything is allocated: the central directory
@@ -31,7 +31,7 @@ _BROKEN = "broken or incomplete zip archive ({}); fetch the file again"
 
 @dataclass(frozen=True)
 class Entry:
-    """One member: ``packed`` bytes in the file from its header at ``offset``, ``size`` bytes of content."""
+    """One member: `packed` bytes in the file from its header at `offset`, `size` bytes of content."""
 
     name: str
     method: int
@@ -123,7 +123,7 @@ class ZipArchive:
         return start, size, count
 
     def read(self, name, limit, budget):
-        """The content of a small entry as bytes; :class:`Malformed` if it is over ``limit`` bytes."""
+        """The content of a small entry as bytes; `Malformed` if it is over `limit` bytes."""
         entry = self.entries[name]
         if entry.size > limit:
             raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes, over {limit:,}")
@@ -146,7 +146,7 @@ class ZipArchive:
         return content
 
     def peek(self, name, count):
-        """The first ``count`` bytes of an entry, or all if it has fewer."""
+        """The first `count` bytes of an entry, or all if it has fewer."""
         entry = self.entries[name]
         self._seek_to_content(entry)
         if entry.method == STORED:

@@ -1,21 +1,18 @@
-"""Writes ``.pth`` files for ``torch.load(path, weights_only=True)``, and ``.pkl`` files for ``jt.load``.
+"""Writes `.pth` files for `torch.load(path, weights_only=True)`, and `.pkl` files for `jt.load`.
 
-Neither PyTorch nor Jittor is needed.  The ``.pth`` is the zip container described in :mod:`.torch_reader`;
+Neither PyTorch nor Jittor is needed.  The `.pth` is the zip container described in `torch_reader`;
 its pickle is written opcode by opcode, because the standard pickler would need the real torch classes to name
 them.
 """
 from __future__ import annotations
 
-import hashlib
-import pickle
 import struct
 import zipfile
 
 import numpy as np
 
 from jea.checkpoint.errors import Malformed
-from jea.checkpoint.readers.jittor import TRAILER
-from jea.checkpoint.readers.torch import STORAGE_TYPES
+from jea.checkpoint.readers.torch_tensors import STORAGE_TYPES
 from jea.checkpoint.tensors import contiguous_strides
 
 _ALIGNMENT = 64  # bytes; as torch does, so that torch.load(mmap=True) gets aligned tensors
@@ -24,10 +21,10 @@ _ZIP64_FROM = (1 << 31) - 1
 
 
 def write_pth(file, tensors, wrapper="", extra=None):
-    """Write ``tensors`` (name to array) to an open binary file as a PyTorch checkpoint.
+    """Write `tensors` (name to array) to an open binary file as a PyTorch checkpoint.
 
-    The saved object is an ``OrderedDict`` of contiguous tensors, or with ``wrapper`` a dict that holds it
-    under that name beside the plain Python values of ``extra``: ``write_pth(f, sd, "net", {"step": 30000})``.
+    The saved object is an `OrderedDict` of contiguous tensors, or with `wrapper` a dict that holds it
+    under that name beside the plain Python values of `extra`: `write_pth(f, sd, "net", {"step": 30000})`.
     """
     storages = []
     if wrapper:
@@ -135,16 +132,3 @@ class _Pickler:
         else:
             raise Malformed(f"a value of type {type(value).__name__} cannot be written; use plain numbers, "
                             f"texts, lists and dicts")
-
-
-def write_jittor_pickle(file, tensors):
-    """Write ``tensors`` (name to array) to an open binary file so that plain ``jt.load`` reads them."""
-    digest = hashlib.sha1()
-
-    class Tee:
-        def write(self, data):
-            digest.update(data)
-            return file.write(data)
-
-    pickle.Pickler(Tee(), protocol=4).dump(dict(tensors))
-    file.write(digest.digest() + TRAILER)

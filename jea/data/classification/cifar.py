@@ -14,7 +14,8 @@ from typing import Sequence
 import numpy as np
 
 from jea.checkpoint.errors import reading
-from jea.checkpoint.readers.pickle_machine import Machine, NumpyArray
+from jea.checkpoint.readers.pickle_machine import Machine
+from jea.checkpoint.readers.pickle_values import NumpyArray
 from jea.checkpoint.tensors import Budget
 from jea.data.classification.base import ClassificationDataset
 from jea.data.dataset import check_split
