@@ -48,9 +48,11 @@ setup(
             "nvidia-nvjitlink==13.0.88",
             "nvidia-nccl-cu13==2.28.9",
         ],
+        # jea export: ONNX files, compared by ONNX Runtime. Newer ml_dtypes want numpy 2, which Jittor cannot read.
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6"],
         "points": ["h5py>=3"],  # ModelNet40 and ShapeNetPart in their HDF5 form
         "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
-        "test": ["pytest>=7", "h5py>=3"],
+        "test": ["pytest>=7", "h5py>=3", "onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6"],
     },
     entry_points={"console_scripts": ["jea = jea.commands.cli:main"]},
     classifiers=[

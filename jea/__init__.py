@@ -20,7 +20,7 @@ _PUBLIC = {
     "load_weights": "jea.checkpoint",
     "save_weights": "jea.checkpoint",
 }
-_MODULES = ("checkpoint", "config", "data", "metrics", "models", "nn", "ops", "tasks", "training")
+_MODULES = ("checkpoint", "config", "data", "export", "metrics", "models", "nn", "ops", "tasks", "training")
 
 __all__ = ["__version__", "runtime", *_PUBLIC, *_MODULES]
 
