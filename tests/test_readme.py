@@ -166,6 +166,20 @@ def test_links_lead_somewhere(page):
             assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
+def test_the_chinese_page_says_what_the_english_ones_say():
+    """Its commands, and the scores in them, are those of the pages above; so one run of each is enough."""
+    page = (ROOT / "jea" / "README.zh-CN.md").read_text(encoding="utf-8")
+    commands = [line.strip() for text in re.findall(r"^ *```bash\n(.*?)^ *```", page, re.M | re.S)
+                for line in text.splitlines() if line.strip()]
+    assert len(commands) >= 12 and set(commands) <= set(COMMANDS), set(commands) - set(COMMANDS)
+    scores = re.findall(r"`\w+: [\d.]+`", page)
+    assert len(set(scores)) == 5 and all(score in README for score in scores)
+    rows = re.findall(r"^\| [^|]+ \| (`python test\.py[^|]*`) \| (`[^|]+`) \|$", page, re.M)
+    assert len(rows) == len(BUNDLED) and all(f"| {command} | {score} |" in README for command, score in rows)
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert target.startswith("https://") or (ROOT / "jea" / target).exists(), target
+
+
 def test_lengths():
     assert len(README.splitlines()) <= 180
 
