@@ -33,6 +33,10 @@ INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", call
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),
     ("pictures/soft_split.cuh", "SoftSplit", "jea::soft_split_forward(d, t, t); jea::soft_split_backward(d, t, t);"),
 )}
+INSTANCES["detection/masks.cuh"] = """
+    template void jea::paste_masks(const jea::Paste&, const float*, const float*, float*);
+    template void jea::paste_masks(const jea::Paste&, const float*, const float*, unsigned char*);
+    """
 
 
 WITH_CUDNN = {OPS / "convolution/conv_half.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these

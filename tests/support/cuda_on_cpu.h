@@ -161,6 +161,11 @@ inline int atomicAdd(int* address, int value) {
     *address += value;
     return before;
 }
+inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+    const unsigned long long before = *address;
+    *address += value;
+    return before;
+}
 inline int __float_as_int(float value) {
     int bits;
     std::memcpy(&bits, &value, sizeof bits);
