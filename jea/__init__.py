@@ -1,12 +1,13 @@
 """jea: External Attention (Guo et al., arXiv 2105.02358) in Jittor.
 
-Importing jea points Jittor at its libraries and compiles nothing. Everything below is resolved on first use.
+Importing jea looks at nothing and compiles nothing. Everything below is resolved on first use, and the environment is
+prepared for Jittor (jea/environment) before anything imports it.
 """
 from __future__ import annotations
 
 import importlib
 
-from jea.environment import runtime
+from jea import environment
 
 __version__ = "0.1.0"
 
@@ -20,11 +21,11 @@ _PUBLIC = {
     "load_weights": "jea.checkpoint",
     "save_weights": "jea.checkpoint",
 }
-_MODULES = ("checkpoint", "config", "data", "export", "metrics", "models", "nn", "ops", "tasks", "training")
+_MODULES = ("checkpoint", "config", "data", "draw", "export", "metrics", "models", "nn", "ops", "tasks", "training")
 
-__all__ = ["__version__", "runtime", *_PUBLIC, *_MODULES]
+__all__ = ["__version__", "environment", *_PUBLIC, *_MODULES]
 
-runtime.prepare()
+environment.prepare_before_jittor()
 
 
 def __getattr__(name: str):

@@ -3,17 +3,20 @@
     from jea._jittor import jt, nn
 """
 import atexit
+import builtins
+import contextlib
 import signal
 import ssl
 import sys
 import threading
 
-from jea.environment import runtime
+from jea.environment import interrupts, machine, mpi, notice, prepare, toolchain
 
 _already_there = "jittor" in sys.modules
-_found = runtime.prepare()
+_found = prepare()
 if not _already_there:
-    runtime.check_toolchain()
+    toolchain.check()
+    machine.check()
     if _found.cuda_broken:
         print(f"jea: running on the CPU: {_found.device_reason}", file=sys.stderr)
     if not _found.onednn:
@@ -21,9 +24,40 @@ if not _already_there:
 _recursion_limit = sys.getrecursionlimit()
 _https_context = ssl._create_default_https_context
 
-with runtime.CoreCompileNotice(), runtime.mpi_only_under_mpirun():
-    import jittor as jt
+
+class _Locals(dict):
+    """A function's local names, and behind them the modules that have been imported."""
+
+    def __missing__(self, name):
+        return sys.modules[name]
+
+
+def _locals():
+    return _Locals(sys._getframe(1).f_locals)
+
+
+@contextlib.contextmanager
+def _modules_among_locals():
+    """Jittor runs exec("import NAME") in a function and then reads locals()[NAME]; from Python 3.13 on exec writes no
+    function's locals any more (PEP 667). Its two modules that do so keep a `locals` of their own afterwards."""
+    if sys.version_info < (3, 13):
+        yield
+        return
     import jittor_utils
+    original, builtins.locals = builtins.locals, _locals
+    try:
+        yield
+    finally:
+        builtins.locals = original
+    for module in (sys.modules.get("jittor.compiler"), jittor_utils):
+        if module is not None:
+            module.locals = _locals
+
+
+with notice.CoreCompileNotice(), mpi.only_under_mpirun(), interrupts.kept(), _modules_among_locals():
+    import jittor_utils
+    jittor_utils.get_total_mem = machine.memory_limit  # it compiles in as many processes as memory allows
+    import jittor as jt
     from jittor import nn
 
 if not _already_there:
@@ -37,8 +71,8 @@ if jittor_utils.pool_size:
     jittor_utils.pool_cleanup()
     jittor_utils.pool_size = 0
     atexit.unregister(jittor_utils.pool_cleanup)
-# Its signal handlers end the process at Ctrl-C, and as soon as any child process is killed: give both back to Python.
-# jea's own loader reports workers that died.
+# Its signal handler ends the process as soon as any child process is killed: give that back to Python. jea's own loader
+# reports workers that died. SIGINT it has taken only where something imported it before jea.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -18,17 +18,17 @@ from typing import Callable, Sequence
 import numpy as np
 
 from jea._jittor import jt
-from jea.environment import runtime
+from jea.environment import mpi
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return runtime.mpi_rank() if jt.in_mpi else 0
+    return mpi.rank() if jt.in_mpi else 0
 
 
 def size() -> int:
     """How many processes work together; 1 inside `on_first`."""
-    return runtime.mpi_size() if jt.in_mpi else 1
+    return mpi.size() if jt.in_mpi else 1
 
 
 def is_first() -> bool:
@@ -94,7 +94,7 @@ def leave(status: int) -> None:
     An orderly end would wait for them in MPI_Finalize, while they wait for this one's gradients: mpirun ends all when a
     process ends without it.
     """
-    if runtime.mpi_size() > 1:
+    if mpi.size() > 1:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -102,12 +102,12 @@ def leave(status: int) -> None:
 
 
 def _excepthook(kind, error, trace) -> None:
-    if runtime.mpi_rank():
+    if mpi.rank():
         time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
-    print(f"Rank {runtime.mpi_rank()}:", file=sys.stderr)
+    print(f"Rank {mpi.rank()}:", file=sys.stderr)
     traceback.print_exception(kind, error, trace)
     leave(1)
 
 
-if runtime.mpi_size() > 1:
+if mpi.size() > 1:
     sys.excepthook = _excepthook

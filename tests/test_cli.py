@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jea import environment
 from jea.checkpoint import load_npz, save_npz
 from jea.commands import cli, console
 from jea.data import make_shapes
@@ -106,7 +107,7 @@ def test_multi_scale_runs_through_the_same_path(tmp_path, capsys):
     (["model.num_classes=5"], "does not fit the model"),
 ])
 def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, capsys):
-    if "--device" in arguments and cli.runtime.prepare().device == "cuda":
+    if "--device" in arguments and environment.prepare().device == "cuda":
         pytest.skip("this machine has a GPU")
     arguments = arguments + (["--out", str(tmp_path)] if "--out" not in arguments else [])
     assert cli.test_main(arguments) == 2
@@ -119,7 +120,7 @@ def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, cap
     ["inspect", "no.pth"], ["convert", "no.pth", "x.npz"], ["convert", "weights/eamlp_tiny_shapes.npz", "x.npz", "--model", "eamlp"],
     ["doctor", "--device", "cuda"], ["bench", "--out", "setup.py/bench"]])
 def test_every_command_ends_with_2_on_errors(command, capsys, monkeypatch):
-    if "cuda" in command and cli.runtime.prepare().device == "cuda":
+    if "cuda" in command and environment.prepare().device == "cuda":
         pytest.skip("this machine has a GPU")
     monkeypatch.chdir(ROOT)
     assert cli.main(command) == 2

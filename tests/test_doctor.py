@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from jea import environment
 from jea.commands import cli, doctor
-from jea.environment import runtime
+from jea.environment.decisions import Decisions
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +70,6 @@ def test_a_check_that_raises_is_reported_and_the_next_one_runs(monkeypatch, caps
 def test_status_and_device(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "examine", lambda device: {"kernel": {"ok": False, "said": "x", "advice": "do this"}})
     assert cli.main(["doctor", "--device", "cpu"]) == 1 and "do this" in capsys.readouterr().out
-    monkeypatch.setattr(runtime, "_decisions", runtime.Decisions(device_reason="no NVIDIA driver"))
+    monkeypatch.setattr(environment, "_decisions", Decisions(device_reason="no NVIDIA driver"))
     assert cli.main(["doctor", "--device", "cuda"]) == 2
     assert "jea doctor: error: --device cuda: no NVIDIA driver" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def machine() -> dict:
     """What every table of figures needs beside it."""
     from jea.commands.info import _cpu_name, _version
     return {"cpu": _cpu_name(), "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
-            "jittor": _version("jittor"), "oneDNN of jea": jea.environment.runtime.prepare().onednn, "torch": _version("torch"),
+            "jittor": _version("jittor"), "oneDNN of jea": jea.environment.prepare().onednn, "torch": _version("torch"),
             "python": platform.python_version()}
 
 

@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from jea import __version__
+from jea import __version__, environment
 from jea.commands import console
-from jea.environment import runtime
+from jea.environment import mpi
 
 DEFAULT_CONFIG = "segmentation_eanet_tiny_shapes"
 
@@ -93,7 +93,7 @@ def _train(arguments) -> int:
         result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
     finally:
         task.close()
-    if runtime.mpi_rank():
+    if mpi.rank():
         return 0
     if not result:
         _say(f"stopped before the end; {out / engine.LAST} is saved, --resume goes on from it"
@@ -152,7 +152,7 @@ def _test(arguments) -> int:
         result = ranks.on_first(lambda: task.predict_files(arguments.input, out))
     else:
         result = engine.evaluate(task, out, split=arguments.split, limit=arguments.limit)
-    if runtime.mpi_rank():
+    if mpi.rank():
         return 0
     if arguments.json:
         print(json.dumps(engine.plain(result)))
@@ -260,9 +260,9 @@ def _readable(path) -> str:
 
 def _start(arguments) -> str:
     """Choose the device and import Jittor; returns "cpu (reason)"."""
-    device = runtime.choose_device(arguments.device)
+    device = environment.choose_device(arguments.device)
     if arguments.tf32:
-        runtime.allow_tf32()
+        environment.allow_tf32()
     from jea._jittor import jt
     jt.flags.use_cuda = int(device == "cuda")
     if device == "cuda" and arguments.deterministic:
@@ -270,11 +270,11 @@ def _start(arguments) -> str:
     from jea import ranks
     if ranks.size() > 1:
         _say("; ".join(f"rank {number}: {place}" for number, place in enumerate(ranks.places())))
-    return f"{device} ({runtime.prepare().device_reason})" if arguments.device == "auto" else device
+    return f"{device} ({environment.prepare().device_reason})" if arguments.device == "auto" else device
 
 
 def _say(text: str) -> None:
-    if runtime.mpi_rank() == 0:
+    if mpi.rank() == 0:
         print(f"jea: {text}", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from jea.environment import runtime
+from jea.environment import mpi
 from jea.errors import UserError
 
 
@@ -33,13 +33,16 @@ def _status(command: str, function, arguments) -> int:
         return _say(command, f"{where}{error.strerror or error}")
     except KeyboardInterrupt as interrupt:
         print(f"jea {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
+        if "jittor_utils" in sys.modules and "jea._jittor" not in sys.modules:  # in the middle of importing Jittor
+            sys.stdout.flush()
+            os._exit(130)  # an orderly end would run the teardown of what is half there
         return 130
     except UserError as error:
         return _say(command, error)
 
 
 def _say(command: str, error) -> int:
-    rank = runtime.mpi_rank()
+    rank = mpi.rank()
     if rank:
         time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
     print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)

@@ -11,8 +11,9 @@ import time
 
 import numpy as np
 
+from jea import environment
 from jea.commands import console
-from jea.environment import runtime
+from jea.environment import toolchain
 
 LIMIT = 1e-5  # largest error, relative to the largest value: float32 sums of some hundred terms
 _TIME_LIMIT = 1800  # seconds: the first import compiles Jittor's core
@@ -170,13 +171,13 @@ def main(argv=None) -> int:
 
 
 def _doctor(arguments) -> int:
-    runtime.check_toolchain()
-    device = runtime.choose_device(arguments.device)
+    toolchain.check()
+    device = environment.choose_device(arguments.device)
     if not arguments.json:
-        print(f"device: {device} ({runtime.prepare().device_reason})", flush=True)
+        print(f"device: {device} ({environment.prepare().device_reason})", flush=True)
     results = examine(device)
     if arguments.json:
-        print(json.dumps({"device": device, "reason": runtime.prepare().device_reason, "checks": results}, indent=1))
+        print(json.dumps({"device": device, "reason": environment.prepare().device_reason, "checks": results}, indent=1))
     else:
         _print(results)
     return 0 if all(result["ok"] for result in results.values()) else 1

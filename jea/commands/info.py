@@ -10,20 +10,23 @@ import shutil
 import subprocess
 import sys
 
-from jea import __version__
+from jea import __version__, environment
 from jea.commands import console
-from jea.environment import runtime
+from jea.environment import machine, toolchain
+from jea.environment.jittor_home import compiled_cache, core_is_compiled
+from jea.errors import SetupError
 
 
 def collect() -> dict:
     """Everything that `jea info` shows, as plain values."""
-    found = runtime.prepare()
-    cache = runtime.jittor_cache_path()
+    found = environment.prepare()
+    cache = compiled_cache()
     try:
-        runtime.check_toolchain()
-        toolchain = "complete"
-    except runtime.SetupError as error:
-        toolchain = str(error)
+        toolchain.check()
+        machine.check()
+        complete = "complete"
+    except SetupError as error:
+        complete = str(error)
     info = {
         "jea": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
@@ -35,11 +38,11 @@ def collect() -> dict:
         "device": f"{found.device}: {found.device_reason}",
         "oneDNN": f"{found.onednn or 'missing'}: {found.onednn_reason}",
         "compiler": _compiler(),
-        "toolchain": toolchain,
+        "toolchain": complete,
         "nvcc": _nvcc(found),
         **({"precision": _precision(found)} if found.device == "cuda" else {}),
         "jittor cache": str(cache or "jittor is not installed"),
-        "jittor core": "compiled" if cache and runtime.core_is_compiled(cache) else "compiled at the first use",
+        "jittor core": "compiled" if cache and core_is_compiled(cache) else "compiled at the first use",
         "operators": operators(),
     }
     if found.notes:
@@ -64,7 +67,7 @@ FUSED_ON_CUDA = {"batch_norm": "float32", "cross_entropy": _ALL_FLOATS, "double_
 
 def operators() -> dict:
     """What each operator would run on the chosen device, and why."""
-    found = runtime.prepare()
+    found = environment.prepare()
 
     def describe(name: str, needs_onednn: bool) -> str:
         if os.environ.get("JEA_OPS") == "ref":

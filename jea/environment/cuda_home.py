@@ -19,6 +19,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from jea.environment import cuda_headers
+
 FORMAT = 2  # of what build() writes; another number makes another folder
 
 # The set that was compiled (tests/gpu): CUDA 13.0 update 2, as in PyTorch's CUDA 13 builds. setup.py, extra cuda13.
@@ -231,7 +233,7 @@ def _build_atomically(home: Path, toolkit: Toolkit, sources: _Sources, record: d
 def _build(home: Path, toolkit: Toolkit, sources: _Sources) -> None:
     for name in ("bin", "include/cub", "lib64"):
         (home / name).mkdir(parents=True)
-    written = {"cuda_runtime.h": _RUNTIME_H, "cudnn.h": _CUDNN_H}
+    written = {"cuda_runtime.h": cuda_headers.RUNTIME_H, "cudnn.h": cuda_headers.CUDNN_H}
     for folder in sources.includes:
         for entry in sorted(folder.iterdir()):
             if entry.name == "cub":
@@ -242,10 +244,10 @@ def _build(home: Path, toolkit: Toolkit, sources: _Sources) -> None:
             else:
                 name = entry.stem + "_real.h" if entry.name in written else entry.name
                 _link(entry, home / "include" / name)
-    for name, text in {**written, "cub/cub.cuh": _CUB_CUH}.items():
+    for name, text in {**written, "cub/cub.cuh": cuda_headers.CUB_CUH}.items():
         (home / "include" / name).write_text(text)
     if not (home / "include" / "npp.h").exists():
-        (home / "include" / "npp.h").write_text(_NPP_H)
+        (home / "include" / "npp.h").write_text(cuda_headers.NPP_H)
     libraries = home / "lib64"
     for folder in sources.libraries:
         for entry in sorted(folder.iterdir()):
@@ -257,7 +259,7 @@ def _build(home: Path, toolkit: Toolkit, sources: _Sources) -> None:
         part = libraries / f"libcudnn_{new}.so"
         _link(part if part.exists() else libraries / "libcudnn.so", libraries / f"libcudnn_{old}.so")
     nvcc = home / "bin" / "nvcc"
-    nvcc.write_text(_NVCC.replace("NVCC", toolkit.nvcc))
+    nvcc.write_text(cuda_headers.NVCC.replace("NVCC", toolkit.nvcc))
     nvcc.chmod(0o755)
 
 
@@ -265,90 +267,3 @@ def _link(source: Path, link: Path) -> None:
     """The first source of a name wins."""
     if not os.path.lexists(link):
         link.symlink_to(os.path.realpath(source))
-
-
-# Jittor passes C++14, and for cards newer than it knows the code of compute capability 9.0 alone: with the portable form
-# (PTX) beside the first code the driver translates for them.
-_NVCC = """#!/bin/sh
-portable=
-for argument do
-  shift
-  case "$argument" in
-    -std=c++14) argument=-std=c++17 ;;
-    -arch=compute_*) portable=,${argument#-arch=} ;;
-    -code=sm_*) argument=$argument$portable portable= ;;
-  esac
-  set -- "$@" "$argument"
-done
-exec "NVCC" "$@"
-"""
-
-_RUNTIME_H = """#pragma once
-#include "cuda_runtime_real.h"
-// Members that left cudaDeviceProp in CUDA 13; Jittor only asks whether a device is prohibited, and for a rough speed.
-#define computeMode integrated
-#define clockRate integrated
-"""
-
-_NPP_H = """#pragma once
-#define NPP_MIN_32U (0)
-#define NPP_MAX_32U (4294967295U)
-#define NPP_MIN_32S (-2147483647 - 1)
-#define NPP_MAX_32S (2147483647)
-#define NPP_MIN_64U (0)
-#define NPP_MAX_64U (18446744073709551615ULL)
-#define NPP_MIN_64S (-9223372036854775807LL - 1)
-#define NPP_MAX_64S (9223372036854775807LL)
-"""
-
-_CUDNN_H = """#pragma once
-#include "cudnn_real.h"
-#if CUDNN_MAJOR >= 9 && defined(__cplusplus)
-#define JEA_GONE(name) template <class... T> inline cudnnStatus_t name(T&&...) { return CUDNN_STATUS_NOT_SUPPORTED; }
-JEA_GONE(cudnnSetRNNDescriptor_v6)
-JEA_GONE(cudnnGetRNNParamsSize)
-JEA_GONE(cudnnGetRNNWorkspaceSize)
-JEA_GONE(cudnnGetRNNTrainingReserveSize)
-JEA_GONE(cudnnGetRNNLinLayerMatrixParams)
-JEA_GONE(cudnnGetRNNLinLayerBiasParams)
-JEA_GONE(cudnnRNNForwardTraining)
-JEA_GONE(cudnnRNNForwardInference)
-JEA_GONE(cudnnRNNBackwardData)
-JEA_GONE(cudnnRNNBackwardWeights)
-#undef JEA_GONE
-#endif
-"""
-
-_CUB_CUH = """#pragma once
-#include "cub_real.cuh"
-#if defined(__CUDACC__) && defined(CUB_MAJOR_VERSION) && CUB_MAJOR_VERSION >= 3
-#include <thrust/iterator/counting_iterator.h>
-#include <thrust/iterator/transform_iterator.h>
-CUB_NAMESPACE_BEGIN
-struct Max {
-    template <class T, class U>
-    __host__ __device__ auto operator()(const T& a, const U& b) const -> decltype(a + b) { return a < b ? b : a; }
-};
-struct Min {
-    template <class T, class U>
-    __host__ __device__ auto operator()(const T& a, const U& b) const -> decltype(a + b) { return b < a ? b : a; }
-};
-struct Sum {
-    template <class T, class U>
-    __host__ __device__ auto operator()(const T& a, const U& b) const -> decltype(a + b) { return a + b; }
-};
-__device__ __forceinline__ unsigned LaneId() {
-    unsigned lane;
-    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
-    return lane;
-}
-template <class T, class Offset = ptrdiff_t>
-using CountingInputIterator = ::thrust::counting_iterator<T>;
-template <class Value, class Operation, class Iterator, class Offset = ptrdiff_t>
-struct TransformInputIterator : ::thrust::transform_iterator<Operation, Iterator, Value, Value> {
-    __host__ __device__ TransformInputIterator(Iterator iterator, Operation operation)
-        : ::thrust::transform_iterator<Operation, Iterator, Value, Value>(iterator, operation) {}
-};
-CUB_NAMESPACE_END
-#endif
-"""

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from jea._jittor import jt
-from jea.environment import runtime
+from jea.environment.jittor_home import jittor_cache
 
 FOLDER = Path(__file__).parent
 
@@ -77,7 +77,7 @@ def onednn_include() -> str | None:
     from jittor import compile_extern
     if getattr(compile_extern, "mkl_ops", None) is None:
         return None
-    folders = sorted((runtime.jittor_cache() / "mkl").glob("dnnl*/include/dnnl.hpp"))
+    folders = sorted((jittor_cache() / "mkl").glob("dnnl*/include/dnnl.hpp"))
     return str(folders[0].parent) if folders else None
 
 

@@ -70,10 +70,10 @@ def one_side(arguments) -> int:
     if arguments.side.startswith("torch"):
         result = torch_side(arguments, cuda)
     else:
-        from jea.environment import runtime
-        runtime.choose_device(arguments.device)
+        from jea import environment
+        environment.choose_device(arguments.device)
         if arguments.tf32:
-            runtime.allow_tf32()
+            environment.allow_tf32()
         from jea._jittor import jt
         jt.flags.use_cuda = int(cuda)
         result = double_norm_bandwidth(cuda) if arguments.side == "double_norm" else jea_side(arguments)

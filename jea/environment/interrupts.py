@@ -1,0 +1,58 @@
+"""Ctrl-C while Jittor is imported: Python's KeyboardInterrupt instead of Jittor's own end of the process."""
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+
+
+@contextlib.contextmanager
+def kept():
+    """Around `import jittor`. Jittor takes SIGINT for itself unless it thinks that a notebook wants it.
+
+    Its compiling processes end without a word at Ctrl-C. A KeyboardInterrupt that was swallowed on its way, by a bare
+    except of Jittor's or by a fork, is raised again until it arrives here.
+    """
+    import jittor_utils
+    previous, seen, over = signal.getsignal(signal.SIGINT), threading.Event(), threading.Event()
+    main = threading.main_thread()
+    ours = threading.current_thread() is main and callable(previous)
+    notebook, own = os.environ.get("JPY_PARENT_PID"), os.getpid()
+    start = jittor_utils.pool_initializer
+
+    def interrupted(number, frame):
+        if os.getpid() != own:
+            os._exit(130)  # one of Jittor's compiling processes, which have inherited this
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's ends the process when a program is killed on the way out
+        if not seen.is_set():
+            seen.set()
+            threading.Thread(target=insist, daemon=True).start()
+        previous(number, frame)
+
+    def insist():
+        while not over.wait(0.5):
+            signal.pthread_kill(main.ident, signal.SIGINT)
+
+    def start_quietly():
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        start()
+    jittor_utils.pool_initializer = start_quietly
+    os.environ.setdefault("JPY_PARENT_PID", str(own))
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except Exception as error:  # a compiler that was interrupted too
+        if seen.is_set():
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        over.set()
+        if ours:
+            signal.signal(signal.SIGINT, previous)
+        if notebook is None:
+            os.environ.pop("JPY_PARENT_PID", None)
+        jittor_utils.pool_initializer = start
+    if seen.is_set() and previous is signal.default_int_handler:
+        raise KeyboardInterrupt
