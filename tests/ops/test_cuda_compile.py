@@ -23,7 +23,8 @@ _FOR_ALL_FLOATS = """
     """
 INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", calls) for name, sizes, calls in (
     ("attention/double_norm.cuh", "DoubleNorm",
-     "jea::double_norm_forward(d, 0.f, t, t, f, f); jea::double_norm_backward(d, t, f, t, t, f);"),
+     "jea::double_norm_forward<true, 64>(d, 0.f, t, t, f, f); jea::double_norm_backward<true, 64>(d, t, f, t, t, f);"
+     "jea::double_norm_forward<false, 512>(d, 0.f, t, t, f, f); jea::double_norm_backward<false, 8>(d, t, f, t, t, f);"),
     ("losses/cross_entropy.cuh", "CrossEntropy",
      "jea::cross_entropy_forward(d, t, i, f, f, f); jea::cross_entropy_backward(d, t, i, f, f, f, t);"),
     ("products/linear.cuh", "LinearEpilogue",
@@ -79,7 +80,7 @@ def test_header_compiles(header, tmp_path):
 def test_a_wrong_identifier_is_noticed(tmp_path):
     text = (OPS / "attention/double_norm.cuh").read_text()
     broken = tmp_path / "double_norm.cuh"
-    broken.write_text(text.replace("sum_over_memories(sum)", "sum_over_memorys(sum)"))
+    broken.write_text(text.replace("join_many(", "join_meny("))
     assert broken.read_text() != text
     done = compile_for(broken, 90, tmp_path)
-    assert done.returncode != 0 and "sum_over_memorys" in done.stdout + done.stderr
+    assert done.returncode != 0 and "join_meny" in done.stdout + done.stderr

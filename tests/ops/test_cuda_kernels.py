@@ -8,8 +8,6 @@ import pytest
 from test_batch_norm import case as batch_norm_case
 from test_batch_norm import expected as expected_batch_norm
 from test_cross_entropy import expected as expected_cross_entropy
-from test_double_norm import LAYOUTS, logits
-from test_double_norm import expected as expected_double_norm
 from test_linear import expected as expected_linear
 from test_resize import CASES as RESIZE_CASES
 from test_resize import weights
@@ -18,110 +16,9 @@ from test_soft_split import expected as expected_soft_split
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
-DOUBLE_NORM = """
-void forward(long batch, long s, long n, bool last, long heads, long splits, float eps, const float* x, float* y, float* d,
-             float* work) {
-    jea::double_norm_forward(jea::DoubleNorm{batch, s, n, last, heads, splits}, eps, x, y, d, work);
-}
-void backward(long batch, long s, long n, bool last, long heads, long splits, const float* y, const float* d, const float* g,
-              float* dx, float* work) {
-    jea::double_norm_backward(jea::DoubleNorm{batch, s, n, last, heads, splits}, y, d, g, dx, work);
-}
-void forward16(long batch, long s, long n, bool last, long heads, long splits, float eps, const _Float16* x, _Float16* y, float* d,
-               float* work) {
-    jea::double_norm_forward(jea::DoubleNorm{batch, s, n, last, heads, splits}, eps, x, y, d, work);
-}
-void backward16(long batch, long s, long n, bool last, long heads, long splits, const _Float16* y, const float* d,
-                const _Float16* g, _Float16* dx, float* work) {
-    jea::double_norm_backward(jea::DoubleNorm{batch, s, n, last, heads, splits}, y, d, g, dx, work);
-}
-"""
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cuda_on_cpu")
-
-
-@pytest.fixture(scope="module")
-def double_norm(folder):
-    library = cuda_on_cpu.build("attention/double_norm.cuh", DOUBLE_NORM, folder)
-
-    def run(x, layout, g=None, eps=1e-9, splits=None):
-        """y and, with g, dx; every output and the scratch memory start as NaN."""
-        from jea.ops.attention.double_norm import cuda_splits
-        if layout == "bsn":
-            batch, s, n = x.shape
-            heads = 1
-        else:  # (B, N, heads, S); "bns" is one head
-            heads = x.shape[2] if layout == "bnhs" else 1
-            batch, n, s = x.shape[0] * heads, x.shape[1], x.shape[-1]
-        splits = splits or cuda_splits(batch, n)
-        nan = (lambda *shape, dtype=np.float32: np.full(shape, np.nan, dtype))
-        half = "16" if x.dtype == np.float16 else ""
-        y, d, dx = nan(*x.shape, dtype=x.dtype), nan(batch, n), nan(*x.shape, dtype=x.dtype)
-        sizes = batch, s, n, layout == "bsn", heads, splits
-        cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, eps, x, y, d, nan(2 * batch * s * (splits + 1)))
-        if g is None:
-            return y
-        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, y, d, g, dx,
-                         nan(batch * s * (splits + 1) + batch * n))
-        return y, dx
-    return run
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_double_norm(double_norm, layout):
-    rng = np.random.default_rng(0)
-    for batch, s, n, splits in ((1, 1, 1, 0), (1, 8, 1, 0), (3, 1, 63, 0), (2, 64, 63, 0), (1, 128, 70, 1), (2, 20, 65, 7),
-                                (1, 256, 40, 2), (1, 700, 9, 0), (1, 5, 1100, 3), (2, 3, 2, 5)):
-        x = logits(rng, layout, batch, s, n)
-        g = rng.standard_normal(x.shape).astype(np.float32)
-        y, dx = double_norm(x, layout, g, splits=splits)
-        y64, dx64 = expected_double_norm(x, layout, 1e-9, g)
-        assert np.abs(y - y64).max() <= 3e-6, (batch, s, n)
-        assert np.abs(dx - dx64).max() <= 3e-6 * max(np.abs(dx64).max(), 1.0), (batch, s, n)
-
-
-def test_double_norm_of_several_heads(double_norm):
-    rng = np.random.default_rng(2)
-    for batch, n, heads, s in ((2, 65, 3, 20), (1, 40, 5, 64)):
-        x, g = (rng.standard_normal((batch, n, heads, s)).astype(np.float32) for _ in range(2))
-        y, dx = double_norm(x * 3, "bnhs", g, splits=2)
-        y64, dx64 = expected_double_norm(3 * x.transpose(0, 2, 1, 3), "bns", 1e-9, g.transpose(0, 2, 1, 3))
-        assert np.abs(y.transpose(0, 2, 1, 3) - y64).max() <= 3e-6
-        assert np.abs(dx.transpose(0, 2, 1, 3) - dx64).max() <= 3e-6 * max(np.abs(dx64).max(), 1.0)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_double_norm_in_half_precision(double_norm, layout):
-    rng = np.random.default_rng(1)
-    x = logits(rng, layout, 2, 64, 63).astype(np.float16)
-    g = rng.standard_normal(x.shape).astype(np.float16)
-    y, dx = double_norm(x, layout, g)
-    y64, dx64 = expected_double_norm(x, layout, 1e-9, g.astype(np.float64))
-    assert np.abs(y - y64).max() <= 2 ** -11
-    assert np.abs(dx - dx64).max() <= 2 ** -9 * np.abs(dx64).max()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_double_norm_of_extreme_logits(double_norm, layout):
-    rng = np.random.default_rng(3)
-    x = np.where(rng.random((2, 8, 63)) < 0.5, 1e4, -1e4).astype(np.float32)
-    cases = [x, np.full_like(x, 1e4), np.full_like(x, -3e38)]
-    masked = rng.standard_normal((2, 8, 300)).astype(np.float32)
-    masked[0, :7, 20:250] = -np.inf  # whole splits
-    for x in cases + [masked]:
-        x = np.ascontiguousarray(x if layout == "bsn" else x.transpose(0, 2, 1))
-        y = double_norm(x, layout, splits=5)
-        assert np.abs(y - expected_double_norm(x, layout)).max() <= 3e-6
-    for bad in (np.nan, np.inf, -np.inf):
-        x = rng.standard_normal((3, 8, 63)).astype(np.float32)
-        clean = expected_double_norm(x, "bsn")
-        x[1, 5, slice(None) if bad == -np.inf else 40] = bad
-        y = double_norm(np.ascontiguousarray(x if layout == "bsn" else x.transpose(0, 2, 1)), layout)
-        y = y if layout == "bsn" else y.transpose(0, 2, 1)
-        assert np.isnan(y[1]).all() and np.abs(y[[0, 2]] - clean[[0, 2]]).max() <= 3e-6
 
 
 def for_both_types(functions: str) -> str:

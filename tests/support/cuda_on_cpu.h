@@ -26,6 +26,8 @@ struct dim3 {
     unsigned x, y, z;
     dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
+struct uint2 { unsigned x, y; };
+struct uint4 { unsigned x, y, z, w; };
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 using std::min;
@@ -185,3 +187,11 @@ inline float normcdff(float a) { return 0.5f * std::erfc(-0.70710678f * a); }
 inline float rsqrtf(float a) { return 1.f / std::sqrt(a); }
 template <class T>
 T __ldg(const T* address) { return *address; }
+template <class T>
+void __stcs(T* address, const T& value) {
+    if (reinterpret_cast<uintptr_t>(address) % sizeof(T)) {
+        std::fprintf(stderr, "cuda_on_cpu: a store is not aligned\n");
+        std::abort();
+    }
+    *address = value;
+}

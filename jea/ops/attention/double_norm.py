@@ -34,37 +34,59 @@ class _DoubleNorm(kernels.Function):
             source=_SIZES + "jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p);"), None, None, None
 
 
-# batch is then the number of maps, heads included
+# Whether positions come last, and the memories that its blocks hold in registers, stand in the call: a kernel each.
 _CUDA_SIZES = """
-    const jea::DoubleNorm sizes{(long)data["batch"], (long)data["memories"], (long)data["positions"],
-                                data["positions_last"] != 0, (long)data["heads"], (long)data["splits"]};
+    const auto number = [&](const char* name) { return (int)data[name]; };
+    const jea::DoubleNorm sizes{number("batch"), number("memories"), number("positions"), number("heads"),
+                                number("splits"), number("each")};
 """
 
 
-def cuda_splits(batch: int, positions: int) -> int:
-    """Into how many parts CUDA cuts the positions: enough blocks for a large GPU, of 32 positions or more."""
-    return max(1, min(-(-positions // 32), 1024 // max(batch, 1)))
+def cuda_splits(layout: str, batch: int, memories: int, positions: int, *, backward: bool) -> tuple:
+    """Into how many parts CUDA cuts the positions to sum over them, and the positions of a part.
+
+    Forward with positions last a warp works on a part of one memory's, else a block on a part of all memories': enough
+    of them for a large GPU, and whole tiles of the kernels.
+    """
+    if layout == "bsn" and not backward:
+        each = next((length for length in (4096, 2048, 1024)
+                     if batch * memories * -(-positions // length) >= 8192), 512)
+        return -(-(positions + 7) // each), each  # rows begin up to 7 elements behind a part
+    each = -(-positions // max(1, min(64, 1056 // batch)))
+    each = -(-each // 128) * 128
+    return -(-positions // each), each
+
+
+def cuda_held(memories: int) -> int:
+    """The memories that a block of the kernels is compiled for: a power of two from 8 to 512, which takes more in turns."""
+    return next((held for held in (8, 16, 32, 64, 128, 256) if memories <= held), 512)
 
 
 class _DoubleNormCuda(kernels.Function):
     def execute(self, x, layout, eps, heads):
         memories, positions = x.shape[1:] if layout == "bsn" else (x.shape[2] // heads, x.shape[1])
         batch = x.shape[0] * heads
-        splits = cuda_splits(batch, positions)
-        self.numbers = {"batch": batch, "memories": memories, "positions": positions, "eps": eps, "heads": heads,
-                        "positions_last": int(layout == "bsn"), "splits": splits}
-        self.y, self.denominators = kernels.cuda_code(
-            [x.shape, (batch, positions)], [x.dtype, "float32"], [x], kernel="attention/double_norm.cuh", data=self.numbers,
-            workspace=2 * batch * memories * (splits + 1), source=_CUDA_SIZES + """
-            jea::double_norm_forward(sizes, (float)data["eps"], in0_p, out0_p, out1_p, workspace);""")
+        self.layout = layout
+        self.numbers = {"batch": batch, "memories": memories, "positions": positions, "eps": eps, "heads": heads}
+        self.y, self.denominators = self.run(
+            [x.shape, (batch, positions)], [x.dtype, "float32"], [x], "double_norm_forward",
+            '(sizes, (float)data["eps"], in0_p, out0_p, out1_p, workspace);', backward=False)
         return self.y
 
     def grad(self, dy):
+        dx, = self.run([self.y.shape], [self.y.dtype], [self.y, self.denominators, dy], "double_norm_backward",
+                       "(sizes, in0_p, in1_p, in2_p, out0_p, workspace);", backward=True)
+        return dx, None, None, None
+
+    def run(self, shapes, dtypes, inputs, function, arguments, *, backward):
         n = self.numbers
+        splits, each = cuda_splits(self.layout, n["batch"], n["memories"], n["positions"], backward=backward)
+        rows = n["batch"] * n["memories"] * (splits + 1)
+        template = f"<{'true' if self.layout == 'bsn' else 'false'}, {cuda_held(n['memories'])}>"
         return kernels.cuda_code(
-            self.y.shape, self.y.dtype, [self.y, self.denominators, dy], kernel="attention/double_norm.cuh", data=n,
-            workspace=n["batch"] * (n["memories"] * (n["splits"] + 1) + n["positions"]), source=_CUDA_SIZES + """
-            jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p, workspace);"""), None, None, None
+            shapes, dtypes, inputs, kernel="attention/double_norm.cuh", data=dict(n, splits=splits, each=each),
+            workspace=rows + n["batch"] * n["positions"] if backward else 2 * rows,
+            source=f"{_CUDA_SIZES}jea::{function}{template}{arguments}")
 
 
 _AXES = {"bsn": 2, "bns": 2, "bnhs": 3}  # of one map
@@ -136,7 +158,9 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
     if check:
         _refuse_without_softmax(logits, layout)
     kernel, dtypes, reason = _KERNELS[bool(jt.flags.use_cuda)]
-    if not kernels.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes, reason=reason):
+    small = math.prod(shape[-axes:]) < 2 ** 31
+    if not kernels.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes and small,
+                             reason=reason if small else "a map has 2^31 elements or more"):
         return double_norm_reference(logits, layout=layout, eps=eps)
     if len(shape) == 3 and axes == 2:
         return kernel.apply(logits, layout, float(eps), 1)

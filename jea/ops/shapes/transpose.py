@@ -7,7 +7,7 @@ from jea._jittor import jt
 from jea.ops import kernels
 
 OTHER_AXES = 4  # that the kernel can walk over, beside the two of its tiles
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "float64": 8, "int64": 8}
+TYPES = ("float32", "float16", "bfloat16", "int32", "float64", "int64")
 
 _SIZES = """
     const auto number = [&](const char* name) { return (long)data[name]; };
@@ -78,9 +78,9 @@ def transpose(x, axes, *, impl: str = "auto"):
     if short == tuple(range(len(short))):
         return x.reshape(wanted)
     moves_last = short[-1] != len(short) - 1
-    possible = bool(jt.flags.use_cuda) and moves_last and x.dtype in _BYTES and len(short) <= OTHER_AXES + 2
+    possible = bool(jt.flags.use_cuda) and moves_last and x.dtype in TYPES and len(short) <= OTHER_AXES + 2
     reason = ("it runs on CUDA" if not jt.flags.use_cuda else "the last axis stays, and Jittor's own is on the GPU too"
-              if not moves_last else f"it takes {', '.join(_BYTES)} and up to {OTHER_AXES + 2} axes that move")
+              if not moves_last else f"it takes {', '.join(TYPES)} and up to {OTHER_AXES + 2} axes that move")
     if kernels.use_fused(impl, name="transpose", possible=possible, reason=reason):
         return _Transpose.apply(x, lengths, short).reshape(wanted)
     if jt.flags.use_cuda and not moves_last:
