@@ -18,6 +18,8 @@ from pathlib import Path
 import yaml
 
 from jea.errors import ConfigError, nearest
+from jea.files import shared_folder
+from jea.reading import parse_yaml, read_yaml
 
 BLOCKS = ("model", "data", "train", "eval")
 
@@ -34,18 +36,10 @@ def load(path, overrides=()) -> dict:
         ConfigError: all mistakes together.
     """
     path = Path(path)
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        from jea.files import shared_folder
+    if not path.exists():
         there = sorted(p.stem for p in shared_folder("configs").glob("*.yaml"))
-        raise ConfigError(f"{path}: no such config{nearest(path.stem, there)}; there are: {', '.join(there)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+        raise ConfigError(f"{path}: no such config{nearest(path.stem, there)}; there are: {', '.join(there)}")
+    config = read_yaml(path, what="config")
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: holds {type(config).__name__}; expected a mapping with task, {', '.join(BLOCKS)}")
     problems = _apply(config, overrides)
@@ -66,9 +60,9 @@ def _apply(config: dict, overrides) -> list:
             problems.append(f"override {override!r}: expected block.key=value, such as train.lr=0.01")
             continue
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"override {override!r}: {text!r} is not a YAML value")
+            value = parse_yaml(text, f"override {override!r}")
+        except ConfigError as error:
+            problems.append(str(error))
             continue
         target = config
         if len(parts) == 2:
@@ -92,7 +86,7 @@ def check(config: dict) -> list:
     problems = [f"{key}: unknown; a config has {', '.join(known)}{nearest(key, known)}"
                 for key in config if key not in known]
     task_name = config.get("task")
-    if task_name not in TASKS:
+    if not isinstance(task_name, str) or task_name not in TASKS:
         said = "missing" if task_name is None else f"unknown task {task_name!r}"
         return problems + [f"task: {said}; there are {', '.join(TASKS)}{nearest(task_name, TASKS)}"]
     from jea.tasks.options import task_options
@@ -142,7 +136,7 @@ def _arguments(cls) -> dict:
 
 def _check_named(block: str, values: dict, names, arguments_of) -> list:
     name = values.get("name")
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         said = "missing" if name is None else f"unknown {name!r}"
         return [f"{block}.name: {said}; there are {', '.join(names)}{nearest(name, names)}"]
     allowed = arguments_of(name)
