@@ -85,10 +85,11 @@ int stub___cudaPopCallConfiguration(void*, void*, size_t* shared, void*) { if (s
 }
 """
 
-# Convolutions: one algorithm that needs no workspace.
+# Convolutions of the older interface: one algorithm that needs no workspace. The graph interface writes down what it is told.
 CUDNN = r"""
 #include <cstring>
 #include <cudnn.h>
+#include "cudnn_recorder.h"
 extern "C" {
 #define BY_HEURISTICS(name) int stub_##name(void*, void*, void*, void*, void*, int, int* n, void* p) { \
     memset(p, 0, sizeof(cudnnConvolutionFwdAlgoPerf_t)); *n = 1; return 0; }
@@ -155,7 +156,7 @@ def make_library(name: str, real: Path, include: Path, out: Path, work: Path) ->
     if special:
         (work / f"{name}.cc").write_text(special)
         objects.append(work / f"{name}.o")
-        run("g++", "-c", "-fPIC", "-w", f"-I{include}", work / f"{name}.cc", "-o", objects[0])
+        run("g++", "-c", "-fPIC", "-w", f"-I{include}", f"-I{Path(__file__).parent}", work / f"{name}.cc", "-o", objects[0])
         ours = [line.split()[-1] for line in run("nm", "--defined-only", objects[0]).splitlines() if " T stub_" in line]
         renames = [part for symbol in ours for part in ("--redefine-sym", f"{symbol}={symbol[len('stub_'):]}")]
         run("objcopy", *renames, objects[0])

@@ -1,0 +1,91 @@
+// What stands around cuDNN's convolutions of channels-last pictures: weights in its order, what it would not fuse.
+#pragma once
+#include <cstdint>
+#include <cuda_runtime.h>
+#include "common/reduce.cuh"
+
+namespace jea {
+
+// A plan and the function that runs it, from plan.h: Python hands their addresses on.
+using RunPlan = void (*)(const void* plan, const void* x, const void* w, const void* y, const void* bias,
+                         const void* residual);
+
+// (O, I, K) -> (O, K, I), or back, between types. Reads and writes of a warp lie side by side in I; the K taps of a thread
+// come from one or two lines of the cache.
+template <bool kToChannelsLast, class From, class To>
+__global__ void __launch_bounds__(kThreads)
+reorder_weight(const From* __restrict__ from, To* __restrict__ to, int64_t out_channels, int64_t channels, int64_t taps) {
+    const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+    if (at >= out_channels * channels) return;
+    const int64_t o = at / channels, i = at - o * channels;
+    for (int64_t k = 0; k < taps; k++) {
+        const int64_t plain = at * taps + k, last = (o * taps + k) * channels + i;
+        if (kToChannelsLast) to[last] = static_cast<To>(static_cast<float>(from[plain]));
+        else to[plain] = static_cast<To>(static_cast<float>(from[last]));
+    }
+}
+
+template <bool kToChannelsLast, class From, class To>
+void reorder(const From* from, To* to, int64_t out_channels, int64_t channels, int64_t taps) {
+    reorder_weight<kToChannelsLast><<<blocks_of(out_channels * channels, kThreads), kThreads>>>(from, to, out_channels,
+                                                                                                channels, taps);
+}
+
+// y = relu?(x + residual? + bias?) over rows of channels; in place where y is x.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+add_and_clip(const T* x, const float* __restrict__ bias, const T* __restrict__ residual, T* y, int64_t count,
+             int64_t channels, bool relu) {
+    const int64_t step = gridDim.x * static_cast<int64_t>(kThreads);
+    for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count; i += step) {
+        float value = static_cast<float>(x[i]);
+        if (residual) value += static_cast<float>(residual[i]);
+        if (bias) value += bias[i % channels];
+        y[i] = static_cast<T>(relu && value < 0.f ? 0.f : value);
+    }
+}
+
+template <class T>
+void epilogue(const T* x, const float* bias, const T* residual, T* y, int64_t count, int64_t channels, bool relu) {
+    const int64_t blocks = (count + kThreads - 1) / kThreads;
+    add_and_clip<<<static_cast<unsigned>(blocks < 8192 ? blocks : 8192), kThreads>>>(x, bias, residual, y, count, channels,
+                                                                                     relu);
+}
+
+// dx = y > 0 ? dy : 0, the gradient of a ReLU with the result y.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+where_positive(const T* __restrict__ y, const T* __restrict__ dy, T* __restrict__ dx, int64_t count) {
+    const int64_t step = gridDim.x * static_cast<int64_t>(kThreads);
+    for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count; i += step)
+        dx[i] = static_cast<float>(y[i]) > 0.f ? dy[i] : static_cast<T>(0.f);
+}
+
+template <class T>
+void relu_backward(const T* y, const T* dy, T* dx, int64_t count) {
+    const int64_t blocks = (count + kThreads - 1) / kThreads;
+    where_positive<<<static_cast<unsigned>(blocks < 8192 ? blocks : 8192), kThreads>>>(y, dy, dx, count);
+}
+
+// db = sums of dy over the rows, one block for 32 channels. Rows are added up in a fixed order.
+template <class T>
+__global__ void __launch_bounds__(1024)
+column_sums(const T* __restrict__ dy, float* __restrict__ db, int64_t rows, int64_t channels) {
+    __shared__ float sums[32][33];
+    const int64_t channel = blockIdx.x * int64_t{32} + threadIdx.x;
+    float sum = 0.f;
+    if (channel < channels)
+        for (int64_t row = threadIdx.y; row < rows; row += 32) sum += static_cast<float>(dy[row * channels + channel]);
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    sum = sum_of_warp(sums[threadIdx.x][threadIdx.y]);
+    const int64_t own = blockIdx.x * int64_t{32} + threadIdx.y;
+    if (threadIdx.x == 0 && own < channels) db[own] = sum;
+}
+
+template <class T>
+void bias_backward(const T* dy, float* db, int64_t rows, int64_t channels) {
+    column_sums<<<blocks_of(channels, 32), dim3(32, 32)>>>(dy, db, rows, channels);
+}
+
+}  // namespace jea
