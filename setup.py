@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["jea", "jea.*"]),
-    package_data={"jea": ["ops/*/*.h", "ops/*/*.cuh"]},
+    package_data={"jea": [f"ops/{folders}/*.{ending}" for folders in ("*", "*/*") for ending in ("h", "cuh")]},
     # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/files.py).
     data_files=[("share/jea/configs", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.yaml"))),
                 ("share/jea/weights", ["weights/index.yaml", *(f"weights/{name}" for name in BUNDLED)])],

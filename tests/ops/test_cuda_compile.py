@@ -32,6 +32,9 @@ INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", call
     ("normalisation/batch_norm.cuh", "BatchNorm",
      "jea::batch_norm_forward(d, t, f, f, f, f, t, t, f, f, f);"
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),
+    ("convolution/cudnn/layout.cuh", "RunPlan",
+     "jea::reorder<true>(f, t, 1, 1, 1); jea::reorder<false>(t, f, 1, 1, 1); jea::epilogue(t, f, t, t, 1, 1, true);"
+     "jea::relu_backward(t, t, t, 1); jea::bias_backward(t, f, 1, 1);"),
     ("pictures/soft_split.cuh", "SoftSplit", "jea::soft_split_forward(d, t, t); jea::soft_split_backward(d, t, t);"),
 )}
 INSTANCES["detection/masks.cuh"] = """
@@ -40,7 +43,7 @@ INSTANCES["detection/masks.cuh"] = """
     """
 
 
-WITH_CUDNN = {OPS / "convolution/conv_half.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these
+WITH_CUDNN = {OPS / "convolution/conv_half.cuh", OPS / "convolution/cudnn/plan.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these
 
 
 def find_nvcc():

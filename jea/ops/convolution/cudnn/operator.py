@@ -56,9 +56,9 @@ class _Convolution(kernels.Function):
         dx = dw = db = None
         o, i, kh, kw = self.weight.shape
         if call.gradients[0]:
-            dx = _run(plans.plan("data", x.dtype, call.sizes), x.shape, x.dtype, w=pack_weight(self.weight, x.dtype), y=dy)
+            dx = _run(plans.plan("data", str(x.dtype), call.sizes), x.shape, x.dtype, w=pack_weight(self.weight, x.dtype), y=dy)
         if call.gradients[1]:
-            dw = _run(plans.plan("weight", x.dtype, call.sizes), (o, kh, kw, i), x.dtype, x=x, y=dy)
+            dw = _run(plans.plan("weight", str(x.dtype), call.sizes), (o, kh, kw, i), x.dtype, x=x, y=dy)
             dw = _unpack(dw, self.weight)
         if self.bias_dtype is not None:
             db = kernels.cuda_code((o,), "float32", [dy], kernel=_LAYOUT, source=(
@@ -103,8 +103,8 @@ def _unpack(dw, weight):
 
 def sizes_of(x, weight, stride: int, padding: int, dilation: int) -> tuple:
     """(sizes, shape of the result) of a convolution; ValueError where they do not fit together."""
-    if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[3] or x.dtype not in plans.TYPES \
-            or weight.dtype not in plans.TYPES:
+    if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[3] \
+            or not {str(x.dtype), str(weight.dtype)} <= plans.TYPES.keys():
         raise ValueError(f"conv2d: got {x.dtype} {tuple(x.shape)} and weight {weight.dtype} {tuple(weight.shape)}; expected "
                          f"(B, H, W, I) and (O, I, kH, kW), each of {', '.join(plans.TYPES)}")
     if min(stride, dilation) < 1 or padding < 0:
@@ -144,7 +144,7 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     epilogue = {"bias": bias is not None, "residual": residual is not None, "relu": bool(relu)}
     call, reason = None, ""
     if impl != "ref" and not kernels.references_only() or impl == "fused":
-        call, reason = _planned(sizes, shape, x.dtype, epilogue, gradients)
+        call, reason = _planned(sizes, shape, str(x.dtype), epilogue, gradients)
     if not kernels.use_fused(impl, name="conv2d", possible=call is not None, reason=reason):
         if reason and jt.flags.use_cuda:
             _say_once(f"{x.dtype} {sizes['kernel_h']}x{sizes['kernel_w']}, stride {stride}, dilation {dilation}, "

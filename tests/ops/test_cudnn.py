@@ -1,0 +1,330 @@
+"""Convolutions on cuDNN's graph interface: values, gradients, the kernels around it, and when it is not used."""
+import json
+import shutil
+from types import SimpleNamespace
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+
+from jea._jittor import jt
+from jea.ops.convolution.cudnn import check, operator, plans
+
+CASES = {  # height, width, channels, out_channels, kernel, stride, padding, dilation
+    "1x1": (9, 7, 16, 24, 1, 1, 0, 1),
+    "1x1 strided": (9, 8, 8, 16, 1, 2, 0, 1),
+    "3x3": (10, 9, 16, 8, 3, 1, 1, 1),
+    "3x3 strided": (10, 9, 3, 16, 3, 2, 1, 1),
+    "3x3 dilated": (9, 9, 8, 8, 3, 1, 4, 4),
+    "7x7": (12, 11, 3, 8, 7, 2, 3, 1),
+    "21 classes": (5, 5, 32, 21, 1, 1, 0, 1),
+}
+TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+
+
+def operands(case, dtype="float32", epilogue=False):
+    h, w, c, o, k, stride, padding, dilation = case
+    rng = np.random.default_rng(0)
+    out = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 for n in (h, w)]
+    shapes = {"x": (2, h, w, c), "weight": (o, c, k, k)}
+    if epilogue:
+        shapes.update(bias=(o,), residual=(2, *out, o))
+    values = {name: jt.array(rng.standard_normal(shape).astype(np.float32)) for name, shape in shapes.items()}
+    if dtype != "float32":
+        values = {name: var if name == "bias" else var.cast(dtype) for name, var in values.items()}
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    return values, geometry, rng.standard_normal((2, *out, o)).astype(np.float32)
+
+
+def compare(case, close, impl, dtype="float32", epilogue=False):
+    values, geometry, g = operands(case, dtype, epilogue)
+    y = operator.conv2d(**values, relu=epilogue, **geometry, impl=impl)
+    assert y.dtype == dtype
+    gradients = jt.grad((y.float32() * jt.array(g)).sum(), list(values.values()))
+    numbers = {name: var.float32().numpy().astype(np.float64) for name, var in values.items()}
+    wanted = check.convolution(numbers["x"], numbers["weight"], *geometry.values())
+    wanted = wanted + numbers.get("residual", 0) + numbers.get("bias", 0)
+    if epilogue:
+        wanted, g = np.maximum(wanted, 0), np.where(y.float32().numpy() > 0, g, 0)
+    dx, dw = check.gradients_of(numbers["x"], numbers["weight"], g, *geometry.values())
+    close(y.float32().numpy(), wanted, TOLERANCES[dtype], "y")
+    for (name, var), gradient in zip(values.items(), gradients):
+        assert gradient.dtype == var.dtype
+        close(gradient.float32().numpy(), {"x": dx, "weight": dw, "bias": g.sum((0, 1, 2)), "residual": g}[name],
+              TOLERANCES[dtype], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("epilogue", (False, True), ids=("plain", "epilogue"))
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_reference(case, epilogue, close):
+    with jt.flag_scope(use_cuda=0):
+        compare(case, close, "ref", epilogue=epilogue)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("dtype", plans.TYPES)
+@pytest.mark.parametrize("epilogue", (False, True), ids=("plain", "epilogue"))
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_cudnn(case, epilogue, dtype, close):
+    try:
+        compare(case, close, "fused", dtype, epilogue)
+    except ValueError as error:
+        if "wants a card" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.mark.parametrize("arguments, said", (
+    ({"x": (2, 8, 9, 9)}, "expected (B, H, W, I)"), ({"weight": (16, 8, 3)}, "expected (B, H, W, I)"),
+    ({"x": (2, 2, 9, 8)}, "too small"), ({"stride": 0}, "stride 0"), ({"bias": (3,)}, "bias has shape (3,)"),
+    ({"residual": (2, 9, 9, 8)}, "residual is float32"), ({"impl": "fast"}, 'impl is \'fast\'; expected "auto"')))
+def test_wrong_arguments(arguments, said):
+    given = {"x": (2, 9, 9, 8), "weight": (16, 8, 3, 3), **arguments}
+    with jt.flag_scope(use_cuda=0), pytest.raises(ValueError) as raised:
+        operator.conv2d(**{name: jt.ones(value) if isinstance(value, tuple) else value for name, value in given.items()})
+    assert said in str(raised.value)
+
+
+def test_fused_without_cuda_says_why():
+    with jt.flag_scope(use_cuda=0), pytest.raises(ValueError, match="CUDA is off"):
+        operator.conv2d(jt.ones((1, 3, 3, 4)), jt.ones((4, 4, 1, 1)), impl="fused")
+
+
+# -- the kernels around it, run on the CPU ---------------------------------------------------------------------------
+
+FUNCTIONS = """
+void pack(long o, long i, long k, const float* from, _Float16* to) { jea::reorder<true>(from, to, o, i, k); }
+void unpack(long o, long i, long k, const float* from, float* to) { jea::reorder<false>(from, to, o, i, k); }
+void epilogue(long rows, long c, bool relu, const float* x, const float* b, const float* r, float* y) {
+    jea::epilogue(x, b, r, y, rows * c, c, relu);
+}
+void relu_backward(long n, const float* y, const float* dy, float* dx) { jea::relu_backward(y, dy, dx, n); }
+void bias_backward(long rows, long c, const float* dy, float* db) { jea::bias_backward(dy, db, rows, c); }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    return cuda_on_cpu.build("convolution/cudnn/layout.cuh", FUNCTIONS, tmp_path_factory.mktemp("layout"))
+
+
+@pytest.mark.parametrize("o, i, k", ((5, 7, 9), (300, 3, 1), (2, 130, 4)))
+def test_weights_in_cudnns_order(library, o, i, k):
+    weight = np.random.default_rng(0).standard_normal((o, i, k)).astype(np.float32)
+    packed, back = np.full((o, k, i), np.nan, np.float16), np.full((o, i, k), np.nan, np.float32)
+    cuda_on_cpu.call(library.pack, o, i, k, weight, packed)
+    assert np.array_equal(packed, weight.swapaxes(1, 2).astype(np.float16))
+    cuda_on_cpu.call(library.unpack, o, i, k, np.ascontiguousarray(weight.swapaxes(1, 2)), back)
+    assert np.array_equal(back, weight)
+
+
+@pytest.mark.parametrize("relu", (False, True))
+@pytest.mark.parametrize("given", ("b", "r", "br", ""))
+def test_the_epilogue(library, given, relu):
+    rng, rows, c = np.random.default_rng(1), 37, 21
+    x, b, r = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, c), (c,), (rows, c)))
+    y = np.full_like(x, np.nan)
+    cuda_on_cpu.call(library.epilogue, rows, c, relu, x, b if "b" in given else None, r if "r" in given else None, y)
+    wanted = x + (r if "r" in given else 0) + (b if "b" in given else 0)
+    assert np.allclose(y, np.maximum(wanted, 0) if relu else wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows, c", ((1, 1), (70, 33), (5, 100)))
+def test_gradients_of_bias_and_relu(library, rows, c):
+    rng = np.random.default_rng(2)
+    y, dy = (rng.standard_normal((rows, c)).astype(np.float32) for _ in range(2))
+    dx, db = np.full_like(y, np.nan), np.full(c, np.nan, np.float32)
+    cuda_on_cpu.call(library.relu_backward, rows * c, y, dy, dx)
+    assert np.array_equal(dx, np.where(y > 0, dy, 0))
+    cuda_on_cpu.call(library.bias_backward, rows, c, dy, db)
+    assert np.allclose(db, dy.sum(0, dtype=np.float64), atol=1e-5)
+
+
+# -- when it is used -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """A card that cuDNN can use, of which nothing is known yet; `card.refused` names what cuDNN refuses."""
+    state = SimpleNamespace(folder=tmp_path / "card", refused=set(), asked=[], compared=[], errors={"the result": 1e-7})
+
+    def plan(pass_, dtype, sizes, *, bias=False, residual=False, relu=False):
+        epilogue = bias or residual or relu
+        state.asked.append((pass_, epilogue))
+        refused = {pass_, "epilogue" if epilogue else pass_} & state.refused
+        return plans.Plan(refused="no engine") if refused else plans.Plan(address=1, run=2)
+
+    def compare(dtype, **geometry):
+        state.compared.append((dtype, geometry))
+        if isinstance(state.errors, Exception):
+            raise state.errors
+        return state.errors
+    monkeypatch.setattr(check, "missing", lambda dtype="float32": "")
+    monkeypatch.setattr(check, "compare", compare)
+    monkeypatch.setattr(plans, "plan", plan)
+    monkeypatch.setattr(plans, "folder", lambda: state.folder)
+    monkeypatch.setattr(plans, "tf32", lambda: False)
+    monkeypatch.setattr(operator, "_already_said", set())
+    check._verdicts.cache_clear()
+    yield state
+    check._verdicts.cache_clear()
+
+
+SIZES = dict(zip(plans.SIZES, (2, 9, 9, 8, 16, 3, 3, 1, 1, 1)))
+
+
+def planned(epilogue=(), gradients=(True, True), dtype="float32", **sizes):
+    return operator._planned({**SIZES, **sizes}, (2, 9, 9, 16), dtype,
+                             {name: name in epilogue for name in ("bias", "residual", "relu")}, gradients)
+
+
+def test_a_kind_is_checked_once_and_its_verdict_kept(card):
+    assert planned()[0].forward.address == 1 and planned(batch=7)[0]
+    assert card.compared == [("float32", {"kernel": 3, "stride": 1, "dilation": 1, "epilogue": False})]
+    planned(dilation=4, stride=2, dtype="float16", epilogue=("relu",))
+    assert card.compared[1:] == [("float16", {"kernel": 3, "stride": 2, "dilation": 2, "epilogue": True})]
+    check._verdicts.cache_clear()  # another process
+    assert planned()[0] and len(card.compared) == 2
+    assert set(check.verdicts()) == {"float32 3x3", "float16 3x3 strided dilated with bias, residual, ReLU"}
+
+
+@pytest.mark.parametrize("errors, said", (
+    ({"the result": 1e-7, "the gradient of x": 3e-3}, "the gradient of x differs by 3e-03 of the largest (allowed 1e-05)"),
+    ({"the result": float("nan")}, "the result differs by nan"), (RuntimeError("CUDNN_STATUS\nmore"), "CUDNN_STATUS")))
+def test_what_is_wrong_is_turned_off_and_said_once(card, errors, said, capfd):
+    card.errors = errors
+    for _ in range(2):
+        call, reason = planned()
+        assert call is None and said in reason
+    shown = capfd.readouterr().err
+    assert shown.count("\n") == 1 and "float32 3x3 are Jittor's own" in shown and said in shown
+    check._verdicts.cache_clear()
+    assert said in planned()[1] and len(card.compared) == 1  # kept
+    card.errors = {"the result": 0.}
+    assert planned(kernel_h=1, kernel_w=1)[0]  # another kind is not concerned
+
+
+def test_a_check_that_killed_its_process_counts_as_failed(card):
+    card.errors = KeyboardInterrupt()  # leaves as a signal does: nothing is written after it
+    card.errors = SystemExit()
+    check._keep("float32 3x3", check.RUNNING)
+    check._verdicts.cache_clear()
+    assert planned() == (None, check.RUNNING) and not card.compared
+
+
+def test_verdicts_of_other_kernels_say_nothing(card, monkeypatch):
+    planned()
+    check._verdicts.cache_clear()
+    monkeypatch.setattr(plans, "sources", lambda: "others")
+    planned()
+    assert len(card.compared) == 2
+
+
+def test_broken_and_unwritable_tables_cost_time_only(card, monkeypatch, capfd):
+    card.folder.mkdir()
+    (card.folder / "verdicts.json").write_text("{")
+    assert planned()[0]
+    assert "right" in (card.folder / "verdicts.json").read_text()
+    monkeypatch.setattr(plans, "folder", lambda: card.folder / "verdicts.json" / "below a file")
+    check._verdicts.cache_clear()
+    monkeypatch.setattr(plans, "_said", [])
+    assert planned()[0] and "cannot be written" in capfd.readouterr().err
+
+
+def test_only_wanted_passes_are_asked_for(card):
+    planned(gradients=(False, False))
+    assert card.asked == [("forward", False)]
+    card.refused = {"data"}
+    assert planned(gradients=(False, True))[0]  # the first convolution: the picture has no gradient
+    assert planned() == (None, "cuDNN: no engine")
+
+
+def test_an_epilogue_that_cudnn_does_not_fuse_stands_beside_it(card):
+    assert planned(epilogue=("bias", "relu"))[0].fused
+    card.refused = {"epilogue"}
+    call, _ = planned(epilogue=("bias", "relu"))
+    assert call.forward.address and not call.fused and call.relu
+
+
+def test_refused_shapes_run_as_jittors_own_and_say_so_once(card, monkeypatch, capfd):
+    card.refused = {"forward"}
+    x, weight = jt.randn(2, 9, 9, 8), jt.randn(16, 8, 3, 3)
+    with jt.flag_scope(use_cuda=0):
+        wanted = operator.conv2d(x, weight, padding=1, impl="ref").numpy()
+        monkeypatch.setattr(operator, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1, no_grad=0), maximum=jt.maximum))
+        got = [operator.conv2d(x, weight, padding=1) for _ in range(2)]
+    assert all(np.allclose(y.numpy(), wanted, atol=1e-5) for y in got)
+    shown = capfd.readouterr().err
+    assert shown.count("Jittor's own") == 1 and "3x3, stride 1, dilation 1, 8 to 16 channels: cuDNN: no engine" in shown
+
+
+# -- engines on disk -------------------------------------------------------------------------------------------------
+
+def answer(address=5, engine=9, knobs=((2, 90),), tried=3, refused=b""):
+    flat = [number for knob in knobs for number in knob]
+    return plans._ANSWER.pack(address, 6, 4096, 2000, 10, tried, engine, len(knobs), *flat, *[0] * (48 - len(flat)), refused)
+
+
+def test_an_answer_is_read():
+    found = plans.read_answer(answer())
+    assert found == plans.Plan(5, 6, 2000, 4096, 3, 9, ((2, 90),), "")
+    assert plans.read_answer(answer(address=0, refused=b"the graph: no")).refused == "the graph: no"
+    assert plans.read_answer(bytes(plans._ANSWER.size)).refused  # a kernel that did nothing
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """plans with a library that answers `table.answer`; `table.numbers`: what it was asked."""
+    state = SimpleNamespace(numbers=[], answer=answer(), path=tmp_path / "card" / "engines.json")
+
+    def cuda_code(shape, dtype, inputs, *, data, **_):
+        state.numbers.append(data)
+        return SimpleNamespace(numpy=lambda: np.frombuffer(state.answer, np.uint8))
+    monkeypatch.setattr(plans.kernels, "cuda_code", cuda_code)
+    monkeypatch.setattr(plans, "folder", lambda: tmp_path / "card")
+    for name, value in (("_plans", {}), ("_said", [True]), ("trials", 10), ("deterministic", False)):
+        monkeypatch.setattr(plans, name, value)
+    plans._table.cache_clear()
+    yield state
+    plans._table.cache_clear()
+
+
+def test_engines_are_tried_once_for_a_shape(table, monkeypatch):
+    for _ in range(2):
+        assert plans.plan("forward", "float16", SIZES).engine == 9
+    assert len(table.numbers) == 1 and table.numbers[0]["trials"] == 10 and table.numbers[0]["engine"] == -1
+    entry, = json.loads(table.path.read_text()).values()
+    assert entry == {"engine": 9, "knobs": [[2, 90]], "microseconds": 2.0, "workspace": 4096, "tried": 3}
+    for different in ({"pass_": "data"}, {"dtype": "float32"}, {"sizes": dict(SIZES, stride=2)}, {"relu": True}):
+        plans.plan(**{"pass_": "forward", "dtype": "float16", "sizes": SIZES, **different})
+    assert len(table.numbers) == 5 and len(json.loads(table.path.read_text())) == 5
+    monkeypatch.setattr(plans, "_plans", {})  # another process
+    plans._table.cache_clear()
+    plans.plan("forward", "float16", SIZES)
+    assert {name: table.numbers[5][name] for name in ("engine", "knobs", "knob0", "value0", "pass", "type", "batch")} == {
+        "engine": 9, "knobs": 1, "knob0": 2, "value0": 90, "pass": 0, "type": 2, "batch": 2}
+
+
+def test_what_is_refused_is_not_kept(table):
+    table.answer = answer(address=0, engine=-1, knobs=(), tried=0, refused=b"no engine")
+    assert plans.plan("data", "float32", SIZES).refused == "no engine" and not table.path.exists()
+
+
+def test_broken_entries_are_left_out(table):
+    table.path.parent.mkdir()
+    table.path.write_text(json.dumps({"a": {"engine": "x"}, "b": 3, "c": {"engine": 1, "knobs": [[1, 2]]}}))
+    assert list(plans._table()) == ["c"]
+
+
+def test_deterministic_takes_cudnns_first_proposal(table):
+    plans.plan("weight", "float32", SIZES)
+    plans.choose_by_rule()
+    plans.plan("weight", "float32", SIZES)
+    assert [(n["trials"], n["deterministic"]) for n in table.numbers] == [(10, 0), (0, 1)]
+    assert len(json.loads(table.path.read_text())) == 1
+
+
+def test_the_name_of_the_card_is_a_name_for_a_folder():
+    assert plans.card() and set(plans.card()) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
