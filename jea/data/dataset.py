@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
@@ -144,12 +143,7 @@ class Dataset:
             if "__init__" not in base.__dict__ or base is object:
                 continue
             parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-            try:
-                hints = typing.get_type_hints(base.__init__)
-            except TypeError:  # Python 3.9 cannot evaluate `int | None`
-                hints = {}
-            found.update({p.name: p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters
-                          if p.kind is not p.VAR_KEYWORD and p.name not in found})
+            found.update({p.name: p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in found})
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
         return found

@@ -3,11 +3,10 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import inspect
 import numbers
-import typing
 
 from jea.errors import ConfigError, nearest
+from jea.models.signatures import entry_arguments, own_arguments
 from jea.named import find_class
 
 # Literal, so that names can be listed without importing Jittor; a test compares it with the families' ENTRY_POINTS.
@@ -72,7 +71,7 @@ def create_model(name: str, **kwargs):
     """
     cls, fixed = _entry(name)
     allowed = model_arguments(name)
-    for key in kwargs:
+    for key in kwargs if allowed is not None else ():
         if key not in allowed:
             raise ConfigError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
         kwargs[key] = _of_kind(name, key, kwargs[key], allowed[key].annotation)
@@ -81,31 +80,35 @@ def create_model(name: str, **kwargs):
     return model
 
 
-_KINDS = {bool: (bool, "True or False"), int: (numbers.Integral, "an integer"), float: (numbers.Real, "a number"),
-          str: (str, "text")}
+_KINDS = {"bool": (bool, bool, "True or False"), "int": (int, numbers.Integral, "an integer"),
+          "float": (float, numbers.Real, "a number"), "str": (str, str, "text")}
 
 
 def _of_kind(name: str, key: str, value, wanted):
     """The value as Python's own type, since Jittor's shapes take no numbers of numpy's."""
     if wanted not in _KINDS:
         return value
-    kind, words = _KINDS[wanted]
-    if not isinstance(value, kind) or isinstance(value, bool) != (wanted is bool):
+    own, kind, words = _KINDS[wanted]
+    if not isinstance(value, kind) or isinstance(value, bool) != (own is bool):
         raise ConfigError(f"{name}: {key} is {value!r}; expected {words}")
-    return wanted(value)
+    return own(value)
 
 
 def model_arguments(name: str) -> dict:
-    """The keywords that a model takes: name -> inspect.Parameter, its annotation resolved."""
-    cls, fixed = _entry(name)
-    types = typing.get_type_hints(getattr(cls, "func", cls).__init__)  # some are functools.partial
-    return {key: p.replace(annotation=types.get(key, p.empty)) for key, p in inspect.signature(cls).parameters.items()
-            if key not in fixed}
+    """The keywords that a model takes: name -> inspect.Parameter, its annotation as text. Read from the source: Jittor
+    is not imported. None where a class of your own does not tell (it has **keywords)."""
+    if ":" in name:
+        return own_arguments(name)
+    if name not in MODELS:
+        raise ConfigError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
+    return entry_arguments(MODELS[name], name)
 
 
 def infer_kwargs(name: str, tensors: dict) -> dict:
     """The arguments of create_model(name) that a checkpoint's tensors tell, such as num_classes."""
     allowed = model_arguments(name)
+    if ":" in name:
+        return {}
     return {key: value for key, value in _family(name).infer_kwargs(tensors).items() if key in allowed}
 
 
