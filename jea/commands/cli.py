@@ -222,7 +222,7 @@ def _load_config(arguments) -> tuple:
     from jea import config
     from jea.files import find_config
     path = find_config(arguments.config)
-    loaded = config.load(path, [*arguments.overrides, *([f"data.root={arguments.data}"] if arguments.data else [])])
+    loaded = config.load(path, arguments.overrides, data_root=arguments.data)
     return loaded, path.stem
 
 
