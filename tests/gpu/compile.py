@@ -287,6 +287,11 @@ def operators() -> dict:
         return lambda: _gradient(ops.batch_norm(x, w, b, statistics=(b, w) if statistics else None,
                                                 residual=r if residual else None, relu=relu, impl="fused")[0], x, w, b, r)
 
+    def batch_nhwc(dtype, training, residual, relu):
+        x, r, w, b = of_type(dtype, 2, 5, 7, 8), of_type(dtype, 2, 5, 7, 8), jt.ones((8,)), jt.zeros((8,))
+        return lambda: _gradient(ops.batch_norm(x, w, b, statistics=None if training else (b, w), layout="nhwc", relu=relu,
+                                                residual=r if residual else None, impl="fused")[0], x, w, b, r)
+
     def of_type(dtype, *shape):
         return jt.randn(*shape) if dtype == "float32" else jt.randn(*shape).cast(dtype)
 
@@ -321,6 +326,8 @@ def operators() -> dict:
              for layout in ("bsn", "bns", "bnhs") for dtype in dtypes}
     found.update({f"batch_norm {statistics}{residual}{relu}": batch(statistics, residual, relu)
                   for statistics in (0, 1) for residual in (0, 1) for relu in (0, 1)})
+    found.update({f"batch_norm nhwc {dtype} {training}{residual}{relu}": batch_nhwc(dtype, training, residual, bool(relu))
+                  for dtype in dtypes for training, residual, relu in ((1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1))})
     found.update({f"linear {dtype} {bias}{gelu}{summand}": linear(dtype, bias, gelu, summand) for dtype in dtypes
                   for bias, gelu, summand in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1))})
     found.update({f"cross_entropy {dtype} {smoothing}": cross_entropy(dtype, smoothing)

@@ -12,7 +12,8 @@ from jea import ranks
 from jea._jittor import jt
 from jea.ops import kernels
 from jea.ops.convolution.conv import conv_nhwc_unavailable
-from jea.ops.normalisation.batch_norm import _BatchNorm, batch_norm_over_ranks
+from jea.ops.normalisation.batch_norm import batch_norm_over_ranks
+from jea.ops.normalisation.batch_norm_functions import BatchNorm
 
 _CONV = """
     const auto number = [&](const char* name) { return (int64_t)data[name]; };
@@ -178,7 +179,7 @@ def conv2d_from_blocked(x, weight, bias=None, **geometry):
 
 # -- BatchNorm --------------------------------------------------------------------------------------------------------
 
-class _BlockedBatchNorm(_BatchNorm):
+class _BlockedBatchNorm(BatchNorm):
     kernel, sizes = "convolution/blocked.h", _NORM
     forward, backward = _kernel("blocked_norm_forward"), _kernel("blocked_norm_backward")
 
@@ -194,7 +195,7 @@ def batch_norm_blocked(x, weight, bias, *, statistics=None, residual=None, relu:
     if residual is not None and tuple(residual.shape) != tuple(x.shape):
         raise ValueError(f"batch_norm_blocked: residual is {tuple(residual.shape)}; expected x's shape {tuple(x.shape)}")
     if statistics is None and ranks.size() > 1:
-        return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps, blocked=True)
+        return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps, layout="blocked")
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
     function = _BlockedBatchNorm()
     y = function(x, weight, bias, residual, statistics, numbers)
