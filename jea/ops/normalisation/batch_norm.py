@@ -7,6 +7,7 @@ from jea.ops import kernels
 from jea.ops.normalisation.batch_norm_functions import function_for
 from jea.ops.products.half import single
 
+
 def moments(x, axes):
     """Mean, x - mean and biased variance over `axes`, kept as axes of length 1, stable for data far from zero."""
     # Any element near the mean will do as pivot: sums of x - pivot do not lose their digits.
