@@ -1,79 +1,118 @@
 #!/usr/bin/env bash
-# All that must be seen on a GPU, in one command, on a bare machine without a package index:
+# What must be seen on a GPU, in one command, on a bare machine without a package index, within minutes:
 #
 #     tests/gpu/run.sh OUT [WHEELS]
 #
-# WHEELS is a folder of carried packages, made where there is an index with the machine's version of Python:
-#     pip download --no-deps --no-build-isolation -d WHEELS jittor==1.3.11.0 astunparse six tqdm wheel setuptools \
-#         packaging numpy==1.26.4 pillow pyyaml pytest iniconfig pluggy pygments onednn-{cpu,devel-cpu}-gomp==2022.2.1
-# and, where the machine has no CUDA 13 with cuDNN 9, the packages of the extra cuda13 (jea/environment/cuda_home.py, PACKAGES).
-# Without it the environment must be complete.
-# Stages: install, info, doctor, operators, models (tests), curves, bench. Each has a time limit and is skipped when OUT says that it is done,
-# so that the same command goes on after an interruption. OUT/log.txt is the log, OUT/report.json the result.
-# JEA_GPU_DEVICE=cpu runs the same without a GPU, JEA_GPU_STAGES="doctor bench" only those.
+# WHEELS is a folder of carried packages, made where there is an index, for the machine's Python (3.12 here):
+#     pip download --no-deps --only-binary=:all: --python-version 3.12 -d WHEELS numpy==1.26.4 astunparse onednn-cpu-gomp==2022.2.1 \
+#         onednn-devel-cpu-gomp==2022.2.1;  pip wheel --no-deps -w WHEELS jittor==1.3.11.0
+# They go into the environment of $PYTHON (python3), the one that has PyTorch and NVIDIA's wheels. Without WHEELS it must be
+# complete. A file core*.tar.xz in WHEELS, as an earlier run left it in OUT, brings Jittor's compiled core along.
+#
+# Stages, chosen with JEA_GPU_STAGES: install core (Jittor's, compiled on all cores), together (doctor, the tests marked `cuda`, the
+# kernels that `alone` will time: as many processes as cores, each with its own copy of the caches at the same path), alone (times, one
+# process on the card), caches (handed back). Each result is in OUT the moment it is known: tests.jsonl, log.txt, *.json.
+# JEA_GPU_SECONDS (540) bounds all of it, JEA_GPU_TOGETHER (120) the tests; what has not begun by then is left out.
+# JEA_GPU_ALONE chooses among: bandwidth convolutions bench profile. JEA_GPU_FIRST: parts of tests' names, one a line, that come first.
 set -uo pipefail
 out=${1:?usage: tests/gpu/run.sh OUT [WHEELS]}
-wheels=${2:-}
-device=${JEA_GPU_DEVICE:-cuda}
-mkdir -p "$out" || exit 2
-out=$(cd "$out" && pwd)
-[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd)
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+wheels=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
-export JITTOR_HOME=${JITTOR_HOME:-$out/home} HOME=$out/home JEA_HOME=${JEA_HOME:-$out/home/jea} PYTHONUNBUFFERED=1
-mkdir -p "$HOME"
-if [ -n "$wheels" ] && [ -x "$out/venv/bin/python" ]; then python=$out/venv/bin/python; fi
+base=${JEA_GPU_BASE:-/tmp/jea-gpu}  # the same on every machine: Jittor's cache holds absolute paths
+export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=$base/home/jea PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu OMP_NUM_THREADS=1
+mkdir -p "$HOME" "$base/homes"
+started=$SECONDS
+limit=${JEA_GPU_SECONDS:-540}
+cores=$(nproc)
 
-run_stage() {  # name, seconds, command...
-  local name=$1 limit=$2
+left() { echo $((limit - SECONDS + started)); }
+chosen() { case " ${JEA_GPU_STAGES:-install core together alone caches} " in *" $1 "*) ;; *) return 1 ;; esac; }
+say() { echo "gpu: $((SECONDS - started)) s: $*" | tee -a "$out/log.txt"; }
+
+# own NAME SECONDS COMMAND...: with a copy of the caches of its own, at the same path. Its output: a part of log.txt at its end.
+own() {
+  local name=$1 seconds=$2 status begun=$SECONDS
   shift 2
-  case " ${JEA_GPU_STAGES:-$name} " in *" $name "*) ;; *) return 0 ;; esac
-  if [ -e "$out/$name.done" ]; then echo "gpu: $name: done before"; return 0; fi
-  local started=$SECONDS status
-  echo "gpu: $name (at most $limit s)"
-  timeout -k 10 "$limit" "$@" 2>&1 | tee -a "$out/log.txt"
-  status=${PIPESTATUS[0]}
-  echo "{\"stage\": \"$name\", \"status\": $status, \"seconds\": $((SECONDS - started))}" >"$out/$name.stage.json"
-  echo "gpu: $name: status $status, $((SECONDS - started)) s" | tee -a "$out/log.txt"
-  [ "$status" -ne 0 ] || touch "$out/$name.done"
-  return "$status"
+  [ "$seconds" -lt "$(left)" ] || seconds=$(left)
+  [ "$seconds" -gt 3 ] || { say "$name: no time left"; return; }
+  [ -d "$base/homes/$name" ] || cp -a "$base/home" "$base/homes/$name"
+  if unshare -m true 2>/dev/null; then
+    timeout -k 5 "$seconds" unshare -m bash -c 'mount --bind "$0" "$HOME" && exec "$@"' "$base/homes/$name" "$@"
+  else
+    timeout -k 5 "$seconds" "$@"
+  fi >"$base/$name.log" 2>&1
+  status=$?
+  { echo "== $name: status $status, $((SECONDS - begun)) s"; tail -n 60 "$base/$name.log" | cut -c1-2000; } >>"$out/log.txt"
+  say "$name: status $status, $((SECONDS - begun)) s"
 }
 
-install() {
-  "$python" -m venv --system-site-packages "$out/venv" || return
-  local own=$out/venv/bin/python
-  "$own" -m pip install -q --no-index --no-deps "$wheels"/*.whl || return
-  for sdist in "$wheels"/*.tar.gz; do
-    [ ! -e "$sdist" ] || "$own" -m pip install -q --no-index --no-deps --no-build-isolation "$sdist" || return
-  done
-  "$own" -m pip install -q --no-index --no-deps --no-build-isolation -e .
-}
-
-failed=0
-if [ -n "$wheels" ]; then
-  export -f install
-  export python out wheels
-  run_stage install 120 bash -c install || exit 1  # nothing works without it
-  python=$out/venv/bin/python
+if chosen install && [ -n "$wheels" ]; then
+  "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir "$wheels"/*.whl 2>&1 | tail -n 5 | tee -a "$out/log.txt"
+  say "installed: $("$python" -c 'import numpy, sys; print("Python", sys.version.split()[0], "numpy", numpy.__version__)')"
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | tee -a "$out/log.txt"
 fi
-run_stage info 60 "$python" -m jea info || failed=1
-run_stage doctor 300 "$python" -m jea doctor --device "$device" || failed=1
-run_stage operators 300 "$python" -m pytest -m cuda tests/ops || failed=1
-run_stage models 420 "$python" -m pytest -m cuda tests --ignore=tests/ops || failed=1
-run_stage curves 180 "$python" tests/gpu/curves.py "$out/curves" --device "$device" --steps "${JEA_GPU_STEPS:-50}" || failed=1
-run_stage bench 300 "$python" tests/gpu/bench.py --json "$out/bench.json" --device "$device" \
-  --size "${JEA_GPU_SIZE:-513}" --runs "${JEA_GPU_RUNS:-20}" || failed=1
 
-"$python" - "$out" <<'PY'
-import json, sys
-from pathlib import Path
-out = Path(sys.argv[1])
-stages = sorted(out.glob("*.stage.json"), key=lambda path: path.stat().st_mtime)
-report = {"stages": [json.loads(path.read_text()) for path in stages]}
-for name, path in (("bench", out / "bench.json"), ("curves", out / "curves" / "curves.json")):
-    if path.exists():
-        report[name] = json.loads(path.read_text())
-(out / "report.json").write_text(json.dumps(report, indent=1))
-PY
-echo "gpu: report in $out/report.json, log in $out/log.txt"
-exit $failed
+if chosen core; then
+  for part in ${wheels:+"$wheels"/core*.tar.xz}; do
+    [ ! -e "$part" ] || tar -C "$base" -xJf "$part"
+  done
+  timeout "$(left)" "$python" -m jea info >>"$out/log.txt" 2>&1
+  timeout "$(left)" "$python" -c 'from jea._jittor import jt; print("has_cuda", jt.has_cuda, jt.flags.cuda_archs)' 2>&1 | tail -n 3 |
+    tee -a "$out/log.txt"
+  say "Jittor's core is there"
+  chosen caches && { tar -C "$base" -cf - home | xz -T0 -3 >"$base/core.tar.xz"
+    split -b 15M -d --additional-suffix=.tar.xz "$base/core.tar.xz" "$out/core"; say "core handed back: $(du -h "$base/core.tar.xz" | cut -f1)"; } &
+fi
+
+alone=${JEA_GPU_ALONE:-bandwidth convolutions bench profile}
+if chosen together; then
+  queue=$base/queue
+  rm -rf "$queue"
+  mkdir -p "$queue"
+  ln -s "$out/tests.jsonl" "$queue/tests.jsonl"
+  printf '%s\n' "${JEA_GPU_FIRST:-}" >"$queue/first.txt"
+  seconds=${JEA_GPU_TOGETHER:-120}
+  export JEA_QUEUE=$queue JEA_QUEUE_UNTIL=$(($(date +%s) + seconds))
+  own doctor $((seconds + 20)) "$python" -m jea doctor --device cuda &
+  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz && '$python' tests/gpu/steps.py --deterministic \
+    $base/steps-rule.npz --compare $base/steps-cuda.npz" &
+  for part in $alone; do  # compiles what is timed later, in the same copy
+    case $part in
+      bandwidth) own bandwidth $((seconds + 20)) "$python" tests/gpu/bandwidth.py "$base/bandwidth.json" --runs 1 & ;;
+      convolutions) own convolutions $((seconds + 20)) "$python" tests/gpu/convolutions.py "$base/values.json" --side values & ;;
+      bench) own bench $((seconds + 20)) "$python" tests/gpu/bench.py --json "$base/bench.json" --warm & ;;
+    esac
+  done
+  for worker in $(seq $((cores > 4 ? cores - 4 : 1))); do
+    (while [ "$(date +%s)" -lt "$JEA_QUEUE_UNTIL" ]; do  # a test that ends its process: the next process goes on
+      own "worker$worker" $((seconds + 20)) "$python" -m pytest -q -p shared_queue -m cuda --rootdir . tests
+      [ "$(cat "$queue/next" 2>/dev/null || echo 0)" -lt "$(cat "$queue/count" 2>/dev/null || echo 100000)" ] || break
+    done) &
+  done
+  wait
+  say "tests: $(grep -c '"outcome": "passed"' "$out/tests.jsonl" 2>/dev/null) passed, $(grep -c '"outcome": "failed"' "$out/tests.jsonl") failed"
+  grep '"outcome": "failed"' "$out/tests.jsonl" | cut -c1-600
+fi
+
+if chosen alone; then
+  for part in $alone; do
+    case $part in
+      bandwidth) own bandwidth 60 "$python" tests/gpu/bandwidth.py "$out/bandwidth.json" ;;
+      convolutions)
+        for mode in "--dtype bfloat16 --training" "--tf32 --training" "--training" "--tf32" ""; do
+          for side in torch jea; do
+            own convolutions 50 "$python" tests/gpu/convolutions.py "$base/convolutions-$side${mode//[- ]/}.json" --side $side $mode
+            tail -n 1 "$base/convolutions.log" | cut -c1-1500 | tee -a "$out/convolutions.txt"
+          done
+        done
+        ;;
+      bench) own bench 240 "$python" tests/gpu/bench.py --json "$out/bench.json" ;;
+      profile) own bench 60 "$python" tests/gpu/kernels_by_time.py "$out/profile.json" ;;
+    esac
+  done
+fi
+wait
+(cd "$base" && tar -czf "$out/details.tar.gz" $(ls *.json *.npz *.log home/jea/convolutions homes/*/jea/convolutions -d 2>/dev/null))
+say "end"
