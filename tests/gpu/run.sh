@@ -21,7 +21,7 @@ wheels=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 base=${JEA_GPU_BASE:-/tmp/jea-gpu}  # the same on every machine: Jittor's cache holds absolute paths
-export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=$base/home/jea PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu OMP_NUM_THREADS=1
+export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu OMP_NUM_THREADS=1
 mkdir -p "$HOME" "$base/homes"
 started=$SECONDS
 limit=${JEA_GPU_SECONDS:-540}
