@@ -141,3 +141,16 @@ def _is_alive(pid):
     except OSError:  # it exists and belongs to someone else
         return True
     return True
+
+
+def remove_left_over(folder) -> None:
+    """Remove the temporary files in a folder whose writers have died, whatever they were to become.
+
+    Those of earlier versions, .<name>.<pid>.tmp, too.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            owner = entry.name[:-len(".tmp")].rpartition(".")[2]
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.path not in _in_use and \
+                    (_is_stale(entry, owner) or owner.isdecimal() and not _is_alive(int(owner))):
+                _remove(entry.path)

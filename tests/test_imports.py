@@ -18,12 +18,6 @@ LIGHT = ["jea", "jea.models", "jea.tasks", "jea.commands"]
 EXCEPTIONS = {
     ("jea.checkpoint.loading", "jea._jittor"),
     ("jea.ops.kernels", "jittor.compile_extern"),
-    ("jea.training.loop", "jea.tasks.base"),
-    ("jea.training.loop", "tqdm.tqdm"),
-    ("jea.tasks.classification", "tqdm.tqdm"),
-    ("jea.tasks.generation", "tqdm.tqdm"),
-    ("jea.tasks.point_clouds", "tqdm.tqdm"),
-    ("jea.tasks.segmentation", "tqdm.tqdm"),
 }
 
 

@@ -76,31 +76,31 @@ def _train(arguments) -> int:
     if arguments.weights:
         config["train"]["init_weights"] = arguments.weights
     device = _start(arguments)
-    from jea.training import loop as engine
+    from jea.training.log import CURVES
+    from jea.training.loop import train
+    from jea.training.state import BEST, LAST
     task = _create_task(config)
     out = Path(arguments.out or Path("runs") / stem)
     _say(f"{_describe(config, task)}; device {device}; output {out}")
     init = config["train"].get("init_weights")
     if arguments.dry_run:
-        start = f"on from {_readable(out / engine.LAST)}" if arguments.resume else \
+        start = f"on from {_readable(out / LAST)}" if arguments.resume else \
             f"from {_weights_state(task, init)}" if init else "from random weights"
         _say(f"dry run: would train {start}; data: {_data_state(task)}")
         return 0
     try:
-        if init and not arguments.resume:
-            _say(_load(task, init, ema=not arguments.no_ema, strict=not arguments.no_strict))
-        task.dataset(config["eval"].get("split", task.Eval.split))  # fail now, not at the first evaluation
-        result = engine.train(task, out, resume=arguments.resume, stop_after=arguments.stop_after)
+        task.dataset(task.eval.split)  # fail now, not at the first evaluation
+        result = train(task, out, resume=arguments.resume, stop_after=arguments.stop_after, ema=not arguments.no_ema,
+                       strict=not arguments.no_strict)
     finally:
         task.close()
     if mpi.rank():
         return 0
-    if not result:
-        _say(f"stopped before the end; {out / engine.LAST} is saved, --resume goes on from it"
-             if arguments.stop_after else "nothing left to do: this run had ended")
-    else:
+    if result:
         _print_result(result)
-        print(f"weights: {out / engine.BEST} (best), {out / engine.LAST} (to resume); curves: {out / engine.CURVES}")
+        print(f"weights: {out / BEST} (best), {out / LAST} (to resume); curves: {out / CURVES}")
+    elif arguments.stop_after:
+        _say(f"stopped before the end; {out / LAST} is saved, --resume goes on from it")
     return 0
 
 
@@ -130,10 +130,8 @@ def _test(arguments) -> int:
         hint = f"; you trained {trained}" if trained.is_file() else ""
         raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE{hint}")
     device = _start(arguments)
-    task = _create_task(config)
+    task = _create_task(config, draw=False)
     if arguments.multi_scale:
-        if not hasattr(task, "multi_scale"):
-            raise ConfigError(f"--multi-scale: there is no such test for {config['task']}; leave it out")
         task.multi_scale()
     out = Path(arguments.out or Path("results") / stem)
     _say(f"{_describe(config, task)}; device {device}; weights {weights}; output {out}")
@@ -141,25 +139,25 @@ def _test(arguments) -> int:
         _say(f"dry run: would test {_weights_state(task, weights) if weights else 'once there are weights'}; "
              f"data: {_data_state(task)}")
         return 0
-    _say(_load(task, weights, ema=not arguments.no_ema, strict=not arguments.no_strict))
-    if hasattr(task, "fuse") and not arguments.no_fuse:
+    _say(task.load(weights, ema=not arguments.no_ema, strict=not arguments.no_strict))
+    if not arguments.no_fuse:
         task.fuse()
-    if arguments.input and not hasattr(task, "predict_files"):
-        raise ConfigError(f"--input: {config['task']} does not take single files; leave it out")
     from jea import ranks
-    from jea.training import loop as engine
+    from jea.tasks.outputs import predict_files
+    from jea.training.log import plain
+    from jea.training.state import evaluate
     if arguments.input:
-        result = ranks.on_first(lambda: task.predict_files(arguments.input, out))
+        result = ranks.on_first(lambda: predict_files(task, arguments.input, out))
     else:
-        result = engine.evaluate(task, out, split=arguments.split, limit=arguments.limit)
+        result = evaluate(task, out, split=arguments.split, limit=arguments.limit).values
     if mpi.rank():
         return 0
     if arguments.json:
-        print(json.dumps(engine.plain(result)))
+        print(json.dumps(plain(result)))
     else:
         _print_result(result)
         print(f"output: {out}")
-    return 0
+    return 1 if result.get("failed") else 0
 
 
 def data_main(argv=None) -> int:
@@ -226,29 +224,17 @@ def _load_config(arguments) -> tuple:
     return loaded, path.stem
 
 
-def _create_task(config):
+def _create_task(config, *, draw: bool = True):
     from jea.config import ConfigError
     from jea.tasks import create_task
     try:
-        return create_task(config)
+        return create_task(config, draw=draw)
     except ValueError as error:  # a right type with a wrong value, such as output_stride: 7
         raise ConfigError(str(error)) from error
 
 
-def _weight_files(task, path) -> list:
-    """[(network, file), ...] of a checkpoint."""
-    return task.weight_files(path) if hasattr(task, "weight_files") else [(task.model, path)]
-
-
-def _load(task, path, *, ema: bool, strict: bool) -> str:
-    """Load a checkpoint into a task's networks; what was loaded."""
-    from jea.checkpoint import load_weights
-    return "\n".join(str(load_weights(network, file, ema=ema, strict=strict))
-                     for network, file in _weight_files(task, path))
-
-
 def _weights_state(task, path) -> str:
-    return ", ".join(_readable(file) for _, file in _weight_files(task, path))
+    return ", ".join(_readable(file) for _, file in task.weight_files(path))
 
 
 def _readable(path) -> str:
@@ -288,7 +274,7 @@ def _data_state(task) -> str:
     from jea.errors import DataError
     try:
         dataset = task.dataset()
-        return f"{len(dataset)} {getattr(dataset, 'what', 'pictures')} in {dataset.root}"
+        return f"{len(dataset)} {dataset.what} in {dataset.root}"
     except DataError as error:
         return str(error)
 

@@ -54,7 +54,7 @@ class Loader:
         if not 0 <= share[0] < share[1] or share[1] > 1 and (batch_size % share[1] or not drop_last):
             raise ValueError(f"share is {share}, batch_size {batch_size}; expected (k, n), 0 <= k < n, an n that "
                              "divides batch_size, and drop_last")
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
         self._share = slice(share[0], None, share[1])
         self._size = len(dataset)
         self._seed = seed

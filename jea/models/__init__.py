@@ -60,6 +60,12 @@ def list_models(pattern: str = "*") -> list:
     return sorted(fnmatch.filter(MODELS, pattern), key=lambda name: (MODELS[name], len(name), name))
 
 
+def models_for(task: str) -> list:
+    """Names of the models that solve a task, such as "segmentation"; imports all families."""
+    classes = {name: _entry(name)[0] for name in list_models()}
+    return [name for name, cls in classes.items() if getattr(cls, "func", cls).solves == task]  # some are partials
+
+
 def create_model(name: str, **kwargs):
     """A new model with the family's initialisation, in training mode.
 

@@ -13,13 +13,8 @@ from __future__ import annotations
 
 import contextlib
 
-import numpy as np
-
-from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops.products.half import HALF, conv2d_half, single
-
-PRECISIONS = ("float32",) + HALF
 
 _dtype = "float32"
 
@@ -83,47 +78,3 @@ def unavailable(dtype: str) -> str | None:
         return (f"bfloat16 needs a card of compute capability 8.0 (Ampere) or newer, and this one has "
                 f"{capability / 10}. Take train.precision=float16")
     return None
-
-
-def square_sums(gradients: list) -> np.ndarray:
-    """The sum of the squares of each gradient, in float64: not finite where a gradient is not, and only there.
-
-    (jt.isfinite would do for that, but Python 3.12 crashes while Jittor compiles it: its source calls Python from a
-    compiling thread.)
-    """
-    return jt.concat([g.float64().sqr().sum().reshape(1) for g in gradients]).numpy()
-
-
-class LossScaler:
-    """Multiplies a loss, so that gradients that pass through float16 are not rounded to zero (Micikevicius et al.,
-    arXiv 1710.03740).
-
-    The scale starts at 2^16, is halved at a step whose gradients are not finite, which is then left out, and doubled
-    after `patience` good steps in a row.
-    """
-
-    def __init__(self, *, scale: float = 2.0 ** 16, patience: int = 2000):
-        self.scale, self.patience, self.good_steps = scale, patience, 0
-
-    def unscale(self, gradients: list) -> bool:
-        """Divide gradients by the scale, in place; whether all of them are finite, on all ranks."""
-        finite = np.isfinite(square_sums(gradients)).all()
-        for g in gradients:
-            g.update(g * (1 / self.scale))  # exact: a power of two
-        return not ranks.total([not finite]).any()
-
-    def adjust(self, finite: bool) -> None:
-        """Set the scale for the next step."""
-        self.good_steps = self.good_steps + 1 if finite else 0
-        if not finite:
-            self.scale /= 2
-        elif self.good_steps == self.patience:
-            self.scale, self.good_steps = self.scale * 2, 0
-
-    @property
-    def state(self) -> dict:
-        """What a checkpoint keeps."""
-        return {"scale": self.scale, "good_steps": self.good_steps}
-
-    def restore(self, state: dict) -> None:
-        self.scale, self.good_steps = float(state["scale"]), int(state["good_steps"])

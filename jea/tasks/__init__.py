@@ -21,6 +21,6 @@ def task_class(name: str) -> type:
     return find_class(TASKS.get(name, name), "task")
 
 
-def create_task(config: dict):
-    """The task of a checked config (jea.config.load)."""
-    return task_class(config["task"])(**{block: config[block] for block in ("model", "data", "train", "eval")})
+def create_task(config: dict, *, draw: bool = True):
+    """The task of a checked config (jea.config.load). draw: as jea.tasks.task.Task; False where weights are loaded next."""
+    return task_class(config["task"])(draw=draw, **{block: config[block] for block in ("model", "data", "train", "eval")})

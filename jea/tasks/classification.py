@@ -1,12 +1,9 @@
 """Image classification: the recipe of EAMLP and T2T-ViT (timm's), evaluation on a centre crop."""
 from __future__ import annotations
 
-import json
 import re
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -16,41 +13,24 @@ from jea.data import DataError, list_inputs, map_ordered, read_image
 from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
 from jea.files import write_bytes
 from jea.metrics.classification import ClassificationScores
-from jea.models import create_model
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
-from jea.tasks.base import DataTask, Phase, WeightAverage
 from jea.tasks.options import classification as options
 from jea.tasks.schedules import cosine
+from jea.tasks.task import Evaluation, Task
+from jea.training.averages import WeightAverage
+from jea.training.phase import Phase
 
 NO_DECAY = ("cls_token", "pos_embed")
 
 
-class Classification(DataTask):
-    """The classification task of a config.
+class Classification(Task):
+    """A class for each picture. Its models have an `img_size`."""
 
-    Args:
-        model: {"name": ..., keywords of jea.create_model}; its img_size is the size of the pictures.
-        data: {"name": ..., keywords of the data set}; its `split` is for training.
-        train, eval: fields of Train and Eval.
-    """
-
+    name = "classification"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
-
-    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
-        self.options = self.Train(**(train or {}))
-        self.eval = self.Eval(**(eval or {}))
-        self._model, self._data = dict(model), dict(data)
-        jt.set_global_seed(self.options.seed)
-        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
-        if not hasattr(self.model, "img_size") or hasattr(self.model, "generator"):
-            raise ValueError(f"model.name is {self._model['name']}, which does not classify pictures; expected one of "
-                             "the eamlp and t2t_vit models")
-        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
-        self.description = {"task": "classification", "model": self._model, "data": self._data,
-                            "train": asdict(self.options)}
 
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -108,16 +88,15 @@ class Classification(DataTask):
         with evaluating(self.model):
             return self.model(jt.array(images)).numpy()
 
-    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
-                 progress: bool = True) -> dict:
+    def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Run over a split and score it: {"top1": ..., "top5": ..., "mean_class": ..., "worst_classes": [...], ...}.
 
-        "images_per_second" is the network's, without reading the pictures. Writes out_dir/confusion.csv: the pictures
+        "images_per_second" is the network's, without reading the pictures. Writes out/confusion.csv: the pictures
         of each class (row) by the class that was found (column). Under mpirun each rank runs every size-th batch.
         """
-        dataset = self.dataset(split or self.eval.split)
+        dataset = self.dataset(self.eval.split if split is None else split)
         names = _unique(self._class_list() or dataset.class_names)
-        Path(out_dir).mkdir(parents=True, exist_ok=True)  # fail now, not after the last batch
+        Path(out).mkdir(parents=True, exist_ok=True)  # fail now, not after the last batch
         count = len(dataset) if limit is None else min(limit, len(dataset))
         view = EvalView(dataset, self.model.img_size, self.eval.crop_pct)
         scores, seconds = ClassificationScores(dataset.num_classes), 0.0
@@ -137,27 +116,29 @@ class Classification(DataTask):
             scores.merge(part)
         result = scores.scores()
         if ranks.is_first():
-            _write_confusion(Path(out_dir) / "confusion.csv", names, result["confusion"])
+            _write_confusion(Path(out) / "confusion.csv", names, result["confusion"])
         worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
                  for c, accuracy, others in scores.worst(self.eval.worst)]
-        return {"top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
-                "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst}
+        return Evaluation(result["top1"], {
+            "top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
+            "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst})
 
-    def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
-        """The five most likely classes of a picture or of each picture in a folder; EXIF rotation is honoured. Writes
-        out_dir/predictions.json."""
-        out_dir, files, names = Path(out_dir), list_inputs(path), self.class_names()
-        found = []
-        for file in progress_bar(files, title="pictures", unit="picture", shown=progress):
-            picture = eval_picture(read_image(file, exif=True), self.model.img_size, self.eval.crop_pct)
-            logits = self.logits(picture[None])[0].astype(np.float64)
-            shares = np.exp(logits - logits.max())
-            shares /= shares.sum()
-            best = np.argsort(-shares, kind="stable")[:5]
-            found.append({"input": str(file), "classes": {names[c]: round(float(shares[c]), 4) for c in best}})
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_bytes(out_dir / "predictions.json", json.dumps(found, indent=1).encode())
-        return {"images": len(found), "files": found}
+    def list_inputs(self, path) -> list:
+        return list_inputs(path)
+
+    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
+        """The five most likely classes of each picture; EXIF rotation is honoured. Writes predictions.json."""
+        names = self.class_names()
+        outputs.keep_as("predictions.json")
+        for item in outputs.each((), unit="picture", progress=progress):
+            with item:
+                picture = eval_picture(read_image(item.input, exif=True), self.model.img_size, self.eval.crop_pct)
+                logits = self.logits(picture[None])[0].astype(np.float64)
+                shares = np.exp(logits - logits.max())
+                shares /= shares.sum()
+                best = np.argsort(-shares, kind="stable")[:5]
+                item.found(classes={names[c]: round(float(shares[c]), 4) for c in best})
+        return outputs.result("images")
 
     def class_names(self) -> tuple:
         """Names of the model's classes: of eval.class_list, else of the data set if it is there, else "class 0", ..."""

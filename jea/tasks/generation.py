@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
@@ -31,9 +29,11 @@ from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import spectral_norms
 from jea.progress import progress as progress_bar
-from jea.tasks.base import DataTask, Phase, WeightAverage
 from jea.tasks.options import generation as options
+from jea.tasks.task import Evaluation, Task
 from jea.training.adam import Adam
+from jea.training.averages import WeightAverage
+from jea.training.phase import Phase
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
                 "pt_inception-2015-12-05-6726825d.pth from the fid_weights release of mseitzer/pytorch-fid and set "
@@ -41,36 +41,24 @@ NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for th
 _CLASSES_SHOWN, _COLUMNS = 20, 10
 
 
-class Generation(DataTask):
-    """The generation task of a config.
+class Generation(Task):
+    """Pictures of given classes. Its models are pairs with a `generator` and a `discriminator`.
 
-    Args:
-        model: {"name": ..., keywords of jea.create_model}, a pair with `generator` and `discriminator`.
-        data: {"name": ..., keywords of the data set}; its `split` is for training.
-        train, eval: fields of Train and Eval.
-
-    A step of the engine is one step of the discriminator; every `d_steps`-th also trains the generator. Either phase
+    A step of the loop is one step of the discriminator; every `d_steps`-th also trains the generator. Either phase
     leaves the other network untouched, its running statistics and power iterations included (upstream's D steps move
     those of G).
     """
 
+    name = "generation"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
 
-    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
-        self.options = self.Train(**(train or {}))
-        self.eval = self.Eval(**(eval or {}))
-        self._model, self._data = dict(model), dict(data)
-        jt.set_global_seed(self.options.seed)
-        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
-        if not hasattr(self.model, "generator"):
-            raise ValueError(f"model.name is {self._model['name']}; the generation task wants a generator and a "
-                             "discriminator, such as ea_sagan_cifar10")
-        self.modules = {"model": self.model}
+    def __init__(self, **blocks):
+        super().__init__(**blocks)
         self.generator = self.model.generator  # what evaluation runs
-        self.num_classes = self.generator.num_classes
-        self.description = {"task": "generation", "model": self._model, "data": self._data,
-                            "train": asdict(self.options)}
         self._features, self._step = None, None
+
+    def count_classes(self) -> int:
+        return self.model.generator.num_classes
 
     def weight_files(self, path) -> list:
         """[(network, file), ...] of a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file
@@ -157,26 +145,25 @@ class Generation(DataTask):
                 pictures.append(np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
         return np.concatenate(pictures)
 
-    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
-                 progress: bool = True) -> dict:
+    def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Draw, and compare samples with a split: {"score": -fid, "fid": ..., "inception_score": ..., "samples": ...}.
 
         Without eval.inception it is {"score": -fid_proxy, "fid_proxy": ..., ..., "note": how to get the FID}. The score
-        is minus the distance, as "best" is the highest. `limit`: generate at most so many pictures. Noise and classes
-        are the same every time.
+        is minus the distance, as "best" is the highest; without eval.metrics there is none. `limit`: generate at most so
+        many pictures. Noise and classes are the same every time.
         Writes samples.png (a row per class), interpolation.png, while training also samples_<step>.png, and the
         pictures themselves with eval.save.
         """
-        out_dir, g = Path(out_dir), self.generator
-        out_dir.mkdir(parents=True, exist_ok=True)
-        self.draw(out_dir)
+        out, g = Path(out), self.generator
+        out.mkdir(parents=True, exist_ok=True)
+        self.draw(out)
         count = self.eval.samples if limit is None else max(2, min(limit, self.eval.samples))
         if not (self.eval.metrics or self.eval.save):
-            return {"samples": 0}
+            return Evaluation(None, {"samples": 0})
         rng = np.random.Generator(np.random.PCG64(1))
         z = rng.standard_normal((count, g.z_dim), np.float32)
         labels = np.arange(count, dtype=np.int32) % g.num_classes
-        real = self.reference(split or self.eval.split, progress=progress) if self.eval.metrics else None
+        real = self.reference(self.eval.split if split is None else split, progress=progress) if self.eval.metrics else None
         moments, logits, saved, size = Moments(), [], [], self.eval.batch_size
         for start in progress_bar(range(0, count, size), title="samples", unit="batch", shown=progress):
             pictures = self.sample(z[start:start + size], labels[start:start + size])
@@ -187,20 +174,20 @@ class Generation(DataTask):
             if self.eval.save == "npz":
                 saved.append(pictures)
             elif self.eval.save:
-                (out_dir / "samples").mkdir(exist_ok=True)
+                (out / "samples").mkdir(exist_ok=True)
                 for number, picture in enumerate(pictures, start):
-                    write_image(out_dir / "samples" / f"{number:06d}_class{labels[number]:03d}.png", picture)
+                    write_image(out / "samples" / f"{number:06d}_class{labels[number]:03d}.png", picture)
         if saved:
-            save_npz(out_dir / "samples.npz", {"images": np.concatenate(saved), "labels": labels})
-        result = {"samples": count}
-        if self.eval.metrics:
-            distance = frechet_distance(moments.gaussian(), real)
-            if self.eval.inception:
-                result = {"score": -distance, "fid": distance,
-                          "inception_score": inception_score(np.concatenate(logits), self.eval.splits)[0], **result}
-            else:
-                result = {"score": -distance, "fid_proxy": distance, **result, "note": NO_INCEPTION}
-        return result
+            save_npz(out / "samples.npz", {"images": np.concatenate(saved), "labels": labels})
+        if not self.eval.metrics:
+            return Evaluation(None, {"samples": count})
+        distance = frechet_distance(moments.gaussian(), real)
+        if self.eval.inception:
+            found = {"fid": distance, "inception_score": inception_score(np.concatenate(logits), self.eval.splits)[0],
+                     "samples": count}
+        else:
+            found = {"fid_proxy": distance, "samples": count, "note": NO_INCEPTION}
+        return Evaluation(-distance, {"score": -distance, **found})
 
     def draw(self, out_dir: Path) -> None:
         """Write samples.png and interpolation.png, from fixed noise."""
@@ -252,7 +239,7 @@ class Generation(DataTask):
                 self._features = RandomFeatures(), "random 1"
         return self._features
 
-    def reference(self, split: Optional[str], *, progress: bool = True) -> Gaussian:
+    def reference(self, split: str | None, *, progress: bool = True) -> Gaussian:
         """Mean and covariance of a split's features; kept in $JEA_HOME/statistics for the next time."""
         view = CentredView(self.dataset(split), size=self.generator.img_size, flip=False)
         if len(view) < 2:

@@ -6,12 +6,11 @@ from typing import Sequence
 import numpy as np
 
 from jea._jittor import jt
-from jea.data import DATASETS, DataError
+from jea.data import DataError, dataset_class
 from jea.data.views.clouds import choose
 from jea.draw.clouds import cloud_sheet
 from jea.files import write_bytes
 from jea.metrics import PartScores
-from jea.models.ea_point import PCTPartSegmenter
 from jea.tasks.options import part_segmentation as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
@@ -25,7 +24,7 @@ class PartSegmentation(PointTask):
 
     name = "part_segmentation"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
-    model_classes, model_names = (PCTPartSegmenter,), "ea_pct_partseg, ea_pct_tiny_partseg"
+    cloud_outputs = ("_parts.txt",)
 
     def check_sizes(self, dataset) -> None:
         if dataset.parts is None:
@@ -70,12 +69,12 @@ class PartSegmentation(PointTask):
         found = scores.scores()
         return {**found, "mIoU": dict(zip(dataset.class_names, found["mIoU"].tolist()))}
 
-    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, out):
-        """The picture of a user's cloud and the shares of its parts; writes <out>_parts.txt, "x y z part" per point.
+    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, item):
+        """The picture of a user's cloud and the shares of its parts; writes <name>_parts.txt, "x y z part" per point.
 
         All points get a part: they run in random groups of the training's size.
         """
-        parts = DATASETS[self._data["name"]].parts
+        parts = dataset_class(self._data["name"]).parts
         names = self.names("part_names", self.model.num_classes)
         n, count = self.num_points, len(points)
         order = choose(count, -(-count // n) * n, np.random.Generator(np.random.PCG64(0))).reshape(-1, n)
@@ -87,7 +86,7 @@ class PartSegmentation(PointTask):
             found = self.probabilities(clouds, np.full(len(groups), category), range(start, start + len(groups)))
             for group, own in zip(groups[::-1], found[::-1]):  # a repeated point keeps its first group's part
                 prediction[group[::-1]] = self.prediction(own, category, parts)[::-1]
-        file = out.with_name(f"{out.name}_parts.txt")
+        file = item.path("_parts.txt")
         lines = (f"{x:.9g} {y:.9g} {z:.9g} {part}\n" for (x, y, z), part in zip(cloud.tolist(), prediction.tolist()))
         write_bytes(file, "".join(lines).encode())
         present, sizes = np.unique(prediction, return_counts=True)
@@ -95,12 +94,20 @@ class PartSegmentation(PointTask):
         title = self.names("class_names", self.model.num_categories)[category]
         return cloud_sheet(points, prediction, names=names, titles=(title,)), shares, file
 
+    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
+        self._categories()
+        return super().predict_files(inputs, outputs, progress=progress)
+
+    def _categories(self) -> tuple:
+        names = self.names("class_names", self.model.num_categories)
+        if self.eval.category is not None and self.eval.category not in names:
+            raise DataError(f"eval.category is {self.eval.category!r}; there are {', '.join(names)}")
+        return names
+
     def _category(self, points: np.ndarray, parts) -> int:
         """eval.category, or the category under which the network is surest that the points are the category's parts."""
-        names = self.names("class_names", self.model.num_categories)
+        names = self._categories()
         if self.eval.category is not None:
-            if self.eval.category not in names:
-                raise DataError(f"eval.category is {self.eval.category!r}; there are {', '.join(names)}")
             return names.index(self.eval.category)
         clouds = np.repeat(np.ascontiguousarray(points.T)[None], len(names), axis=0)
         found = self.run(clouds, self.one_hot(np.arange(len(names))))

@@ -10,7 +10,6 @@ from jea.data import DataError
 from jea.data.views.clouds import choose
 from jea.draw.clouds import cloud_sheet
 from jea.metrics import ClassificationScores
-from jea.models.ea_point import PCTClassifier, PCTSimpleClassifier
 from jea.tasks.options import point_classification as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
@@ -24,7 +23,6 @@ class PointClassification(PointTask):
 
     name = "point_classification"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
-    model_classes, model_names = (PCTClassifier, PCTSimpleClassifier), "ea_pct_cls, ea_pct_cls_simple, ea_pct_tiny_cls"
 
     def check_sizes(self, dataset) -> None:
         super().check_sizes(dataset)
@@ -54,7 +52,7 @@ class PointClassification(PointTask):
         return {"OA": found["top1"], "mAcc": found["mean_class"],
                 "accuracy": dict(zip(dataset.class_names, found["accuracy"].tolist()))}
 
-    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, out):
+    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, item):
         """The picture of a user's cloud and the probabilities of its best five classes."""
         chosen = choose(len(points), self.num_points, np.random.Generator(np.random.PCG64(0)))
         found = self.probabilities(np.ascontiguousarray(points[chosen].T)[None], None, [0])[0]

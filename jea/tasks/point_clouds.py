@@ -1,56 +1,34 @@
 """What the two point-cloud tasks share: data, optimizers, votes, and the user's own clouds."""
 from __future__ import annotations
 
-import inspect
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.data import DATASETS, DataError, list_inputs, map_ordered, write_image
+from jea.data import DataError, dataset_class, list_inputs, map_ordered, write_image
 from jea.data.files.clouds import SUFFIXES, read_cloud
 from jea.data.views.clouds import normalise_cloud, scaled
-from jea.models import create_model
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
-from jea.tasks.base import DataTask, Phase
 from jea.tasks.schedules import cosine
+from jea.tasks.task import Evaluation, Task
+from jea.training.phase import Phase
 
 MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
 VOTE_SCALE = (2 / 3, 3 / 2)  # of the random votes: each axis, as in training
 MIN_POINTS = 32  # of a user's own cloud
 
 
-class PointTask(DataTask):
-    """Base of the tasks on point clouds. A subclass defines `name`, `model_classes`, `losses`, `probabilities` and what
-    `evaluate` calls.
+class PointTask(Task):
+    """Base of the tasks on point clouds. A subclass defines `name`, the options, `losses`, `probabilities` and what
+    `evaluate` and `predict_files` call."""
 
-    Args:
-        model: {"name": ..., keywords of jea.create_model}.
-        data: {"name": ..., keywords of the data set}; its `split` is for training.
-        train, eval: fields of Train and Eval.
-    """
-
-    name: str
-    model_classes: tuple
-    model_names: str  # for messages
-
-    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
-        self.options = self.Train(**(train or {}))
-        self.eval = self.Eval(**(eval or {}))
-        self._model, self._data = dict(model), dict(data)
-        jt.set_global_seed(self.options.seed)
-        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
-        if not isinstance(self.model, self.model_classes):
-            raise ValueError(f"model.name is {self._model['name']}, which is not for {self.name}; expected one of "
-                             f"{self.model_names}")
-        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
-        self.description = {"task": self.name, "model": self._model, "data": self._data, "train": asdict(self.options)}
+    cloud_outputs: tuple = ()  # ends of the names of what `predict_cloud` writes
 
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -99,9 +77,8 @@ class PointTask(DataTask):
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
         return exponentials / exponentials.sum(1, keepdims=True)
 
-    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
-                 progress: bool = True) -> dict:
-        """Run over a split and score it. Writes the first `eval.pictures` pictures to out_dir/pictures."""
+    def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
+        """Run over a split and score it. Writes the first `eval.pictures` pictures to out/pictures."""
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
         scores, seconds, done = self.new_scores(dataset), 0.0, 0
@@ -116,44 +93,43 @@ class PointTask(DataTask):
             for k, sample in enumerate(batch):
                 picture = self.score(scores, sample, found[k], dataset, drawn=done + k < self.eval.pictures)
                 if picture is not None:
-                    (Path(out_dir) / "pictures").mkdir(parents=True, exist_ok=True)
-                    write_image(Path(out_dir) / "pictures" / f"{sample['id']}.png", picture)
+                    (Path(out) / "pictures").mkdir(parents=True, exist_ok=True)
+                    write_image(Path(out) / "pictures" / f"{sample['id']}.png", picture)
             done += len(batch)
-        return dict(self.result(scores, dataset), clouds=count, seconds_per_cloud=seconds / max(count, 1))
+        values = self.result(scores, dataset)
+        return Evaluation(next(iter(values.values())), dict(values, clouds=count,
+                                                            seconds_per_cloud=seconds / max(count, 1)))
 
-    def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
-        """Run on a cloud or a folder of clouds (text, .npy, .ply, .off; a mesh is sampled on its surface).
+    def list_inputs(self, path) -> list:
+        return list_inputs(path, SUFFIXES, "cloud")
+
+    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
+        """Run on clouds (text, .npy, .ply, .off; a mesh is sampled on its surface).
 
         A cloud is moved into the unit sphere, nothing else: its axes must be those of the training data. Writes
-        <name>.png to out_dir, seen from several sides.
+        <name>.png, the cloud seen from several sides, and what else the task has in `cloud_outputs`.
         """
-        out_dir, files = Path(out_dir), list_inputs(path, SUFFIXES, "cloud")
-        out_dir.mkdir(parents=True, exist_ok=True)
-        written, taken = [], set()
-        for file in progress_bar(files, title="clouds", unit="cloud", shown=progress):
-            cloud = read_cloud(file)
-            if len(cloud) < MIN_POINTS:
-                raise DataError(f"{file}: cloud has {len(cloud)} points; expected at least {MIN_POINTS}, and best "
-                                f"{self.num_points} or more")
-            if not np.ptp(cloud, axis=0).any():
-                raise DataError(f"{file}: all {len(cloud)} points are the same")
-            stem = file.stem if file.stem not in taken else file.name  # a.txt and a.ply in one folder
-            taken.add(stem)
-            picture, classes, prediction = self.predict_cloud(cloud, normalise_cloud(cloud), out_dir / stem)
-            write_image(out_dir / f"{stem}.png", picture)
-            written.append({"input": str(file), "prediction": str(prediction or out_dir / f"{stem}.png"),
-                            "classes": classes})
-        return {"clouds": len(written), "files": written}
+        for item in outputs.each((".png", *self.cloud_outputs), unit="cloud", progress=progress):
+            with item:
+                cloud = read_cloud(item.input)
+                if len(cloud) < MIN_POINTS:
+                    raise DataError(f"{item.input}: cloud has {len(cloud)} points; expected at least {MIN_POINTS}, and "
+                                    f"best {self.num_points} or more")
+                if not np.ptp(cloud, axis=0).any():
+                    raise DataError(f"{item.input}: all {len(cloud)} points are the same")
+                picture, classes, prediction = self.predict_cloud(cloud, normalise_cloud(cloud), item)
+                write_image(item.path(".png"), picture)
+                item.found(prediction=str(prediction or item.path(".png")), classes=classes)
+        return outputs.result("clouds")
 
     @property
     def num_points(self) -> int:
         """Points of the clouds that the config trains with."""
-        default = inspect.signature(DATASETS[self._data["name"]]).parameters["num_points"].default
-        return self._data.get("num_points", default)
+        return self._data.get("num_points", self.defaults("data")["num_points"])
 
     def names(self, what: str, count: int) -> tuple:
         """The data set's class_names or part_names without touching the data; numbers where they do not fit."""
-        known = getattr(DATASETS[self._data["name"]], what)
+        known = getattr(dataset_class(self._data["name"]), what)
         return tuple(known) if len(known) == count else tuple(f"{what.partition('_')[0]} {k}" for k in range(count))
 
 

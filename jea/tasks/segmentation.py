@@ -2,64 +2,51 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DATASETS, DataError, list_inputs, map_ordered, read_image, write_image, write_index_png
+from jea.data import DataError, dataset_class, list_inputs, map_ordered, read_image, write_image, write_index_png
 from jea.draw.charts import bars_png, confusion_png
 from jea.draw.comparisons import side_by_side
 from jea.draw.palettes import voc_palette
+from jea.errors import ConfigError
 from jea.metrics.segmentation import ConfusionMatrix
-from jea.models import create_model
 from jea.nn.fold import fuse
 from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
-from jea.tasks.base import DataTask, Phase, peak_memory_mb
 from jea.tasks.options import segmentation as options
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.schedules import poly
+from jea.tasks.task import Evaluation, Task, without_name
+from jea.training.memory import peak_memory_mb
+from jea.training.phase import Phase
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # upstream's test scales, each also mirrored
 
 
-class Segmentation(DataTask):
-    """The segmentation task of a config.
+class Segmentation(Task):
+    """A class for each pixel. Its models have `low_logits`, `output_stride`, `auxiliary_head`, `with_auxiliary` and a
+    `backbone`; its data sets are SegmentationDatasets."""
 
-    Args:
-        model: {"name": ..., keywords of jea.create_model}.
-        data: {"name": ..., keywords of the data set}; its `split` is for training.
-        train, eval: fields of Train and Eval.
-    """
-
+    name = "segmentation"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
 
-    def __init__(self, *, model: dict, data: dict, train: Optional[dict] = None, eval: Optional[dict] = None):
-        self.options = self.Train(**(train or {}))
-        self.eval = self.Eval(**(eval or {}))
-        self._model, self._data = dict(model), dict(data)
-        jt.set_global_seed(self.options.seed)
-        self.model = create_model(self._model["name"], **{k: v for k, v in self._model.items() if k != "name"})
-        if not hasattr(self.model, "low_logits"):
-            raise ValueError(f"model.name is {self._model['name']}, which does not segment; expected one of the eanet models")
-        if self.options.auxiliary_weight and self.model.auxiliary_head is None:
-            raise ValueError(f"train.auxiliary_weight is {self.options.auxiliary_weight}, but the model has no "
-                             "auxiliary head; say model.auxiliary=true, or leave the weight out")
-        classes, weights = self.model.num_classes, self.options.class_weights
-        if weights is not None and len(weights) != classes:
-            raise ValueError(f"train.class_weights has {len(weights)} factors; the model has {classes} classes")
-        self.modules, self.num_classes = {"model": self.model}, self.model.num_classes
+    def __init__(self, **blocks):
+        super().__init__(**blocks)
         self.network = self.model  # what evaluation runs
-        self.description = {"task": "segmentation", "model": self._model, "data": self._data,
-                            "train": asdict(self.options)}
+        if self.options.auxiliary_weight and self.model.auxiliary_head is None:
+            raise ConfigError(f"train.auxiliary_weight is {self.options.auxiliary_weight}, but the model has no "
+                              "auxiliary head; say model.auxiliary=true, or leave the weight out")
+        weights = self.options.class_weights
+        if weights is not None and len(weights) != self.num_classes:
+            raise ConfigError(f"train.class_weights has {len(weights)} factors; the model has {self.num_classes} classes")
 
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -125,16 +112,15 @@ class Segmentation(DataTask):
                               window=e.window if e.mode == "slide" else None, window_stride=e.window_stride,
                               probabilities=e.probabilities)
 
-    def evaluate(self, out_dir, *, split: Optional[str] = None, limit: Optional[int] = None,
-                 progress: bool = True) -> dict:
+    def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Run over a split and score it: {"mIoU": ..., "pAcc": ..., "mAcc": ..., "fwIoU": ..., "IoU": {class: ...}, ...}.
 
-        Writes the first `eval.pictures` comparisons to out_dir/pictures, a bar chart of the classes' IoU to iou.png and
+        Writes the first `eval.pictures` comparisons to out/pictures, a bar chart of the classes' IoU to iou.png and
         the confusion matrix to confusion.png. A split without labels, such as test: instead of scores, the predictions
         are written as the data set's server takes them, as PNGs and as an archive. peak_memory_mb is the process's so
         far. Under mpirun each rank runs every size-th picture and writes what belongs to it.
         """
-        out_dir = Path(out_dir)
+        out = Path(out)
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
         confusion, labelled = ConfusionMatrix(dataset.num_classes), False
@@ -149,7 +135,7 @@ class Segmentation(DataTask):
             prediction = self.predict(sample["image"])
             seconds += time.perf_counter() - started
             if sample["label"] is None:
-                dataset.submission.write(out_dir, sample["id"], prediction, dataset.palette)
+                dataset.submission.write(out, sample["id"], prediction, dataset.palette)
                 names.append((number, sample["id"]))
             else:
                 labelled = True
@@ -157,7 +143,7 @@ class Segmentation(DataTask):
             if number < self.eval.pictures:
                 picture = side_by_side(sample["image"], prediction, sample["label"], palette=dataset.palette,
                                        class_names=dataset.class_names, background=dataset.background)
-                path = out_dir / "pictures" / f"{sample['id']}.png"
+                path = out / "pictures" / f"{sample['id']}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, picture)
         result = {}
@@ -167,47 +153,41 @@ class Segmentation(DataTask):
             scores = confusion.scores()
             result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())))
             if ranks.is_first():
-                out_dir.mkdir(parents=True, exist_ok=True)
-                bars_png(out_dir / "iou.png", result["IoU"], colours=dataset.palette,
+                out.mkdir(parents=True, exist_ok=True)
+                bars_png(out / "iou.png", result["IoU"], colours=dataset.palette,
                          title=f"IoU, mean {scores['mIoU']:.4f}")
-                confusion_png(out_dir / "confusion.png", confusion.shares(), dataset.class_names)
+                confusion_png(out / "confusion.png", confusion.shares(), dataset.class_names)
         names = [name for _, name in sorted(name for part in parts for name in part[2])]
         if names and ranks.is_first():
-            result["submission"] = str(dataset.submission.pack(out_dir, names))
+            result["submission"] = str(dataset.submission.pack(out, names))
         seconds = max(part[3] for part in parts)
-        return dict(result, images=count, seconds_per_image=seconds / max(count, 1),
-                    peak_memory_mb=peak_memory_mb())
+        return Evaluation(result.get("mIoU"), dict(result, images=count, seconds_per_image=seconds / max(count, 1),
+                                                   peak_memory_mb=peak_memory_mb()))
 
-    def predict_files(self, path, out_dir, *, progress: bool = True) -> dict:
-        """Segment a picture or a folder of pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the
-        data set's palette) and <name>_overlay.png to out_dir."""
-        out_dir, files = Path(out_dir), list_inputs(path)
-        out_dir.mkdir(parents=True, exist_ok=True)
+    def list_inputs(self, path) -> list:
+        return list_inputs(path)
+
+    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
+        """Segment pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the data set's palette) and
+        <name>_overlay.png."""
         class_names, palette, background = self.legend()
-        written, taken, inputs = [], set(), {file.resolve() for file in files}
-        for file in progress_bar(files, title="pictures", unit="picture", shown=progress):
-            image = read_image(file, exif=True)
-            prediction = self.predict(image)
-            stem = file.stem if file.stem not in taken else file.name  # a.jpg and a.png in one folder
-            taken.add(stem)
-            for name in (f"{stem}.png", f"{stem}_overlay.png"):
-                if (out_dir / name).resolve() in inputs:
-                    raise DataError(f"{file}: its prediction would overwrite the input {out_dir / name}; choose "
-                                    "another --out")
-            write_index_png(out_dir / f"{stem}.png", prediction, palette)
-            write_image(out_dir / f"{stem}_overlay.png",
-                        side_by_side(image, prediction, palette=palette, class_names=class_names,
-                                     background=background))
-            present, pixels = np.unique(prediction, return_counts=True)
-            shares = {class_names[c]: round(n / prediction.size, 4) for c, n in zip(present, pixels)}
-            written.append({"input": str(file), "prediction": str(out_dir / f"{stem}.png"), "classes": shares})
-        return {"images": len(written), "files": written}
+        for item in outputs.each((".png", "_overlay.png"), unit="picture", progress=progress):
+            with item:
+                image = read_image(item.input, exif=True)
+                prediction = self.predict(image)
+                write_index_png(item.path(".png"), prediction, palette)
+                write_image(item.path("_overlay.png"), side_by_side(
+                    image, prediction, palette=palette, class_names=class_names, background=background))
+                present, pixels = np.unique(prediction, return_counts=True)
+                item.found(prediction=str(item.path(".png")), classes={
+                    class_names[c]: round(n / prediction.size, 4) for c, n in zip(present, pixels)})
+        return outputs.result("images")
 
     def legend(self) -> tuple:
         """(names of the model's classes, palette, class that overlays leave clear or None); reads no picture."""
-        dataset = DATASETS[self._data["name"]]
+        dataset = dataset_class(self._data["name"])
         try:
-            names, palette = dataset.legend(**{k: v for k, v in self._data.items() if k != "name"})
+            names, palette = dataset.legend(**without_name(self._data))
         except DataError:  # its list of classes is not there
             names, palette = (), voc_palette()
         n = self.network.num_classes

@@ -180,16 +180,16 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
     if side.startswith("jea"):
         from jea._jittor import jt
-        from jea.tasks.base import Phase
+        from jea.data import Batch
         from jea.tasks.options.training import TrainOptions
         from jea.tasks.segmentation import pixel_cross_entropy
-        from jea.training import loop as engine
+        from jea.training.phase import Phase, run_step
         model = jea_eanet() if model is None else model
         model.train()
-        batch = {"image": x, "label": labels}
+        batch = Batch({"image": x, "label": labels})
         phase = Phase(name="segmentation", optimizer=jt.optim.SGD(model.parameters(), **settings), losses=lambda batch: {
             "loss": pixel_cross_entropy(model(jt.array(batch["image"])), jt.array(batch["label"]))})
-        return lambda: engine._step([phase], batch, 0, TrainOptions())["loss"]
+        return lambda: run_step([phase], batch, 0, TrainOptions())["loss"]
     import torch
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
     network = copied(torch_eanet(), model).train().to(memory_format=layout)

@@ -372,15 +372,15 @@ def step_of_config(path: Path) -> list:
     """One training step with the task's own losses, on the demo's data."""
     from jea import config
     from jea.tasks import create_task
-    from jea.training import loop as engine
+    from jea.training.phase import Phase, run_step
     task = create_task(config.load(path, ["train.batch_size=4", "train.num_workers=0"]))
     phases = task.phases(10)
     for phase in phases:
         if phase.average:
             phase.average.reset()
     task.begin_training()
-    engine._check_finite = lambda *_: None  # nothing was computed
-    engine._step(phases, next(iter(task.batches(0, 0))), 0, task.options)
+    Phase._check_finite = lambda *_: None  # nothing was computed
+    run_step(phases, next(iter(task.batches(0, 0))), 0, task.options)
     return [var for module in task.modules.values() for var in module.parameters()]
 
 

@@ -59,7 +59,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.nn import BatchNorm2d
 from jea.nn.mode import checkpointed
-from jea.tasks.base import peak_memory_mb
+from jea.training.memory import peak_memory_mb
 jt.flags.use_cuda = 0
 
 class Block(nn.Module):
@@ -173,7 +173,7 @@ PEAK = """
 import sys
 import numpy as np
 from jea._jittor import jt, nn
-from jea.tasks.base import peak_memory_mb
+from jea.training.memory import peak_memory_mb
 from jea.nn import Bottleneck
 from jea.nn.mode import checkpointed
 from jea.ops import to_blocked

@@ -1,4 +1,4 @@
-"""What tests/test_mpi.py runs in each process: mpi_worker.py CASE SHAPES OUT."""
+"""What tests/training/test_mpi.py runs in each process: mpi_worker.py CASE SHAPES OUT."""
 import json
 import os
 import signal
@@ -13,7 +13,7 @@ from jea._jittor import jt, nn
 from jea.ops import batch_norm, batch_norm_blocked, can_block, from_blocked, to_blocked
 from jea.tasks.classification import Classification
 from jea.tasks.segmentation import Segmentation
-from jea.training import loop as engine
+from jea.training import log, loop, state
 
 
 def initialised(task):
@@ -80,30 +80,30 @@ def norm(shapes, out):
 
 def train(shapes, out):
     norm(shapes, out)
-    engine.train(segmentation(shapes), out / "eanet", progress=False)
-    engine.train(classification(), out / "eamlp", progress=False)
-    engine.train(segmentation(shapes), out / "stopped", stop_after=2, progress=False)
+    loop.train(segmentation(shapes), out / "eanet", progress=False)
+    loop.train(classification(), out / "eamlp", progress=False)
+    loop.train(segmentation(shapes), out / "stopped", stop_after=2, progress=False)
 
 
 def resume(shapes, out):
-    engine.train(segmentation(shapes), out / "stopped", resume=True, progress=False)
+    loop.train(segmentation(shapes), out / "stopped", resume=True, progress=False)
 
 
 def evaluate(shapes, out):
     found = {}
     for name, task in (("segmentation", segmentation(shapes)), ("classification", classification())):
         ranks.share_variables(task.model.state_dict().values())
-        found[name] = engine.evaluate(task, out / name, progress=False)
+        found[name] = state.evaluate(task, out / name, progress=False)
         alone = ranks.on_first(lambda: task.evaluate(out / "alone", progress=False))
         assert plain(alone) == plain(found[name])
     found["ranks"] = ranks.gather(ranks.rank())
     found["total"] = ranks.total([ranks.rank() + 0.5, 2 ** 40 + 1]).tolist()
     if ranks.is_first():
-        (out / "result.json").write_text(json.dumps(engine.plain(found)))
+        (out / "result.json").write_text(json.dumps(log.plain(found)))
 
 
 def plain(result):
-    return {k: v for k, v in engine.plain(result).items() if not k.startswith(("seconds", "images_per", "peak"))}
+    return {k: v for k, v in log.plain(result).items() if not k.startswith(("seconds", "images_per", "peak"))}
 
 
 def failing(shapes, out, how):
@@ -116,7 +116,7 @@ def failing(shapes, out, how):
             how()
         return losses(batch)
     task.losses = broken
-    engine.train(task, out, progress=False)
+    loop.train(task, out, progress=False)
 
 
 def error():

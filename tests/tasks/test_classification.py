@@ -8,20 +8,28 @@ import pytest
 from PIL import Image
 
 import jea
-from jea._jittor import jt, nn
-from jea.checkpoint import load_npz
+from jea._jittor import jt
+from jea.checkpoint import load_npz, save_npz
 from jea.commands import cli
 from jea.data import DataError, ShapeClasses
 from jea.data.views.augment import mix_batch, soft_targets
 from jea.errors import TrainingError
-from jea.tasks import classification
-from jea.tasks.base import WeightAverage
+from jea.models.network import Network
+from jea.tasks import task as task_module
 from jea.tasks.classification import Classification, parameter_groups, read_class_list, soft_cross_entropy
 from jea.tasks.schedules import cosine
-from jea.training import loop as engine
+from jea.tasks.task import Evaluation
+from jea.training.averages import WeightAverage
+from jea.training.log import LOG
+from jea.training.loop import train
+from jea.training.state import BEST, LAST
 
 TINY = {"name": "eamlp_tiny", "num_classes": 10, "img_size": 32}
 DATA = {"name": "shape_classes", "size": 32, "num_train": 40, "num_val": 20}
+
+
+def evaluation(score):
+    return Evaluation(score, {"top1": score})
 
 
 def make_task(*, model=TINY, data=DATA, evaluate=None, **train):
@@ -32,15 +40,15 @@ def make_task(*, model=TINY, data=DATA, evaluate=None, **train):
 
 
 def losses_in(out, name="loss"):
-    return [e[name] for e in map(json.loads, (out / engine.LOG).read_text().splitlines()) if name in e]
+    return [e[name] for e in map(json.loads, (out / LOG).read_text().splitlines()) if name in e]
 
 
 # -- steps against numpy, with a network whose gradient is known
 
-class Flat(nn.Module):
+class Flat(Network):
     """logits = weight x + bias of the flattened picture; `table` is frozen."""
 
-    num_classes, img_size = 10, 32
+    solves, num_classes, img_size = "classification", 10, 32
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -55,7 +63,7 @@ class Flat(nn.Module):
 
 @pytest.fixture
 def flat(monkeypatch):
-    monkeypatch.setattr(classification, "create_model", lambda name, **kwargs: Flat())
+    monkeypatch.setattr(task_module, "create_model", lambda name, **kwargs: Flat())
 
 
 def softmax(x):
@@ -96,13 +104,13 @@ MIXED = dict(mixup=0.8, cutmix=1.0, label_smoothing=0.1, weight_decay=0.5, lr=0.
 def test_steps_with_mixing_and_averaged_weights_equal_numpy(flat, close, tmp_path):
     task = make_task(ema_decay=0.8, eval_every=3, **MIXED)  # evaluations in between change nothing
     scores, seen = iter((0.1, 0.2, 0.3)), []
-    task.evaluate = lambda *_, **__: seen.append(task.model.weight.numpy()) or {"top1": next(scores)}
+    task.evaluate = lambda *_, **__: seen.append(task.model.weight.numpy()) or evaluation(next(scores))
     rates = [0.01 * cosine(step, 8, warmup=2, warmup_start=1e-4, floor=0.01) for step in range(8)]
     losses, weights, average, _ = adamw_by_hand(task, 8, rates=rates, decay=0.8)
-    engine.train(task, tmp_path, progress=False)
+    train(task, tmp_path, progress=False)
     close(losses_in(tmp_path), losses, 1e-6, "losses")
-    tensors = load_npz(tmp_path / engine.LAST)[0]
-    best = load_npz(tmp_path / engine.BEST)[0]
+    tensors = load_npz(tmp_path / LAST)[0]
+    best = load_npz(tmp_path / BEST)[0]
     for name in ("weight", "bias"):
         close(tensors[f"model/{name}"], weights[name], 2e-5, name)
         close(tensors[f"average/classification/{name}"], average[name], 2e-5, f"average of {name}")
@@ -129,8 +137,8 @@ def test_accumulated_gradients_equal_one_large_batch(flat, close, tmp_path, clip
     runs = {}
     for parts in (1, 4):
         task = make_task(grad_accumulation=parts, grad_clip=clip, **MIXED)
-        engine.train(task, tmp_path / str(parts), progress=False)
-        tensors, meta = load_npz(tmp_path / str(parts) / engine.LAST)
+        train(task, tmp_path / str(parts), progress=False)
+        tensors, meta = load_npz(tmp_path / str(parts) / LAST)
         runs[parts] = losses_in(tmp_path / str(parts)), tensors
         assert meta["optimizer_steps"] == {"classification": 8}
     close(runs[4][0], runs[1][0], 1e-6, "losses")
@@ -147,10 +155,10 @@ def test_clipped_steps_equal_numpy(flat, close, tmp_path):
     rates = [0.01 * cosine(step, 8, warmup=2, warmup_start=1e-4, floor=0.01) for step in range(8)]
     losses, weights, _, norms = adamw_by_hand(task, 8, rates=rates, clip=0.5)
     assert max(norms) > 0.5  # else nothing is clipped
-    engine.train(task, tmp_path, progress=False)
+    train(task, tmp_path, progress=False)
     close(losses_in(tmp_path, "grad_norm"), norms, 1e-5, "norms")
     close(losses_in(tmp_path), losses, 1e-6, "losses")
-    close(load_npz(tmp_path / engine.LAST)[0]["model/weight"], weights["weight"], 2e-5, "weight")
+    close(load_npz(tmp_path / LAST)[0]["model/weight"], weights["weight"], 2e-5, "weight")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(flat, tmp_path):
@@ -161,7 +169,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(flat, tmp
         return {"loss": (task.model.weight * 0).sqrt().sum() + (task.model.bias * 0).sum()}
     task.losses = losses
     with pytest.raises(TrainingError, match="step 0, phase classification: grad_norm is nan"):
-        engine.train(task, tmp_path, progress=False)
+        train(task, tmp_path, progress=False)
     assert np.array_equal(task.model.weight.numpy(), before)
 
 
@@ -241,10 +249,10 @@ def test_rates(flat):
 
 def test_one_batch_is_learnt_by_heart(tmp_path):
     data = {**DATA, "num_train": 8}
-    task = make_task(data=data, steps=80, lr=0.003, warmup_epochs=10, label_smoothing=0.0, weight_decay=0.0,
+    task = make_task(data=data, steps=100, lr=0.003, warmup_epochs=10, label_smoothing=0.0, weight_decay=0.0,
                      log_every=10, crop_scale=[1.0, 1.0], crop_ratio=[1.0, 1.0], flip=0.0, save_every=1000)
-    task.evaluate = lambda *_, **__: {"top1": 0.0}
-    engine.train(task, tmp_path, progress=False)
+    task.evaluate = lambda *_, **__: evaluation(0.0)
+    train(task, tmp_path, progress=False)
     losses = losses_in(tmp_path)
     assert losses[0] > 1.5 and losses[-1] < 0.05, losses
 
@@ -257,29 +265,29 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     """With dropout of the tokens, stochastic depth, mixing, averaged weights, parts of batches and workers."""
     model = {**TINY, "drop_path_rate": 0.3}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    engine.train(make_task(model=model, **RECIPE), whole, progress=False)
-    engine.train(make_task(model=model, **RECIPE), broken, stop_after=3, progress=False)
-    result = engine.train(make_task(model=model, **{**RECIPE, "num_workers": 1}), broken, resume=True, progress=False)
+    train(make_task(model=model, **RECIPE), whole, progress=False)
+    train(make_task(model=model, **RECIPE), broken, stop_after=3, progress=False)
+    result = train(make_task(model=model, **{**RECIPE, "num_workers": 1}), broken, resume=True, progress=False)
     assert losses_in(broken) == losses_in(whole) and len(losses_in(whole)) == 8
-    for file in (engine.LAST, engine.BEST):
+    for file in (LAST, BEST):
         ours, theirs = load_npz(broken / file)[0], load_npz(whole / file)[0]
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert np.array_equal(ours[key], theirs[key]), key
-    assert any(key.startswith("average/classification/blocks.0") for key in load_npz(whole / engine.LAST)[0])
+    assert any(key.startswith("average/classification/blocks.0") for key in load_npz(whole / LAST)[0])
     # best.npz reads back into a plain model, and that model has the score of the averaged weights.
     task = make_task(model=model)
-    jea.load_weights(task.model, whole / engine.BEST)
-    again = task.evaluate(tmp_path / "again", progress=False)
+    jea.load_weights(task.model, whole / BEST)
+    again = task.evaluate(tmp_path / "again", progress=False).values
     assert again["top1"] == result["top1"] and again["worst_classes"] == result["worst_classes"]
 
 
 # -- evaluation
 
-class Known(nn.Module):
+class Known(Network):
     """Logits that say the label, but for every class-2 picture, which is taken for class 7."""
 
-    num_classes, img_size = 10, 32
+    solves, num_classes, img_size = "classification", 10, 32
 
     def __init__(self):
         self.weight, self.asked, self.key_maps = jt.zeros(1), [], ()
@@ -294,9 +302,9 @@ class Known(nn.Module):
 
 
 def test_evaluation(monkeypatch, tmp_path):
-    monkeypatch.setattr(classification, "create_model", lambda name, **kwargs: Known())
+    monkeypatch.setattr(task_module, "create_model", lambda name, **kwargs: Known())
     task = make_task(evaluate={"worst": 2})
-    result = task.evaluate(tmp_path, progress=False)
+    result = task.evaluate(tmp_path, progress=False).values
     assert task.model.asked == [8, 8, 4] and result["images"] == 20 and result["images_per_second"] > 0
     assert list(result)[:3] == ["top1", "top5", "mean_class"]
     assert result["top1"] == 0.9 and result["top5"] == 1.0 and result["mean_class"] == pytest.approx(0.9)
@@ -306,7 +314,7 @@ def test_evaluation(monkeypatch, tmp_path):
     rows = (tmp_path / "confusion.csv").read_text().splitlines()
     assert rows[0].startswith('label,"plain disk","plain cross"') and rows[3] == '"barred disk",0,0,0,0,0,0,0,2,0,0'
     task.model.asked.clear()
-    assert task.evaluate(tmp_path, limit=3, progress=False)["top1"] == pytest.approx(2 / 3) and task.model.asked == [3]
+    assert task.evaluate(tmp_path, limit=3, progress=False).values["top1"] == pytest.approx(2 / 3) and task.model.asked == [3]
 
 
 def test_class_lists(tmp_path):
@@ -355,7 +363,7 @@ def test_averaged_weights_are_preferred_unless_told_otherwise(weights, tmp_path,
     path = tmp_path / "timm.pth"
     both = {f"{group}/{key}": value * (1 if group == "state_dict" else 0) for group in ("state_dict", "state_dict_ema")
             for key, value in state.items()}
-    engine.store.save_npz(path, both, {})  # the format is told by the content
+    save_npz(path, both, {})  # the format is told by the content
     results = []
     for more in ([], ["--no-ema"], ["--weights", str(weights)]):
         chosen = more if "--weights" in more else ["--weights", str(path), *more]

@@ -12,7 +12,9 @@ from jea.data import DataError
 from jea.errors import TrainingError
 from jea.metrics.generation import Gaussian, frechet_distance
 from jea.tasks.generation import NO_INCEPTION, Generation, hinge_d, hinge_g
-from jea.training import loop as engine
+from jea.training.log import LOG
+from jea.training.loop import train
+from jea.training.state import BEST, LAST
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,7 @@ def test_each_phase_leaves_the_other_network_alone():
 
 
 def losses_in(out):
-    entries = map(json.loads, (out / engine.LOG).read_text().splitlines())
+    entries = map(json.loads, (out / LOG).read_text().splitlines())
     return {e["step"]: {k: v for k, v in e.items() if "/" in k} for e in entries if "evaluation" not in e}
 
 
@@ -82,7 +84,7 @@ def unbroken(tmp_path_factory):
     out = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JEA_HOME", str(out / "home"))
-        result = engine.train(make_task(ema_decay=0.5), out, progress=False)
+        result = train(make_task(ema_decay=0.5), out, progress=False)
     return out, result
 
 
@@ -93,20 +95,20 @@ def test_a_run_leaves_everything(unbroken):
     assert [n for n in losses if "generator/loss" in losses[n]] == [1, 3, 5]  # every second step
     assert list(result)[:2] == ["score", "fid_proxy"] and result["score"] == -result["fid_proxy"] < 0
     assert result["note"] == NO_INCEPTION and not any(key == "fid" for key in result)
-    tensors, meta = load_npz(out / engine.BEST)
+    tensors, meta = load_npz(out / BEST)
     assert meta["metrics"]["fid_proxy"] == result["fid_proxy"]
     assert {key.partition(".")[0] for key in tensors} == {"generator", "discriminator"}
     assert Image.open(out / "val" / "samples_0000006.png").size == Image.open(out / "val" / "samples.png").size
     model = jea.create_model("ea_sagan_tiny", width=8)
-    jea.load_weights(model, out / engine.BEST)
+    jea.load_weights(model, out / BEST)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 5])  # 4 steps are one epoch
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(unbroken, tmp_path, stop):
-    engine.train(make_task(ema_decay=0.5), tmp_path, stop_after=stop, progress=False)
-    engine.train(make_task(ema_decay=0.5, num_workers=1), tmp_path, resume=True, progress=False)
+    train(make_task(ema_decay=0.5), tmp_path, stop_after=stop, progress=False)
+    train(make_task(ema_decay=0.5, num_workers=1), tmp_path, resume=True, progress=False)
     assert losses_in(tmp_path) == losses_in(unbroken[0])
-    ours, theirs = load_npz(tmp_path / engine.LAST)[0], load_npz(unbroken[0] / engine.LAST)[0]
+    ours, theirs = load_npz(tmp_path / LAST)[0], load_npz(unbroken[0] / LAST)[0]
     assert ours.keys() == theirs.keys() and any(key.startswith("average/generator/") for key in ours)
     assert {key.split("/")[1] for key in ours if key.startswith("optimizer/")} == {"discriminator", "generator"}
     for key in ours:
@@ -123,8 +125,8 @@ def test_a_nan_stops_the_run_and_names_the_phase(tmp_path, network, name):
     value.reshape(-1)[3] = np.nan
     weight.assign(value)
     with pytest.raises(TrainingError, match=r"step 0, phase (discriminator|generator): \w+ is nan"):
-        engine.train(task, tmp_path, progress=False)
-    assert not (tmp_path / engine.LAST).exists()
+        train(task, tmp_path, progress=False)
+    assert not (tmp_path / LAST).exists()
 
 
 def test_samples_do_not_depend_on_the_batch(tmp_path):
@@ -144,7 +146,7 @@ def test_samples_do_not_depend_on_the_batch(tmp_path):
 
 def test_evaluation_is_the_same_every_time_and_its_statistics_are_kept(tmp_path, monkeypatch):
     task = make_task()
-    first = task.evaluate(tmp_path, progress=False)
+    first = task.evaluate(tmp_path, progress=False).values
     (kept,) = (tmp_path / "home" / "statistics").glob("plain_shapes-*.npz")
     real = np.stack([task.dataset("val").load(i)[0] for i in range(12)])
     g = Gaussian.of(task.features(real)[0])
@@ -153,9 +155,9 @@ def test_evaluation_is_the_same_every_time_and_its_statistics_are_kept(tmp_path,
     fake = task.sample(z, np.arange(8, dtype=np.int32) % 6)
     assert first["fid_proxy"] == pytest.approx(frechet_distance(Gaussian.of(task.features(fake)[0]), g), rel=1e-6)
     monkeypatch.setattr("jea.tasks.generation.map_ordered", None)  # the statistics are not made again
-    assert task.evaluate(tmp_path, progress=False) == first
+    assert task.evaluate(tmp_path, progress=False).values == first
     with pytest.raises(TypeError):
-        task.evaluate(tmp_path, split="train", progress=False)
+        task.evaluate(tmp_path, split="train", progress=False).values
 
 
 def test_real_pictures_are_nearer_than_noise():
@@ -170,12 +172,12 @@ def test_real_pictures_are_nearer_than_noise():
 def test_files(tmp_path):
     task = make_task(evaluation={"save": "npz", "metrics": False})
     task.fuse()
-    assert task.evaluate(tmp_path, progress=False) == {"samples": 8}
+    assert task.evaluate(tmp_path, progress=False).values == {"samples": 8}
     tensors, _ = load_npz(tmp_path / "samples.npz")
     assert tensors["images"].shape == (8, 32, 32, 3) and tensors["images"].dtype == np.uint8
     assert tensors["labels"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
     task.eval.save = "png"
-    assert task.evaluate(tmp_path, limit=3, progress=False) == {"samples": 3}
+    assert task.evaluate(tmp_path, limit=3, progress=False).values == {"samples": 3}
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["000000_class000.png", "000001_class001.png", "000002_class002.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "samples" / names[2])), tensors["images"][2])
@@ -230,7 +232,7 @@ def test_a_missing_inception_file_stops_before_the_first_step(tmp_path):
 
 
 def test_a_model_that_generates_nothing():
-    with pytest.raises(ValueError, match="model.name is eanet_tiny; the generation task wants"):
+    with pytest.raises(ValueError, match="model.name is eanet_tiny, which is not for generation; expected one of ea_sagan_tiny, ea_sagan_"):
         Generation(model={"name": "eanet_tiny"}, data={"name": "plain_shapes"})
 
 
@@ -242,7 +244,7 @@ def test_another_number_of_classes():
 def test_missing_inception_weights(tmp_path):
     task = make_task(evaluation={"inception": str(tmp_path / "no.pth")})
     with pytest.raises(CheckpointError, match="no such file"):
-        task.evaluate(tmp_path, progress=False)
+        task.evaluate(tmp_path, progress=False).values
 
 
 @pytest.mark.slow
@@ -251,7 +253,7 @@ def test_fid_with_inception(tmp_path):
     jt.set_global_seed(0)
     jea.save_weights(jea.create_model("inception_fid"), tmp_path / "inception.pth")
     task = make_task(evaluation={"inception": str(tmp_path / "inception.pth")})
-    result = task.evaluate(tmp_path / "out", progress=False)
+    result = task.evaluate(tmp_path / "out", progress=False).values
     assert list(result) == ["score", "fid", "inception_score", "samples"] and result["score"] == -result["fid"]
     real = np.stack([task.dataset("val").load(i)[0] for i in range(12)])
     reference = task.reference("val", progress=False)

@@ -10,10 +10,13 @@ from jea.checkpoint import load_npz
 from jea.config import load
 from jea.data import DataError
 from jea.data.views.clouds import scaled
+from jea.tasks.outputs import predict_files
 from jea.tasks.part_segmentation import PartSegmentation
 from jea.tasks.point_classification import PointClassification
 from jea.tasks.point_clouds import MULTI_SCALE, smoothed_cross_entropy
-from jea.training import loop as engine
+from jea.training.log import LOG
+from jea.training.loop import train
+from jea.training.state import BEST, LAST
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 TASKS = {
@@ -33,7 +36,7 @@ def make_task(name, *, eval=None, data=None, model=None, **train):
 
 
 def losses_in(out):
-    return [e["loss"] for e in map(json.loads, (out / engine.LOG).read_text().splitlines()) if "loss" in e]
+    return [e["loss"] for e in map(json.loads, (out / LOG).read_text().splitlines()) if "loss" in e]
 
 
 # -- loss and optimizers ---------------------------------------------------------------------------------------------
@@ -96,24 +99,24 @@ def test_clouds_of_fewer_points_than_the_model_samples():
 def test_it_learns_a_few_clouds_by_heart(name, tmp_path):
     task = make_task(name, steps=60, batch_size=10, lr=0.05, label_smoothing=0.0, data={"num_train": 10},
                      eval={"split": "train", "pictures": 2})
-    result = engine.train(task, tmp_path, progress=False)
+    result = train(task, tmp_path, progress=False)
     losses = losses_in(tmp_path)
     assert losses[-1] < 0.25 * losses[0]
     first = next(iter(result))
     assert first == {"point_classification": "OA", "part_segmentation": "instance_mIoU"}[name]
     assert result[first] >= 0.8 and result["clouds"] == 10
     assert sorted(p.name for p in (tmp_path / "val" / "pictures").iterdir()) == ["train_0000.png", "train_0001.png"]
-    assert load_npz(tmp_path / engine.BEST)[1]["task"] == name
+    assert load_npz(tmp_path / BEST)[1]["task"] == name
 
 
 @pytest.mark.parametrize("name, options", [("point_classification", {}), ("part_segmentation", {"optimizer": "adam"})])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(name, options, tmp_path):
     options = {**options, "data": {"dropout": 0.5, "scale": [0.8, 1.2], "jitter": 0.01}, "model": {"dropout": 0.5}}
-    engine.train(make_task(name, **options), tmp_path / "a", progress=False)
-    engine.train(make_task(name, **options), tmp_path / "b", stop_after=4, progress=False)  # in the second epoch
-    engine.train(make_task(name, **options), tmp_path / "b", resume=True, progress=False)
+    train(make_task(name, **options), tmp_path / "a", progress=False)
+    train(make_task(name, **options), tmp_path / "b", stop_after=4, progress=False)  # in the second epoch
+    train(make_task(name, **options), tmp_path / "b", resume=True, progress=False)
     assert losses_in(tmp_path / "a") == losses_in(tmp_path / "b") and len(losses_in(tmp_path / "a")) == 6
-    ours, theirs = (load_npz(tmp_path / run / engine.LAST)[0] for run in "ab")
+    ours, theirs = (load_npz(tmp_path / run / LAST)[0] for run in "ab")
     assert ours.keys() == theirs.keys() and any(key.startswith("optimizer/") for key in ours)
     for key in ours:
         assert np.array_equal(ours[key], theirs[key]), key
@@ -145,7 +148,7 @@ def test_votes_are_the_mean_over_scales_and_stretches():
 
 
 def test_a_clouds_votes_do_not_depend_on_its_batch():
-    results = [make_task("part_segmentation", eval={"votes": 2, "batch_size": size}).evaluate("unused", progress=False)
+    results = [make_task("part_segmentation", eval={"votes": 2, "batch_size": size}).evaluate("unused", progress=False).values
                for size in (1, 4)]
     for key in ("instance_mIoU", "category_mIoU", "accuracy"):
         assert results[0][key] == pytest.approx(results[1][key], abs=2e-3)
@@ -172,14 +175,14 @@ def test_scores_of_a_known_prediction(monkeypatch, tmp_path):
     task = make_task("point_classification")  # 10 clouds of 10 classes
     monkeypatch.setattr(task, "probabilities", lambda points, categories, seeds: np.eye(10)[np.where(
         np.array(seeds) < 8, categories, 0)])
-    result = task.evaluate(tmp_path, progress=False)
+    result = task.evaluate(tmp_path, progress=False).values
     assert list(result)[:2] == ["OA", "mAcc"] and result["OA"] == result["mAcc"] == pytest.approx(0.8)
     assert result["accuracy"]["bowl"] == 0 and result["accuracy"]["ball"] == 1 and result["clouds"] == 10
-    assert task.evaluate(tmp_path, progress=False, limit=8)["OA"] == 1
+    assert task.evaluate(tmp_path, progress=False, limit=8).values["OA"] == 1
     task = make_task("part_segmentation")
     monkeypatch.setattr(task, "probabilities", lambda points, categories, seeds: np.stack([
         np.eye(15)[np.zeros(128, int)].T for _ in categories]))
-    result = task.evaluate(tmp_path, progress=False)  # always part 0: right for the table's top alone
+    result = task.evaluate(tmp_path, progress=False).values  # always part 0: right for the table's top alone
     assert list(result)[:2] == ["instance_mIoU", "category_mIoU"] and result["mIoU"]["chair"] == 0
     assert 0 < result["mIoU"]["table"] < 0.5
 
@@ -208,16 +211,16 @@ def test_own_clouds(tmp_path):
     np.savetxt(folder / "a.txt", cloud, fmt="%.9f")
     np.save(folder / "a.npy", cloud[:90].astype(np.float32))  # fewer than the 128 points of the training
     task = make_task("point_classification")
-    result = task.predict_files(folder, tmp_path / "out", progress=False)
+    result = predict_files(task, folder, tmp_path / "out", progress=False)
     assert [entry["prediction"] for entry in result["files"]] == [str(tmp_path / "out" / name)
                                                                    for name in ("a.png", "a.txt.png")]
     shares = result["files"][0]["classes"]
     assert len(shares) == 5 and list(shares.values()) == sorted(shares.values(), reverse=True) and "files" in result
-    again = task.predict_files(folder / "a.npy", tmp_path / "out", progress=False)
+    again = predict_files(task, folder / "a.npy", tmp_path / "out", progress=False)
     assert again["files"][0]["classes"] == shares
 
     task = make_task("part_segmentation", eval={"category": "lamp"})
-    result = task.predict_files(folder, tmp_path / "parts", progress=False)
+    result = predict_files(task, folder, tmp_path / "parts", progress=False)
     assert sum(result["files"][1]["classes"].values()) == pytest.approx(1, abs=1e-3)
     table = np.loadtxt(tmp_path / "parts" / "a.txt_parts.txt")
     assert table.shape == (300, 4) and np.abs(table[:, :3] - cloud).max() < 1e-6  # the user's coordinates and order
@@ -232,7 +235,7 @@ def test_every_point_gets_the_part_that_its_group_found(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "run", lambda points, label: np.stack([points[:, 0] < 0, points[:, 0] >= 0], 1) * 1.0)
     cloud = np.random.default_rng(1).standard_normal((500, 3))
     np.save(tmp_path / "a.npy", cloud)
-    task.predict_files(tmp_path / "a.npy", tmp_path, progress=False)
+    predict_files(task, tmp_path / "a.npy", tmp_path, progress=False)
     table = np.loadtxt(tmp_path / "a_parts.txt")
     assert np.array_equal(table[:, 3] == 1, cloud[:, 0] >= cloud[:, 0].mean())
 
@@ -252,11 +255,11 @@ def test_the_category_is_guessed_from_the_networks_certainty(monkeypatch):
 def test_own_clouds_that_tell_nothing(tmp_path, cloud, said):
     np.save(tmp_path / "a.npy", cloud)
     with pytest.raises(DataError, match=f"a.npy.*{said}"):
-        make_task("point_classification").predict_files(tmp_path / "a.npy", tmp_path, progress=False)
+        predict_files(make_task("point_classification"), tmp_path / "a.npy", tmp_path, progress=False)
     with pytest.raises(DataError, match="eval.category is 'sofa'; there are table, chair"):
         np.save(tmp_path / "b.npy", np.random.default_rng(0).standard_normal((100, 3)))
         task = make_task("part_segmentation", eval={"category": "sofa"})
-        task.predict_files(tmp_path / "b.npy", tmp_path, progress=False)
+        predict_files(task, tmp_path / "b.npy", tmp_path, progress=False)
 
 
 def test_the_configs_make_tasks_that_fit_their_data():

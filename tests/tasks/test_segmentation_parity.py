@@ -8,7 +8,8 @@ from PIL import Image
 
 import jea
 from jea.tasks.segmentation import MULTI_SCALE, Segmentation
-from jea.training import loop as engine
+from jea.training.log import LOG
+from jea.training.loop import train
 
 
 def make_task(**train):
@@ -30,9 +31,9 @@ def test_five_sgd_steps(reference, write_pth, close, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "phases", lambda total: [_recording(p, rates) for p in make_phases(total)])
     assert [len(g["params"]) for g in make_phases(45)[0].optimizer.param_groups] == ref.manifest["param_group_sizes"]
 
-    engine.train(task, tmp_path, stop_after=5, progress=False)
+    train(task, tmp_path, stop_after=5, progress=False)
 
-    losses = [json.loads(line)["loss"] for line in (tmp_path / engine.LOG).read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (tmp_path / LOG).read_text().splitlines()]
     close(losses, ref.arrays["losses"], 1e-6, "losses")
     close(rates, ref.arrays["lrs"], 1e-6, "learning rates")
     start, key_map, state = ref.state(), type(task.model).key_maps[0], task.model.state_dict()

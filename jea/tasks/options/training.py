@@ -1,4 +1,4 @@
-"""The train block's keys that the training loop reads; each task's Train adds its own."""
+"""The keys that every task has: the training loop reads them, and each task's Train adds its own."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,3 +35,13 @@ class TrainOptions:
         check_choice("train.precision", self.precision, PRECISIONS)
         if self.grad_clip < 0:
             raise ConfigError(f"train.grad_clip is {self.grad_clip}; expected a norm above 0, or 0 for no clipping")
+
+
+@dataclass
+class EvalOptions:
+    """The options of an evaluation, where a task has no others."""
+    split: Optional[str] = "val"
+    num_workers: int = 2  # processes that read samples ahead
+
+    def __post_init__(self):
+        check_limits("eval", self, not_negative=("num_workers",))

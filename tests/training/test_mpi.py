@@ -12,8 +12,8 @@ import pytest
 from jea.checkpoint import load_npz
 from jea.data import make_shapes
 
-ROOT = Path(__file__).parent.parent
-WORKER = str(Path(__file__).parent / "support" / "mpi_worker.py")
+ROOT = Path(__file__).parent.parent.parent
+WORKER = str(ROOT / "tests" / "support" / "mpi_worker.py")
 
 pytestmark = pytest.mark.skipif(not (shutil.which("mpirun") and shutil.which("mpicc")),
                                 reason="Open MPI is not installed: apt install openmpi-bin libopenmpi-dev")

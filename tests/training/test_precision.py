@@ -10,18 +10,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import jea.tasks.task
 from jea import create_model, ranks
 from jea._jittor import jt, nn
 from jea.checkpoint import load_npz
+from jea.data import Batch
 from jea.errors import TrainingError
 from jea.nn import precision
 from jea.ops import kernels
-from jea.tasks.base import Phase, WeightAverage
 from jea.tasks.options.training import TrainOptions
-from jea.training import loop as engine
+from jea.tasks.task import Evaluation
 from jea.training.adam import Adam
+from jea.training.averages import WeightAverage
+from jea.training.log import LOG
+from jea.training.loop import train
+from jea.training.phase import Phase, run_step
+from jea.training.scaling import LossScaler
+from jea.training.state import LAST
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Overflow(jt.Function):
@@ -35,10 +42,10 @@ class Overflow(jt.Function):
         return jt.ternary(dy > self.limit, jt.full_like(dy, float("inf")), dy), None
 
 
-class Task:
+class Task(jea.tasks.task.Task):
     """Least squares with Adam, a batch a step; at the steps in `bad` the gradient overflows from 2^15 on."""
-    batches_per_epoch = 1000
-    description = {}
+    batches_per_epoch = samples = 1000
+    description = {"task": "", "model": {}, "data": {}, "train": {}}
 
     def __init__(self, *, bad=(), batches=None, names=("fit",), limit=2.0 ** 15 - 1, average=False, **options):
         self.options = TrainOptions(batch_size=4, num_workers=0, log_every=1, eval_every=0, save_every=1000, **options)
@@ -66,22 +73,25 @@ class Task:
                                 average=WeightAverage(module, 0.5) if self.average else None))
         return phases
 
+    def defaults(self, block):
+        return {}
+
     def begin_training(self):
         pass
 
-    def evaluate(self, out_dir, progress=False):
-        return {"score": 1.0}
+    def evaluate(self, out, progress=False):
+        return Evaluation(1.0, {"score": 1.0})
 
 
 @pytest.fixture
 def half_on_cpu(monkeypatch):
     """The loss scaling of float16 runs on the CPU; the scale doubles after three good steps."""
     monkeypatch.setattr(precision, "unavailable", lambda dtype: None)
-    monkeypatch.setitem(precision.LossScaler.__init__.__kwdefaults__, "patience", 3)
+    monkeypatch.setitem(LossScaler.__init__.__kwdefaults__, "patience", 3)
 
 
 def entries(out):
-    return [e for e in map(json.loads, (out / engine.LOG).read_text().splitlines()) if "evaluation" not in e]
+    return [e for e in map(json.loads, (out / LOG).read_text().splitlines()) if "evaluation" not in e]
 
 
 def without_timing(out):
@@ -89,7 +99,7 @@ def without_timing(out):
 
 
 def last(out):
-    return load_npz(out / engine.LAST)
+    return load_npz(out / LAST)
 
 
 def check_equal(ours, theirs):
@@ -105,13 +115,13 @@ GOOD = [0, 2, 3, 4, 6, 7]
 
 @pytest.mark.parametrize("options", [{}, {"grad_accumulation": 2}, {"grad_clip": 0.5}])
 def test_steps_that_overflow_are_left_out(half_on_cpu, tmp_path, options):
-    engine.train(Task(bad=(1, 5), steps=8, precision="float16", **options), tmp_path / "half", progress=False)
+    train(Task(bad=(1, 5), steps=8, precision="float16", **options), tmp_path / "half", progress=False)
     assert [e["loss_scale"] for e in entries(tmp_path / "half")] == SCALES
     tensors, meta = last(tmp_path / "half")
     assert meta["loss_scales"] == {"fit": {"scale": 2.0 ** 15, "good_steps": 2}}
     assert meta["optimizer_steps"] == {"fit": 6}
     # As float32 on the other steps' batches, bit for bit: a power of two is exact.
-    engine.train(Task(batches=GOOD, steps=6, **options), tmp_path / "single", progress=False)
+    train(Task(batches=GOOD, steps=6, **options), tmp_path / "single", progress=False)
     check_equal(tensors, last(tmp_path / "single")[0])
     assert "loss_scales" not in last(tmp_path / "single")[1] and "loss_scale" not in entries(tmp_path / "single")[0]
     ours = [entries(tmp_path / "half")[step] for step in GOOD]
@@ -120,19 +130,19 @@ def test_steps_that_overflow_are_left_out(half_on_cpu, tmp_path, options):
 
 
 def test_averaged_weights_wait_too(half_on_cpu, tmp_path):
-    engine.train(Task(bad=(1, 5), steps=8, precision="float16", average=True), tmp_path / "half", progress=False)
-    engine.train(Task(batches=GOOD, steps=6, average=True), tmp_path / "single", progress=False)
+    train(Task(bad=(1, 5), steps=8, precision="float16", average=True), tmp_path / "half", progress=False)
+    train(Task(batches=GOOD, steps=6, average=True), tmp_path / "single", progress=False)
     check_equal(last(tmp_path / "half")[0], last(tmp_path / "single")[0])
 
 
 def test_each_phase_has_a_scale(half_on_cpu, tmp_path):
-    engine.train(Task(bad=(1, 5), steps=8, precision="float16", names=("d", "g")), tmp_path / "half", progress=False)
+    train(Task(bad=(1, 5), steps=8, precision="float16", names=("d", "g")), tmp_path / "half", progress=False)
     assert [e["d/loss_scale"] for e in entries(tmp_path / "half")] == SCALES
     assert [e["g/loss_scale"] for e in entries(tmp_path / "half")] == [2 ** 16] * 3 + [2 ** 17] * 3 + [2 ** 18] * 2
     tensors, meta = last(tmp_path / "half")
     assert meta["optimizer_steps"] == {"d": 6, "g": 8}
     assert meta["loss_scales"]["g"] == {"scale": 2.0 ** 18, "good_steps": 2}
-    engine.train(Task(steps=8, names=("d", "g")), tmp_path / "single", progress=False)
+    train(Task(steps=8, names=("d", "g")), tmp_path / "single", progress=False)
     assert np.array_equal(tensors["model/g/w"], last(tmp_path / "single")[0]["model/g/w"])
     assert not np.array_equal(tensors["model/d/w"], last(tmp_path / "single")[0]["model/d/w"])
 
@@ -141,43 +151,43 @@ def test_each_phase_has_a_scale(half_on_cpu, tmp_path):
 def test_a_resumed_run_equals_an_unbroken_one(half_on_cpu, tmp_path, stop):
     def task():
         return Task(bad=(1, 5), steps=8, precision="float16")
-    engine.train(task(), tmp_path / "whole", progress=False)
-    engine.train(task(), tmp_path / "parts", stop_after=stop, progress=False)
-    engine.train(task(), tmp_path / "parts", resume=True, progress=False)
+    train(task(), tmp_path / "whole", progress=False)
+    train(task(), tmp_path / "parts", stop_after=stop, progress=False)
+    train(task(), tmp_path / "parts", resume=True, progress=False)
     assert without_timing(tmp_path / "parts") == without_timing(tmp_path / "whole")
     check_equal(last(tmp_path / "parts")[0], last(tmp_path / "whole")[0])
     assert last(tmp_path / "parts")[1] == last(tmp_path / "whole")[1]
 
 
 def test_a_run_begun_in_float32_goes_on_in_float16(half_on_cpu, tmp_path):
-    engine.train(Task(steps=4), tmp_path, stop_after=2, progress=False)
-    engine.train(Task(steps=4, precision="float16"), tmp_path, resume=True, progress=False)
+    train(Task(steps=4), tmp_path, stop_after=2, progress=False)
+    train(Task(steps=4, precision="float16"), tmp_path, resume=True, progress=False)
     assert last(tmp_path)[1]["loss_scales"] == {"fit": {"scale": 2.0 ** 16, "good_steps": 2}}
 
 
 def test_no_scale_helps(half_on_cpu, tmp_path):
     """From 2^16 down to 1 there are 17 scales."""
     with pytest.raises(TrainingError, match="step 16, phase fit: the gradients are not finite in float16 at any scale"):
-        engine.train(Task(bad=range(100), limit=0.0, steps=100, precision="float16"), tmp_path, progress=False)
+        train(Task(bad=range(100), limit=0.0, steps=100, precision="float16"), tmp_path, progress=False)
     assert [e["loss_scale"] for e in entries(tmp_path)] == [2.0 ** (16 - step) for step in range(16)]
-    assert not (tmp_path / engine.LAST).exists()
+    assert not (tmp_path / LAST).exists()
 
 
 def test_a_loss_that_is_not_finite_stops_all_the_same(half_on_cpu, tmp_path):
     task = Task(steps=3, precision="float16")
     task.modules["fit"].w.assign(np.full((3, 2), np.inf, np.float32))
     with pytest.raises(TrainingError, match="step 0, phase fit: loss is"):
-        engine.train(task, tmp_path, progress=False)
+        train(task, tmp_path, progress=False)
 
 
 def test_bfloat16_has_no_scale(half_on_cpu, tmp_path):
-    engine.train(Task(steps=3, precision="bfloat16"), tmp_path, progress=False)
+    train(Task(steps=3, precision="bfloat16"), tmp_path, progress=False)
     assert "loss_scale" not in entries(tmp_path)[0] and "loss_scales" not in last(tmp_path)[1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_gradients_that_are_not_finite(value):
-    scaler = precision.LossScaler(scale=4.0)
+    scaler = LossScaler(scale=4.0)
     gradients = [jt.array(np.array([4.0, -8.0], np.float32)), jt.array(np.array([[2.0]], np.float32))]
     assert scaler.unscale(gradients) and scaler.scale == 4
     assert gradients[0].numpy().tolist() == [1, -2] and gradients[1].numpy().tolist() == [[0.5]]
@@ -187,7 +197,7 @@ def test_gradients_that_are_not_finite(value):
 def test_all_ranks_leave_a_step_out(monkeypatch):
     """Another rank's gradients overflowed."""
     monkeypatch.setattr(ranks, "total", lambda values: np.asarray(values) + 3)
-    assert not precision.LossScaler().unscale([jt.ones((2,))])
+    assert not LossScaler().unscale([jt.ones((2,))])
 
 
 # -- refusals -----------------------------------------------------------------------------------------------------
@@ -196,7 +206,7 @@ def test_all_ranks_leave_a_step_out(monkeypatch):
 def test_refused_on_the_cpu(tmp_path, dtype):
     with jt.flag_scope(use_cuda=0):
         with pytest.raises(TrainingError, match=f"train.precision is {dtype}: {dtype} needs CUDA: on the CPU"):
-            engine.train(Task(steps=1, precision=dtype), tmp_path / "run", progress=False)
+            train(Task(steps=1, precision=dtype), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -302,9 +312,9 @@ def curve(name, dtype, steps=12):
     parts = [model.generator, model.discriminator] if name == "ea_sagan_tiny" else [model]
     optimizer = jt.optim.SGD([p for part in parts for p in part.parameters()], lr=RATES[name], momentum=0.9)
     phase = Phase(name="all", optimizer=optimizer, losses=lambda batch: {"loss": loss_of(name, model)})
-    phase.scaler = precision.LossScaler() if dtype == "float16" else None
+    phase.scaler = LossScaler() if dtype == "float16" else None
     options = TrainOptions(steps=steps, batch_size=2, precision=dtype)
-    return [engine._step([phase], {"x": np.zeros((2, 1))}, step, options)["loss"] for step in range(steps)], model
+    return [run_step([phase], Batch({"x": np.zeros((2, 1))}), step, options)["loss"] for step in range(steps)], model
 
 
 def loss_of(name, model):
