@@ -93,8 +93,8 @@ def evaluate(shapes, out):
     found = {}
     for name, task in (("segmentation", segmentation(shapes)), ("classification", classification())):
         ranks.share_variables(task.model.state_dict().values())
-        found[name] = state.evaluate(task, out / name, progress=False)
-        alone = ranks.on_first(lambda: task.evaluate(out / "alone", progress=False))
+        found[name] = state.evaluate(task, out / name, progress=False).values
+        alone = ranks.on_first(lambda: task.evaluate(out / "alone", progress=False)).values
         assert plain(alone) == plain(found[name])
     found["ranks"] = ranks.gather(ranks.rank())
     found["total"] = ranks.total([ranks.rank() + 0.5, 2 ** 40 + 1]).tolist()
