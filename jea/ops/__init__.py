@@ -9,10 +9,11 @@ from jea.ops.convolution.blocked import (
                                          max_pool_blocked,
                                          to_blocked,
 )
-from jea.ops.convolution.conv import conv2d_nhwc, conv_nhwc_unavailable, max_pool_nhwc, pack_conv
+from jea.ops.convolution.conv import conv2d_nhwc, conv_nhwc_unavailable, pack_conv
 from jea.ops.losses.cross_entropy import cross_entropy
 from jea.ops.normalisation.batch_norm import batch_norm
 from jea.ops.normalisation.layer_norm import layer_norm
+from jea.ops.pictures.max_pool import max_pool_nhwc
 from jea.ops.pictures.resize import resize_bilinear
 from jea.ops.pictures.soft_split import soft_split
 from jea.ops.points.farthest_point import farthest_point_sample

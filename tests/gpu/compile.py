@@ -310,6 +310,14 @@ def operators() -> dict:
         return lambda: _gradient(ops.soft_split(x, kernel_size=3, stride=2, padding=1, impl="fused",
                                                 channels_last=bool(channels_last)), x)
 
+    def resize_nhwc(dtype, channels):
+        x = of_type(dtype, 2, 5, 7, channels)
+        return lambda: _gradient(ops.resize_bilinear(x, (11, 5), layout="nhwc", impl="fused"), x)
+
+    def max_pool(dtype):
+        x = of_type(dtype, 2, 5, 7, 8)
+        return lambda: _gradient(ops.max_pool_nhwc(x, impl="fused"), x)
+
     def transpose(dtype, *axes):
         x = of_type(dtype, *range(2, 2 + len(axes)))
         return lambda: _gradient(ops.transpose(x, axes, impl="fused"), x)
@@ -333,6 +341,8 @@ def operators() -> dict:
     found.update({f"cross_entropy {dtype} {smoothing}": cross_entropy(dtype, smoothing)
                   for dtype in dtypes for smoothing in (0., 0.1)})
     found.update({f"soft_split {dtype} {last}": soft_split(dtype, last) for dtype in dtypes for last in (0, 1)})
+    found.update({f"resize_bilinear nhwc {dtype}": resize_nhwc(dtype, 8) for dtype in dtypes})
+    found.update({f"max_pool_nhwc {dtype}": max_pool(dtype) for dtype in dtypes})
     found.update({f"transpose {dtype} {''.join(map(str, axes))}": transpose(dtype, *axes) for dtype in dtypes
                   for axes in ((1, 0), (0, 2, 1), (3, 1, 0, 2))})
     found.update({
@@ -349,7 +359,7 @@ def operators() -> dict:
         "three_interpolate": points(lambda xyz, f: _gradient(
             ops.three_interpolate(xyz[:, :20], xyz, f[:, :, :20], impl="fused"), f)),
     })
-    without_cuda = {name: on_cpu_only for name in ("conv2d_nhwc", "max_pool_nhwc", "pack_conv", "conv_nhwc_unavailable",
+    without_cuda = {name: on_cpu_only for name in ("conv2d_nhwc", "pack_conv", "conv_nhwc_unavailable",
                                                    "batch_norm_blocked", "can_block", "conv2d_blocked", "from_blocked",
                                                    "max_pool_blocked", "to_blocked")}
     known = {name.split()[0] for name in found} | set(without_cuda)

@@ -159,7 +159,8 @@ def test_max_pool(shape):
     padded = np.pad(x, ((0, 0), (1, 2), (1, 2), (0, 0)), constant_values=-np.inf)
     out_h, out_w = (shape[1] + 1) // 2, (shape[2] + 1) // 2
     wanted = np.max([padded[:, r:r + 2 * out_h:2, s:s + 2 * out_w:2] for r in range(3) for s in range(3)], axis=0)
-    y = max_pool_nhwc(jt.array(x)).numpy()
+    with jt.no_grad():
+        y = max_pool_nhwc(jt.array(x), impl="fused").numpy()
     assert np.array_equal(y, wanted)
     if min(shape[1:3]) > 3:
         own = nn.Pool(3, stride=2, padding=1, op="maximum")(jt.array(x.transpose(0, 3, 1, 2).copy())).numpy()
@@ -167,5 +168,5 @@ def test_max_pool(shape):
 
 
 def test_max_pool_bad_input():
-    with pytest.raises(ValueError, match=r"max_pool_nhwc: got float32 \(2, 3\); expected float32 \(B, H, W, C\)"):
+    with pytest.raises(ValueError, match=r"max_pool_nhwc: got shape \(2, 3\); expected \(B, H, W, C\)"):
         max_pool_nhwc(jt.zeros((2, 3)))

@@ -127,13 +127,3 @@ def conv2d_nhwc(x, packed: PackedConv, *, relu: bool = False, residual=None, reu
             return kernels.cpu_code_in_place(inputs + [residual], residual, source=_INPUT + run, **call)
         copy = "jea::copy(in4_p, out0_p, out0->num);"
         return kernels.cpu_code(shape, "float32", inputs + [residual], source=_INPUT + copy + run, **call)
-
-
-def max_pool_nhwc(x):
-    """3x3 maximum, stride 2, padding 1, of channels-last activations: (B, H, W, C) -> (B, (H+1)//2, (W+1)//2, C)."""
-    if jt.flags.use_cuda or x.ndim != 4 or x.dtype != "float32":
-        raise ValueError(f"max_pool_nhwc: got {x.dtype} {tuple(x.shape)}; expected float32 (B, H, W, C) on the CPU")
-    b, h, w, c = x.shape
-    with jt.no_grad():
-        return kernels.cpu_code((b, (h + 1) // 2, (w + 1) // 2, c), "float32", [x], kernel="convolution/max_pool.h",
-                             source="jea::max_pool(in0_p, out0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3);")
