@@ -7,7 +7,8 @@
 #     pip download --no-deps --only-binary=:all: --python-version 3.12 -d WHEELS numpy==1.26.4 astunparse onednn-cpu-gomp==2022.2.1 \
 #         onednn-devel-cpu-gomp==2022.2.1;  pip wheel --no-deps -w WHEELS jittor==1.3.11.0
 # They go into the environment of $PYTHON (python3), the one that has PyTorch and NVIDIA's wheels. Without WHEELS it must be
-# complete. A file core*.tar.xz in WHEELS, as an earlier run left it in OUT, brings Jittor's compiled core along.
+# complete. A file core*.tar.xz in WHEELS, as an earlier run left it in OUT, brings Jittor's compiled core along; steps-cpu.npz, which
+# steps.py --device cpu writes, is what the five training steps are compared with.
 #
 # Stages, chosen with JEA_GPU_STAGES: install core (Jittor's, compiled on all cores), together (doctor, the tests marked `cuda`, the
 # kernels that `alone` will time: as many processes as cores, each with its own copy of the caches at the same path), alone (times, one
@@ -76,7 +77,7 @@ if chosen together; then
   seconds=${JEA_GPU_TOGETHER:-120}
   export JEA_QUEUE=$queue JEA_QUEUE_UNTIL=$(($(date +%s) + seconds))
   own doctor $((seconds + 20)) "$python" -m jea doctor --device cuda &
-  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz && '$python' tests/gpu/steps.py --deterministic \
+  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz ${wheels:+$(ls "$wheels"/steps-cpu.npz 2>/dev/null | sed 's/^/--compare /')} && '$python' tests/gpu/steps.py --deterministic \
     $base/steps-rule.npz --compare $base/steps-cuda.npz" &
   for part in $alone; do  # compiles what is timed later, in the same copy
     case $part in

@@ -31,8 +31,10 @@ def run(arguments) -> dict:
         jt.cudnn.set_algorithm_cache_size(0)
     import jea
     from jea.checkpoint.loading import write
+    from jea.data.dataset import Batch
     from jea.tasks.segmentation import Segmentation
-    from jea.training import loop as engine
+    from jea.training.log import LOG
+    from jea.training.loop import train
     manifest = json.loads((FIXTURES / "eanet50_s16_sgd5_frozenbn.json").read_text())
     task = Segmentation(model={"name": "eanet_resnet50", "output_stride": 16, "dropout": 0.0},
                         data={"name": "voc", "root": "unused"},
@@ -42,8 +44,8 @@ def run(arguments) -> dict:
         write(path, {"module." + k: v for k, v in recipe.fill_state(manifest["state"], "").items()}, wrapper="net")
         jea.load_weights(task.model, str(path))
         image = manifest["inputs"]["sgd/image/4x3x65x65"]["shape"]
-        batch = {"image": recipe.input_array("sgd/image/4x3x65x65", image),
-                 "label": recipe.label_map("sgd/label/4x65x65", (4, 65, 65), n_classes=21).astype(np.int32)}
+        batch = Batch(image=recipe.input_array("sgd/image/4x3x65x65", image),
+                      label=recipe.label_map("sgd/label/4x65x65", (4, 65, 65), n_classes=21).astype(np.int32))
         Segmentation.batches_per_epoch = property(lambda self: 1000)
         task.batches = lambda epoch, start: (batch for _ in range(1000))
         found, make_phases = {}, task.phases
@@ -60,9 +62,9 @@ def run(arguments) -> dict:
                 phase.set_rates = lambda step, set_rates=set_rates: (sample(step), set_rates(step))[1]
             return made
         task.phases = phases
-        engine.train(task, Path(folder), stop_after=5, progress=False)
+        train(task, Path(folder), stop_after=5, progress=False)
         sample("end")
-        found["losses"] = np.array([json.loads(line)["loss"] for line in Path(folder, engine.LOG).read_text().splitlines()])
+        found["losses"] = np.array([json.loads(line)["loss"] for line in Path(folder, LOG).read_text().splitlines()])
     return found
 
 
