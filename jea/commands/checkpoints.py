@@ -124,18 +124,21 @@ def _rows(tensors):
     owners, rows = {}, []
     for key, tensor in tensors.items():
         owner = owners.setdefault(tensor.storage_id, key) if tensor.storage_id is not None else key
+        shared = None if owner == key else owner if len(owner) <= 60 else shown(owner, 60)  # many rows may repeat it
         rows.append({"key": key, "shape": list(tensor.shape), "dtype": tensor.dtype,
-                     "contiguous": tensor.contiguous, "shared": owner if owner != key else None})
+                     "contiguous": tensor.contiguous, "shared": shared})
     return rows
 
 
 def _as_json(value):
-    """Plain Python values as strict JSON can hold them: keys are texts, NaN and infinity become texts."""
+    """Plain Python values as strict JSON can hold them: keys, NaN, infinity and complex numbers become texts."""
     if isinstance(value, dict):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_as_json(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, complex) or isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 # -- convert

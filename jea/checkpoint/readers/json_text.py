@@ -9,7 +9,7 @@ from jea.checkpoint.errors import Malformed
 _MAX_DEPTH = 100
 _MAX_CONTAINERS = 500_000  # a safetensors header has three for each tensor
 _OUTSIDE = re.compile(r'["\[\]{}]')
-_INSIDE = re.compile(r'["\\]')
+_INSIDE = re.compile(r'(?:[^"\\]+|\\.){0,5000}', re.S)  # it always matches, so it never goes back
 
 
 def parse_json(text):
@@ -67,9 +67,9 @@ def _check_nesting(text):
 def _string_end(text, position):
     """Return where the string that began before `position` ends; the end of the text where it has none."""
     while True:
-        found = _INSIDE.search(text, position)
-        if found is None:
+        end = _INSIDE.match(text, position).end()
+        if text[end:end + 1] == '"':
+            return end + 1
+        if end == position:  # the end of the text, or a backslash there
             return len(text)
-        if found[0] == '"':
-            return found.end()
-        position = found.end() + 1  # whatever is behind the backslash
+        position = end

@@ -19,6 +19,7 @@ import numpy as np
 from jea.checkpoint.errors import Malformed, shown
 
 MAX_ENTRIES = 100_000
+MAX_DIRECTORY = 32 << 20  # bytes
 STORED, DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -59,6 +60,8 @@ class ZipArchive:
         start, size, count = self._find_directory()
         if count > MAX_ENTRIES:
             raise Malformed(f"zip archive with {count:,} entries; no checkpoint has over {MAX_ENTRIES:,}")
+        if size > MAX_DIRECTORY:
+            raise Malformed(f"zip archive whose directory has {size:,} bytes; no checkpoint has over {MAX_DIRECTORY:,}")
         directory, position, entries, names, stored = self._at(start, size), 0, [], set(), 0
         for _ in range(count):
             if position + _CENTRAL.size > size:
