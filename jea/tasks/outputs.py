@@ -99,9 +99,8 @@ class Outputs:
 
     def _failed(self, path: Path, error: DataError) -> bool:
         """Note what is wrong with an input; whether to go on."""
-        reason = str(error)
-        self.failed.append({"input": str(path), "reason": reason[len(f"{path}: "):] if reason.startswith(f"{path}: ")
-                            else reason})
+        reason, name = str(error), str(path)
+        self.failed.append({"input": name, "reason": reason[len(name):].lstrip(":, ") if reason.startswith(name) else reason})
         return len(self.inputs) > 1
 
 
