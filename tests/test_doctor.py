@@ -64,7 +64,20 @@ def test_a_check_that_raises_is_reported_and_the_next_one_runs(monkeypatch, caps
     assert [line["check"] for line in lines] == ["import", "import", "kernel", "kernel", "matmul", "matmul"]
     assert lines[3]["said"] == "RuntimeError: no such instruction" and lines[5]["error"] == 0.0
     for device in ("cpu", "cuda"):
-        assert all(doctor.advice(name, device, "said") for name in doctor.WHAT)
+        assert set(doctor.checks_of(device)) <= set(doctor.WHAT)
+    assert all(doctor.advice(name, "cpu", "said") for name in doctor.WHAT if name not in doctor.ON_CUDA)
+    assert all(doctor.advice(name, "cuda", "said") for name in doctor.WHAT)
+
+
+def test_the_verdict_on_cudnns_graphs(monkeypatch):
+    from jea.ops.convolution.cudnn import check
+    monkeypatch.setattr(check, "missing", lambda dtype="float32": "")
+    monkeypatch.setattr(check, "_run_check", lambda name, *_: check.last_error.update({name: 3e-7}) or check.RIGHT)
+    assert doctor.check_graphs("cuda") == 3e-7
+    monkeypatch.setattr(check, "_run_check", lambda name, *_: "wrong on this card" if "dilated" in name else check.RIGHT)
+    with pytest.raises(RuntimeError, match="^float32.* 3x3 dilated: wrong on this card$"):
+        doctor.check_graphs("cuda")
+    assert "slower and right" in doctor.advice("graphs", "cuda", "said")
 
 
 def test_status_and_device(monkeypatch, capsys):

@@ -252,7 +252,9 @@ def _start(arguments) -> str:
     from jea._jittor import jt
     jt.flags.use_cuda = int(device == "cuda")
     if device == "cuda" and arguments.deterministic:
+        from jea.ops.convolution import cudnn
         jt.cudnn.set_algorithm_cache_size(0)  # cuDNN's first choice by rule instead of the fastest of this run
+        cudnn.choose_by_rule()
     from jea import ranks
     if ranks.size() > 1:
         _say("; ".join(f"rank {number}: {place}" for number, place in enumerate(ranks.places())))

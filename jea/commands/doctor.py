@@ -67,9 +67,28 @@ def check_matmul(device: str) -> float:
     return _error(jt.matmul(jt.array(a), jt.array(b)), a.astype(np.float64) @ b)
 
 
+def check_graphs(device: str) -> float:
+    """Each kind of jea's channels-last convolution on cuDNN's graph interface, with gradients; float32."""
+    from jea.ops.convolution.cudnn import check
+    missing = check.missing()
+    if missing:
+        raise RuntimeError(missing)
+    errors, wrong = check.examine("float32")
+    if wrong:
+        raise RuntimeError("; ".join(f"{kind}: {verdict}" for kind, verdict in wrong.items()))
+    return errors
+
+
 CHECKS = {"import": check_import, "kernel": check_kernel, "convolution": check_convolution, "matmul": check_matmul}
+ON_CUDA = {"graphs": check_graphs}  # as well
 WHAT = {"import": "Jittor's core, compiled and loaded", "kernel": "a kernel of jea's own, compiled and run",
-        "convolution": "3x3, with gradients", "matmul": "64 x 300 by 300 x 50"}
+        "convolution": "3x3, with gradients", "matmul": "64 x 300 by 300 x 50",
+        "graphs": "channels-last convolutions on cuDNN's graphs, with gradients"}
+
+
+def checks_of(device: str) -> dict:
+    """name -> function, of all checks on "cpu" or "cuda"."""
+    return {**CHECKS, **(ON_CUDA if device == "cuda" else {})}
 
 
 def _error(var, wanted) -> float:
@@ -95,6 +114,8 @@ def advice(check: str, device: str, error) -> str:
                            "on the card (nvidia-smi), are the usual reasons",
             "matmul": "cuBLAS fails: `jea info` shows its toolkit; no free memory on the card (nvidia-smi) is the usual "
                       "reason",
+            "graphs": "jea runs the convolutions of such kinds as Jittor's own, which are slower and right: nothing has to be "
+                      "done, but report this with the output of `jea info`",
         }[check]
     return {
         "import": "Jittor's core did not compile or load: g++ and Python's headers are needed (`jea info`, toolchain); if "
@@ -107,7 +128,7 @@ def advice(check: str, device: str, error) -> str:
 
 def _run_checks(device: str) -> None:
     """In a process of its own, which Jittor may abort: a JSON line before and after each check."""
-    for name, check in CHECKS.items():
+    for name, check in checks_of(device).items():
         print(json.dumps({"check": name}), flush=True)
         started = time.time()
         try:
@@ -142,7 +163,7 @@ def examine(device: str) -> dict:
         result["ok"] = result.get("error", LIMIT * 2) <= LIMIT
         if not result["ok"]:
             result["advice"] = advice(name, device, result.get("error", result.get("said")))
-    for name in CHECKS:
+    for name in checks_of(device):
         results.setdefault(name, {"ok": False, "said": "not reached"})
     return results
 

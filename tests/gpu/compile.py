@@ -301,6 +301,30 @@ def operators() -> dict:
         return lambda: _gradient(ops.linear(x, w, b if bias else None, gelu=bool(gelu), summand=s if summand else None,
                                             impl="fused"), *inputs)
 
+    def graph_conv(dtype, kernel, epilogue):
+        from jea.ops.convolution.cudnn import check, conv2d, plans
+        x, w = of_type(dtype, 2, 9, 9, 8), jt.randn(16, 8, kernel, kernel)
+        inputs = {"x": x, "weight": w, **({"bias": jt.randn(16), "residual": of_type(dtype, 2, 9, 9, 16)} if epilogue else {})}
+
+        def function():
+            before = plans.plan, check.unavailable
+            check.unavailable = lambda *_, **__: ""
+            outputs = []
+            try:
+                for fused in (True, False) if epilogue else (True,):  # no plan comes of kernels that do nothing
+                    plans.plan = lambda *_, **given: plans.Plan(address=1, run=1, refused="" if fused or not any(
+                        v for k, v in given.items() if k in ("bias", "residual", "relu")) else "not fused")
+                    outputs += _gradient(conv2d(**inputs, relu=bool(epilogue), padding=kernel // 2, impl="fused"),
+                                         *inputs.values())
+            finally:
+                plans.plan, check.unavailable = before
+            return outputs
+        return function
+
+    def graph_plan():
+        from jea.ops.convolution.cudnn import plans
+        return plans.plan("forward", "float32", dict.fromkeys(plans.SIZES, 1)) and None
+
     def cross_entropy(dtype, smoothing):
         logits = of_type(dtype, 2, 5, 9)
         return lambda: _gradient(ops.cross_entropy(logits, labels, label_smoothing=smoothing, impl="fused"), logits)
@@ -345,7 +369,10 @@ def operators() -> dict:
     found.update({f"max_pool_nhwc {dtype}": max_pool(dtype) for dtype in dtypes})
     found.update({f"transpose {dtype} {''.join(map(str, axes))}": transpose(dtype, *axes) for dtype in dtypes
                   for axes in ((1, 0), (0, 2, 1), (3, 1, 0, 2))})
+    found.update({f"conv2d on cuDNN's graphs {dtype} {kernel}x{kernel} {epilogue}": graph_conv(dtype, kernel, epilogue)
+                  for dtype in dtypes for kernel in (1, 3) for epilogue in (0, 1)})
     found.update({
+        "plans for cuDNN's graphs": graph_plan,
         "double_norm reference": norm("float32", "bsn", "ref"),
         "layer_norm": lambda: _gradient(ops.layer_norm(rows, weight, bias, impl="fused"), rows, weight, bias),
         "resize_bilinear": lambda: _gradient(ops.resize_bilinear(x4, (11, 5), impl="fused"), x4),
