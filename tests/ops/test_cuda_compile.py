@@ -38,6 +38,8 @@ INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", call
     ("normalisation/batch_norm_nhwc.cuh", "BatchNormNhwc",
      "jea::batch_norm_forward(d, t, f, f, f, f, t, t, f, f, f);"
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),
+    ("normalisation/layer_norm.cuh", "LayerNorm",
+     "jea::layer_norm_forward<3, 4>(d, f, f, f, f, f); jea::layer_norm_backward<32, 1>(d, f, f, f, f, f, f, f, f);"),
     ("pictures/max_pool.cuh", "MaxPool",
      "jea::max_pool(d, t, t, (signed char*)i); jea::max_pool_backward(d, t, (signed char*)i, t);"),
     ("pictures/resize_nhwc.cuh", "ResizeNhwc", "jea::resize_forward(d, t, f); jea::resize_backward(d, f, t);"),

@@ -133,34 +133,6 @@ def test_resize(folder):
         assert np.abs(dx - dx64).max() < 2e-5 * max(np.abs(dx64).max(), 1), (size, out)
 
 
-def test_layer_norm(folder):
-    library = cuda_on_cpu.build("normalisation/layer_norm.cuh", """
-    void forward(long rows, long width, long splits, const float* x, const float* weight, const float* bias, float* y,
-                 float* statistics) {
-        jea::layer_norm_forward({rows, width, 1e-5, splits}, x, weight, bias, y, statistics);
-    }
-    void backward(long rows, long width, long splits, const float* x, const float* weight, const float* statistics,
-                  const float* dy, float* dx, float* dweight, float* dbias, float* work) {
-        jea::layer_norm_backward({rows, width, 1e-5, splits}, x, weight, statistics, dy, dx, dweight, dbias, work);
-    }""", folder)
-    rng = np.random.default_rng(0)
-    for rows, width, splits, offset in ((1, 1, 1, 0), (5, 16, 1, 1000), (70, 33, 3, 0), (9, 384, 2, 0), (300, 7, 10, -50)):
-        x, g = (rng.standard_normal((rows, width)).astype(np.float32) for _ in range(2))
-        x += np.float32(offset)
-        weight, bias = rng.standard_normal((2, width)).astype(np.float32)
-        y, dx, dweight, dbias = (np.full_like(a, np.nan) for a in (x, x, weight, weight))
-        statistics, work = np.full((rows, 3), np.nan, np.float32), np.full(2 * splits * width, np.nan, np.float32)
-        cuda_on_cpu.call(library.forward, rows, width, splits, x, weight, bias, y, statistics)
-        cuda_on_cpu.call(library.backward, rows, width, splits, x, weight, statistics, g, dx, dweight, dbias, work)
-        x64 = x.astype(np.float64)
-        inverse = 1 / np.sqrt(x64.var(1, keepdims=True) + 1e-5)
-        h, gw = (x64 - x64.mean(1, keepdims=True)) * inverse, g * weight.astype(np.float64)
-        wanted = (h * weight + bias, inverse * (gw - gw.mean(1, keepdims=True) - h * (gw * h).mean(1, keepdims=True)),
-                  (g * h).sum(0), g.astype(np.float64).sum(0))
-        for name, got, exact in zip(("y", "dx", "dweight", "dbias"), (y, dx, dweight, dbias), wanted):
-            assert np.abs(got - exact).max() <= 3e-6 * max(np.abs(exact).max(), rows ** 0.5), (name, rows, width)
-
-
 CROSS_ENTROPY = for_both_types("""
 void forwardNAME(long b, long c, long n, long ignored, float smoothing, const T* x, const int* labels, float* losses,
                  float* maxima, float* inverses) {

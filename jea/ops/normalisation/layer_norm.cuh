@@ -1,10 +1,14 @@
 // LayerNorm over rows of `width` values, and its gradient, on CUDA. See layer_norm.py.
 //
-// A warp works on a row, which stays in the cache between its sums: x is read once and y written once. The gradients
-// of weight and bias are sums over splits of the rows, then over the splits. No atomics.
+// A warp works on a row, which it holds in registers: x is read once and y written once. Backward too: x and dy are read
+// once and dx written once; each warp also keeps the sums of its rows for the gradients of weight and bias, which are
+// joined over the warps of a block, a split of the rows, and then over the splits. No atomics.
 #pragma once
+#include <type_traits>
 #include <cuda_runtime.h>
+#include "common/columns.cuh"
 #include "common/reduce.cuh"
+#include "common/vectors.cuh"
 
 namespace jea {
 
@@ -19,108 +23,132 @@ struct LayerNormRow {
     float mean, rest, inverse;
 };
 
+constexpr int kWarps = kThreads / 32;
+
+// A lane's part of a row: K vectors of V, 32 vectors apart; zeros beyond the width.
+template <int K, int V>
+struct RowPart {
+    float of[K * V];
+
+    __device__ static int column(int i) { return (i / V * 32 + threadIdx.x % 32) * V + i % V; }
+    __device__ void take(const float* row, int width) {
+        #pragma unroll
+        for (int k = 0; k < K; k++) {
+            const Vector<float, V> some = column(k * V) < width ? load<V>(row + column(k * V)) : filled<V, float>(0.f);
+            #pragma unroll
+            for (int v = 0; v < V; v++) of[k * V + v] = some.of[v];
+        }
+    }
+    __device__ void put(float* row, int width) const {
+        #pragma unroll
+        for (int k = 0; k < K; k++) {
+            Vector<float, V> some;
+            #pragma unroll
+            for (int v = 0; v < V; v++) some.of[v] = of[k * V + v];
+            if (column(k * V) < width) *reinterpret_cast<Vector<float, V>*>(row + column(k * V)) = some;
+        }
+    }
+};
+
+template <int K, int V>
 __global__ void __launch_bounds__(kThreads)
 layer_norm_rows(LayerNorm d, const float* __restrict__ x, const float* __restrict__ weight,
                 const float* __restrict__ bias, float* __restrict__ y, LayerNormRow* __restrict__ rows) {
-    const long r = static_cast<long>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+    const long r = static_cast<long>(blockIdx.x) * kWarps + threadIdx.x / 32;
     if (r >= d.rows) return;
-    const float* in = x + r * d.width;
-    const int lane = threadIdx.x % 32;
-    const float pivot = in[0], width = static_cast<float>(d.width);
+    const int width = static_cast<int>(d.width);
+    const float count = static_cast<float>(width);
+    RowPart<K, V> in, scale, shift;
+    in.take(x + r * width, width);
+    scale.take(weight, width);
+    shift.take(bias, width);
+    const float pivot = __shfl_sync(kAllLanes, in.of[0], 0);
     float sum = 0.f;
-    for (long i = lane; i < d.width; i += 32) sum += in[i] - pivot;
-    const float mean = pivot + __fdiv_rn(sum_of_warp(sum), width);
+    #pragma unroll
+    for (int i = 0; i < K * V; i++) sum += in.column(i) < width ? in.of[i] - pivot : 0.f;
+    const float mean = pivot + __fdiv_rn(sum_of_warp(sum), count);
     // Two passes: the squares are of differences from the mean.
     sum = 0.f;
     float squares = 0.f;
-    for (long i = lane; i < d.width; i += 32) {
-        const float apart = in[i] - mean;
+    #pragma unroll
+    for (int i = 0; i < K * V; i++) {
+        const float apart = in.column(i) < width ? in.of[i] - mean : 0.f;
         sum += apart;
         squares += apart * apart;
     }
-    const float rest = __fdiv_rn(sum_of_warp(sum), width);
-    const double variance = __fdiv_rn(sum_of_warp(squares), width) - static_cast<double>(rest) * rest;
+    const float rest = __fdiv_rn(sum_of_warp(sum), count);
+    const double variance = __fdiv_rn(sum_of_warp(squares), count) - static_cast<double>(rest) * rest;
     const float inverse = static_cast<float>(1. / sqrt((variance < 0. ? 0. : variance) + d.eps));
-    for (long i = lane; i < d.width; i += 32)
-        y[r * d.width + i] = (in[i] - mean - rest) * inverse * weight[i] + bias[i];
-    if (lane == 0) rows[r] = LayerNormRow{mean, rest, inverse};
+    #pragma unroll
+    for (int i = 0; i < K * V; i++) in.of[i] = (in.of[i] - mean - rest) * inverse * scale.of[i] + shift.of[i];
+    in.put(y + r * width, width);
+    if (threadIdx.x % 32 == 0) rows[r] = LayerNormRow{mean, rest, inverse};
 }
 
 // With h = (x - mean) / sqrt(variance + eps) and g = dy weight: dx = (g - mean(g) - h mean(g h)) / sqrt(variance + eps)
+// partial (splits, 2, width): sums of dy h and of dy over a split of the rows.
+template <int K, int V>
 __global__ void __launch_bounds__(kThreads)
-layer_norm_gradient_rows(LayerNorm d, const float* __restrict__ x, const float* __restrict__ weight,
-                         const LayerNormRow* __restrict__ rows, const float* __restrict__ dy, float* __restrict__ dx) {
-    const long r = static_cast<long>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-    if (r >= d.rows) return;
-    const float *in = x + r * d.width, *grad = dy + r * d.width;
-    const int lane = threadIdx.x % 32;
-    const LayerNormRow row = rows[r];
-    float sum = 0.f, product = 0.f;
-    for (long i = lane; i < d.width; i += 32) {
-        const float g = grad[i] * weight[i];
-        sum += g;
-        product += g * ((in[i] - row.mean - row.rest) * row.inverse);
-    }
-    const float offset = __fdiv_rn(sum_of_warp(sum), static_cast<float>(d.width));
-    const float slope = __fdiv_rn(sum_of_warp(product), static_cast<float>(d.width));
-    for (long i = lane; i < d.width; i += 32) {
-        const float h = (in[i] - row.mean - row.rest) * row.inverse;
-        dx[r * d.width + i] = row.inverse * (grad[i] * weight[i] - offset - h * slope);
-    }
-}
-
-constexpr int kColumns = 32;  // of a block of kColumns x kThreads / kColumns threads
-
-// partial (splits, 2, width): sums of dy h and of dy over a split of the rows, for kColumns columns a block.
-__global__ void __launch_bounds__(kThreads)
-layer_norm_gradient_columns(LayerNorm d, const float* __restrict__ x, const LayerNormRow* __restrict__ rows,
-                            const float* __restrict__ dy, float* __restrict__ partial) {
-    __shared__ float sums[2][kThreads / kColumns][kColumns];
-    const long column = static_cast<long>(blockIdx.y) * kColumns + threadIdx.x;
+layer_norm_gradient(LayerNorm d, const float* __restrict__ x, const float* __restrict__ weight,
+                    const LayerNormRow* __restrict__ rows, const float* __restrict__ dy, float* __restrict__ dx,
+                    float* __restrict__ partial) {
+    __shared__ float of_block[2][32 * K * V];
+    const int width = static_cast<int>(d.width), warp = threadIdx.x / 32;
+    const float count = static_cast<float>(width);
     const long each = (d.rows + d.splits - 1) / d.splits, first = blockIdx.x * each, last = min(first + each, d.rows);
-    float weight_sum = 0.f, bias_sum = 0.f;
-    for (long r = first + threadIdx.y; r < last && column < d.width; r += blockDim.y) {
+    RowPart<K, V> scale, weight_sums = {}, bias_sums = {};
+    scale.take(weight, width);
+    for (long r = first + warp; r < last; r += kWarps) {
+        RowPart<K, V> h, g;
+        h.take(x + r * width, width);
+        g.take(dy + r * width, width);
         const LayerNormRow row = rows[r];
-        const float g = dy[r * d.width + column];
-        weight_sum += g * ((x[r * d.width + column] - row.mean - row.rest) * row.inverse);
-        bias_sum += g;
+        float sum = 0.f, product = 0.f;
+        #pragma unroll
+        for (int i = 0; i < K * V; i++) {
+            h.of[i] = (h.of[i] - row.mean - row.rest) * row.inverse;
+            weight_sums.of[i] += g.of[i] * h.of[i];
+            bias_sums.of[i] += g.of[i];
+            g.of[i] *= scale.of[i];
+            sum += g.of[i];
+            product += g.of[i] * h.of[i];
+        }
+        const float offset = __fdiv_rn(sum_of_warp(sum), count), slope = __fdiv_rn(sum_of_warp(product), count);
+        #pragma unroll
+        for (int i = 0; i < K * V; i++) h.of[i] = row.inverse * (g.of[i] - offset - h.of[i] * slope);
+        h.put(dx + r * width, width);
     }
-    sums[0][threadIdx.y][threadIdx.x] = weight_sum;
-    sums[1][threadIdx.y][threadIdx.x] = bias_sum;
-    __syncthreads();
-    if (threadIdx.y > 1 || column >= d.width) return;
-    float sum = 0.f;
-    for (int i = 0; i < kThreads / kColumns; i++) sum += sums[threadIdx.y][i][threadIdx.x];
-    partial[(blockIdx.x * 2 + threadIdx.y) * d.width + column] = sum;
+    for (int turn = 0; turn < kWarps; turn++) {
+        if (warp == turn) {
+            #pragma unroll
+            for (int i = 0; i < K * V; i++) {
+                const int c = scale.column(i);
+                of_block[0][c] = weight_sums.of[i] + (turn > 0 ? of_block[0][c] : 0.f);
+                of_block[1][c] = bias_sums.of[i] + (turn > 0 ? of_block[1][c] : 0.f);
+            }
+        }
+        __syncthreads();
+    }
+    for (int c = threadIdx.x; c < width; c += kThreads) {
+        partial[blockIdx.x * 2 * d.width + c] = of_block[0][c];
+        partial[(blockIdx.x * 2 + 1) * d.width + c] = of_block[1][c];
+    }
 }
 
-__global__ void layer_norm_join(LayerNorm d, const float* __restrict__ partial, float* __restrict__ dweight,
-                                float* __restrict__ dbias) {
-    const long column = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (column >= d.width) return;
-    double weight_sum = 0., bias_sum = 0.;
-    for (long split = 0; split < d.splits; split++) {
-        weight_sum += partial[split * 2 * d.width + column];
-        bias_sum += partial[(split * 2 + 1) * d.width + column];
-    }
-    dweight[column] = static_cast<float>(weight_sum);
-    dbias[column] = static_cast<float>(bias_sum);
-}
-
-inline void layer_norm_forward(const LayerNorm& d, const float* x, const float* weight, const float* bias, float* y,
-                               float* rows) {
-    layer_norm_rows<<<blocks_of(d.rows, kThreads / 32), kThreads>>>(d, x, weight, bias, y,
-                                                                    reinterpret_cast<LayerNormRow*>(rows));
+// Rows of K vectors of V a lane, 32 K V at least the width; V = 4 wants a width that 4 divides and aligned arrays.
+template <int K, int V>
+void layer_norm_forward(const LayerNorm& d, const float* x, const float* weight, const float* bias, float* y, float* rows) {
+    layer_norm_rows<K, V><<<blocks_of(d.rows, kWarps), kThreads>>>(d, x, weight, bias, y,
+                                                                   reinterpret_cast<LayerNormRow*>(rows));
 }
 
 // workspace: 2 splits width floats
-inline void layer_norm_backward(const LayerNorm& d, const float* x, const float* weight, const float* rows,
-                                const float* dy, float* dx, float* dweight, float* dbias, float* workspace) {
-    const LayerNormRow* const statistics = reinterpret_cast<const LayerNormRow*>(rows);
-    layer_norm_gradient_rows<<<blocks_of(d.rows, kThreads / 32), kThreads>>>(d, x, weight, statistics, dy, dx);
-    layer_norm_gradient_columns<<<dim3(static_cast<unsigned>(d.splits), blocks_of(d.width, kColumns)),
-                                  dim3(kColumns, kThreads / kColumns)>>>(d, x, statistics, dy, workspace);
-    layer_norm_join<<<blocks_of(d.width, kThreads), kThreads>>>(d, workspace, dweight, dbias);
+template <int K, int V>
+void layer_norm_backward(const LayerNorm& d, const float* x, const float* weight, const float* rows, const float* dy,
+                         float* dx, float* dweight, float* dbias, float* workspace) {
+    layer_norm_gradient<K, V><<<static_cast<unsigned>(d.splits), kThreads>>>(
+        d, x, weight, reinterpret_cast<const LayerNormRow*>(rows), dy, dx, workspace);
+    sum_over_splits<float>(2 * d.width, d.splits, workspace, d.width, dweight, dbias);
 }
 
 }  // namespace jea

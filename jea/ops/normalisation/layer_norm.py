@@ -30,7 +30,15 @@ class _LayerNorm(kernels.Function):
             None)
 
 
+WIDEST = 1024  # of a row that a warp of CUDA holds in registers
+
 _CUDA_SIZES = _SIZES.replace('data["eps"]', 'data["eps"], (long)data["splits"]')
+
+
+def cuda_vectors(width: int) -> tuple:
+    """How a lane holds its part of a row: so many vectors, of so many values each."""
+    each = 4 if width % 4 == 0 else 1
+    return -(-width // (32 * each)), each
 
 
 class _LayerNormCuda(kernels.Function):
@@ -39,18 +47,27 @@ class _LayerNormCuda(kernels.Function):
     def execute(self, x, weight, bias, eps):
         splits = max(1, min(-(-x.shape[0] // 32), 256))  # of the rows, for the gradients of weight and bias
         self.x, self.weight, self.numbers = x, weight, {"eps": eps, "splits": splits}
-        y, self.rows = kernels.cuda_code(
-            [x.shape, (x.shape[0], 3)], ["float32"] * 2, [x, weight, bias], kernel="normalisation/layer_norm.cuh", data=self.numbers,
-            source=_CUDA_SIZES + "jea::layer_norm_forward(sizes, in0_p, in1_p, in2_p, out0_p, out1_p);")
+        y, self.rows = self.run([x.shape, (x.shape[0], 3)], [x, weight, bias], [0, 1, 2],
+                                "jea::layer_norm_forward<K, V>(sizes, in0_p, in1_p, in2_p, out0_p, out1_p);")
         return y
 
     def grad(self, dy):
         vector = self.weight.shape
-        return (*kernels.cuda_code(
-            [self.x.shape, vector, vector], ["float32"] * 3, [self.x, self.weight, self.rows, dy],
-            kernel="normalisation/layer_norm.cuh", data=self.numbers, workspace=2 * self.numbers["splits"] * vector[0],
-            source=_CUDA_SIZES + """
-            jea::layer_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, out0_p, out1_p, out2_p, workspace);"""), None)
+        return (*self.run(
+            [self.x.shape, vector, vector], [self.x, self.weight, self.rows, dy], [0, 1, 3],
+            "jea::layer_norm_backward<K, V>(sizes, in0_p, in1_p, in2_p, in3_p, out0_p, out1_p, out2_p, workspace);",
+            workspace=2 * self.numbers["splits"] * vector[0]), None)
+
+    def run(self, shapes, inputs, in_vectors, call, workspace=0):
+        count, each = cuda_vectors(self.weight.shape[0])
+        single = f"{call.replace('<K, V>', f'<{count * each}, 1>')}"
+        if each > 1:  # what begins at any address is read value by value
+            starts = " && ".join(f"jea::aligned(in{i}_p)" for i in in_vectors)
+            call = f"if ({starts}) {call.replace('<K, V>', f'<{count}, {each}>')}\nelse {single}"
+        else:
+            call = single
+        return kernels.cuda_code(shapes, ["float32"] * len(shapes), inputs, kernel="normalisation/layer_norm.cuh",
+                                 data=self.numbers, workspace=workspace, source=_CUDA_SIZES + call)
 
 
 def layer_norm_reference(x, weight, bias, *, eps=1e-5):
@@ -84,9 +101,11 @@ def layer_norm(x, weight, bias, *, eps: float = 1e-5, impl: str = "auto"):
         raise ValueError(f"layer_norm: x is {shape}, weight {normalised} and bias {tuple(bias.shape)}; expected the "
                          "last axes of x")
     x = single(x)
-    possible = all(v.dtype == "float32" for v in (x, weight, bias))
-    if not kernels.use_fused(impl, name="layer_norm", possible=possible, reason="it takes float32"):
-        return layer_norm_reference(x, weight, bias, eps=eps)
     width = math.prod(normalised)
+    narrow = width <= WIDEST or not jt.flags.use_cuda
+    possible = narrow and all(v.dtype == "float32" for v in (x, weight, bias))
+    reason = "it takes float32" if narrow else f"on CUDA it takes rows of up to {WIDEST} values"
+    if not kernels.use_fused(impl, name="layer_norm", possible=possible, reason=reason):
+        return layer_norm_reference(x, weight, bias, eps=eps)
     function = _LayerNormCuda if jt.flags.use_cuda else _LayerNorm
     return function.apply(x.reshape(-1, width), weight.reshape(width), bias.reshape(width), float(eps)).reshape(shape)

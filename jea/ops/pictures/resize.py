@@ -33,8 +33,8 @@ class _ResizeNhwcCuda(kernels.Function):
         self.shape, self.dtype = tuple(x.shape), x.dtype
         b, h, w, c = self.shape
         self.numbers = {"batch": b, "height": h, "width": w, "channels": c, "out_height": out_h, "out_width": out_w}
-        return kernels.cuda_code((b, out_h, out_w, c), "float32", [x], kernel="pictures/resize_nhwc.cuh", data=self.numbers,
-                                 source=_NHWC_SIZES + "jea::resize_forward(sizes, in0_p, out0_p);")
+        return kernels.cuda_code((b, out_h, out_w, c), "float32", [x], kernel="pictures/resize_nhwc.cuh",
+                                 data=self.numbers, source=_NHWC_SIZES + "jea::resize_forward(sizes, in0_p, out0_p);")
 
     def grad(self, dy):
         return kernels.cuda_code(self.shape, self.dtype, [dy], kernel="pictures/resize_nhwc.cuh", data=self.numbers,
@@ -68,7 +68,8 @@ def resize_bilinear(x, size, *, layout: str = "nchw", impl: str = "auto"):
     out_h, out_w = (int(n) for n in size)
     if x.ndim != 4 or min(out_h, out_w, *x.shape) < 1:
         raise ValueError(f"resize_bilinear: got shape {tuple(x.shape)} and size {tuple(size)}; "
-                         f"expected {'(B, C, H, W)' if layout == 'nchw' else '(B, H, W, C)'} and (height, width), all at least 1")
+                         f"expected {'(B, C, H, W)' if layout == 'nchw' else '(B, H, W, C)'} and (height, width), "
+                         "all at least 1")
     if (out_h, out_w) == tuple(x.shape[2:] if layout == "nchw" else x.shape[1:3]):
         return single(x)
     if layout == "nhwc":

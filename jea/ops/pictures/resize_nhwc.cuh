@@ -1,7 +1,7 @@
 // Bilinear resize with aligned corners of channels-last pictures, and its gradient, on CUDA. See resize.py.
 //
-// A thread has a vector of neighbouring channels of one position. T, the type of x and its gradient, is float, __half or
-// __nv_bfloat16; y and its gradient are float.
+// A thread has a vector of neighbouring channels of one position. T, the type of x and its gradient, is float, __half
+// or __nv_bfloat16; y and its gradient are float.
 #pragma once
 #include <type_traits>
 #include <cuda_runtime.h>

@@ -5,6 +5,7 @@
 // summed over splits of the rows, then over the splits. No atomics.
 #pragma once
 #include <cuda_runtime.h>
+#include "common/columns.cuh"
 #include "common/reduce.cuh"
 
 namespace jea {
@@ -64,15 +65,6 @@ linear_gradient(LinearEpilogue d, const T* __restrict__ product, const T* __rest
     partial[blockIdx.x * d.columns + column] = sum;
 }
 
-template <class T>
-__global__ void linear_join(LinearEpilogue d, const float* __restrict__ partial, T* __restrict__ dbias) {
-    const long column = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (column >= d.columns) return;
-    double sum = 0.;
-    for (long split = 0; split < d.splits; split++) sum += partial[split * d.columns + column];
-    dbias[column] = static_cast<T>(static_cast<float>(sum));
-}
-
 inline unsigned blocks_of_columns(const LinearEpilogue& d) { return blocks_of(d.columns, kColumns); }
 
 // bias and summand may be null.
@@ -90,7 +82,7 @@ void linear_backward(const LinearEpilogue& d, const T* product, const T* bias, c
     float* const partial = bias ? workspace : nullptr;
     const dim3 blocks(static_cast<unsigned>(d.splits), blocks_of_columns(d)), block(kColumns, kThreads / kColumns);
     linear_gradient<<<blocks, block>>>(d, product, bias, dy, dproduct, partial);
-    if (bias) linear_join<<<blocks_of(d.columns, kThreads), kThreads>>>(d, partial, dbias);
+    if (bias) sum_over_splits<T>(d.columns, d.splits, partial, d.columns, dbias, nullptr);
 }
 
 }  // namespace jea

@@ -37,7 +37,8 @@ def case(shape, dtype=np.float32):
     y, dx = np.empty(g.shape, np.float64), np.zeros(shape)
     for at in np.ndindex(*g.shape):
         n, i, j, k = at
-        inside = [(r, s) for r in range(2 * i - 1, 2 * i + 2) for s in range(2 * j - 1, 2 * j + 2) if 0 <= r < h and 0 <= s < w]
+        inside = [(r, s) for r in range(2 * i - 1, 2 * i + 2) for s in range(2 * j - 1, 2 * j + 2)
+                  if 0 <= r < h and 0 <= s < w]
         best = max(inside, key=lambda rs: (x[n, rs[0], rs[1], k], -inside.index(rs)))
         y[at] = x[n, best[0], best[1], k]
         dx[n, best[0], best[1], k] += g[at]
@@ -69,7 +70,7 @@ def test_nan_is_the_maximum(library):
 def test_the_function_and_its_gradient(shape):
     rng = np.random.default_rng(1)
     _, g, _, _ = case(shape)
-    x = rng.permutation(np.prod(shape)).reshape(shape).astype(np.float32)  # no two equal: which one gets it is no question
+    x = rng.permutation(np.prod(shape)).reshape(shape).astype(np.float32)  # no two equal
     var = jt.array(x)
     y = max_pool_nhwc(var)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)

@@ -1,4 +1,4 @@
-"""resize_bilinear with the channels last: CUDA's kernels on the CPU (cuda_on_cpu.py) and the public function, in float64."""
+"""resize_bilinear with the channels last: CUDA's kernels on the CPU (cuda_on_cpu.py) and the function, in float64."""
 import shutil
 
 import cuda_on_cpu
