@@ -18,13 +18,16 @@ _SIZES = """
 
 
 class _Transpose(kernels.Function):
+    """x has the elements of `shape`, the result is flat."""
+
     def execute(self, x, shape, axes):
+        self.shape = x.shape
         self.arguments = tuple(shape[axis] for axis in axes), tuple(axes.index(i) for i in range(len(axes)))
         return kernels.cuda_code((math.prod(shape),), x.dtype, [x], kernel="shapes/transpose.cuh",
                                  data=geometry(shape, axes), source=_SIZES + "jea::transpose(sizes, in0_p, out0_p);")
 
     def grad(self, dy):
-        return _Transpose.apply(dy, *self.arguments), None, None
+        return _Transpose.apply(dy, *self.arguments).reshape(self.shape), None, None
 
 
 def merged(shape, axes) -> tuple:
