@@ -215,6 +215,10 @@ LINES = {
     "typo": "from jea.commands import cli; assert cli.main(['train', 'train.lrr=1']) == 2",
     "typo in test": "from jea.commands import cli; assert cli.main(['test', 'model.nam=1']) == 2",
     "no such config": "from jea.commands import cli; assert cli.main(['train', '--config', 'nothing']) == 2",
+    "dry run, no such data": "from jea.commands import cli; "
+                             "assert cli.main(['train', '--dry-run', '--data', '/nowhere', 'data.name=voc']) == 2",
+    "dry run, no such weights": "from jea.commands import cli; "
+                                "assert cli.main(['test', '--dry-run', '--weights', '/nowhere.pth']) == 2",
     "inspect": "from jea.commands import cli; assert cli.main(['inspect', 'weights/eamlp_tiny_shapes.npz']) == 0",
     "info": "from jea.commands import cli; assert cli.main(['info']) == 0",
     "data check": "from jea.commands import cli; assert cli.main(['data', 'check', "

@@ -9,8 +9,7 @@ import pytest
 import jea
 from jea.checkpoint import KeyMap, git_blob_id, load_npz, read, save_npz
 from jea.checkpoint.loading import write
-from jea.commands import checkpoints as checkpoint_cli
-from jea.commands.checkpoints import convert_main, inspect_main
+from jea.commands import convert, inspect
 
 TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "extractor.running_mean": np.float32([1, 2]),
            "extractor.num_batches_tracked": np.array(0), "head.bias": np.float32([3])}
@@ -56,8 +55,8 @@ def test_git_blob_id(tmp_path, capsys, monkeypatch):
         (tmp_path / "x").write_bytes(content)
         assert git_blob_id(tmp_path / "x") == wanted
     save_npz(tmp_path / "x.npz", TENSORS)
-    monkeypatch.setitem(checkpoint_cli.KNOWN_BLOBS, git_blob_id(tmp_path / "x.npz"), "the toy")
-    assert inspect_main([str(tmp_path / "x.npz")]) == 0
+    monkeypatch.setitem(inspect.KNOWN_BLOBS, git_blob_id(tmp_path / "x.npz"), "the toy")
+    assert inspect.main([str(tmp_path / "x.npz")]) == 0
     assert f"  git blob    {git_blob_id(tmp_path / 'x.npz')}: the toy\n" in capsys.readouterr().out
 
 
@@ -68,7 +67,7 @@ def test_inspect(tmp_path, capsys):
         "a.running_mean": forge.tensor("0", "FloatStorage", 12, 0, (2,), (1,)),
         "b": forge.tensor("1", "BFloat16Storage", 1, 0, (), ())})})
     path = forge.torch_zip(tmp_path / "x.pth", body, {"0": bytes(48), "1": bytes(2)})
-    assert inspect_main([str(path)]) == 0
+    assert inspect.main([str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(path)
     assert lines[1] == f"  format      torch-zip, under 'net', {path.stat().st_size:,} bytes"
@@ -78,7 +77,7 @@ def test_inspect(tmp_path, capsys):
     assert [line.split() for line in lines[-3:]] == [
         ["a.weight", "4x3", "float32", "strided"],
         ["a.running_mean", "2", "float32", "shares", "memory", "with", "a.weight"], ["b", "scalar", "bfloat16"]]
-    assert inspect_main([str(path), "--json"]) == 0
+    assert inspect.main([str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"] == 13 and found["wrapper"] == "net" and found["meta"]["step"] == 30000
     assert found["state"][0] == {"key": "a.weight", "shape": [4, 3], "dtype": "float32", "contiguous": False,
@@ -89,17 +88,17 @@ def test_inspect_names_wrappers_in_wrappers_and_the_averaged(tmp_path, capsys):
     inner = forge.mapping({"w": forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))})
     body = forge.mapping({"model": forge.mapping({"state_dict": inner, "state_dict_ema": inner})})
     path = forge.torch_zip(tmp_path / "x.pth", body, {"0": bytes(4)})
-    assert inspect_main([str(path)]) == 0
+    assert inspect.main([str(path)]) == 0
     said = capsys.readouterr().out
     assert "torch-zip, under 'model/state_dict_ema'," in said and "averaged weights, which timm" in said
-    assert inspect_main([str(path), "--no-ema"]) == 0
+    assert inspect.main([str(path), "--no-ema"]) == 0
     assert "torch-zip, under 'model/state_dict'," in capsys.readouterr().out
 
 
 def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
     path = tmp_path / "x.pth"
     path.write_bytes(b"<html>")
-    for run in (lambda: inspect_main([str(path)]), lambda: convert_main([str(path), str(tmp_path / "y.npz")])):
+    for run in (lambda: inspect.main([str(path)]), lambda: convert.main([str(path), str(tmp_path / "y.npz")])):
         assert run() == 2
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1 and f"error: {path}: is a web page" in captured.err
@@ -112,11 +111,11 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
 ])
 def test_wrong_calls_exit_with_2(capsys, arguments, reason):
     with pytest.raises(SystemExit) as caught:
-        convert_main(arguments)
+        convert.main(arguments)
     assert caught.value.code == 2 and reason in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("main", [inspect_main, convert_main])
+@pytest.mark.parametrize("main", [inspect.main, convert.main])
 def test_help_fits_a_screen_and_shows_an_example(capsys, main):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
@@ -129,7 +128,7 @@ def test_convert_without_a_model_keeps_the_names(tmp_path, capsys):
     write(source, {f"module.{key}": array for key, array in TENSORS.items()}, wrapper="net")
     for suffix in (".npz", ".pkl", ".safetensors", ".pth"):
         target = tmp_path / f"out{suffix}"
-        assert convert_main([str(source), str(target)]) == 0
+        assert convert.main([str(source), str(target)]) == 0
         out = capsys.readouterr().out
         assert "stripped DataParallel's" in out and "1 tensors without a use here dropped" in out
         assert f"{target}: 3 tensors, 7 parameters: every one bit-identical after re-reading" in out
@@ -141,11 +140,11 @@ def test_convert_without_a_model_keeps_the_names(tmp_path, capsys):
 def test_convert_there_and_back(tmp_path, capsys, toy):
     """Upstream's names in, ours in the .npz, upstream's again in the .pth, without naming the model twice."""
     write(tmp_path / "in.pth", TENSORS, wrapper="net")
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "ours.npz"), "--model", "toy"]) == 0
+    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "ours.npz"), "--model", "toy"]) == 0
     tensors, meta = load_npz(tmp_path / "ours.npz")
     assert set(tensors) == {"backbone.weight", "backbone.running_mean", "head.bias"}
     assert meta["model"] == {"name": "toy", "num_classes": 1}
-    assert convert_main([str(tmp_path / "ours.npz"), str(tmp_path / "back.pth"), "--wrap", "net"]) == 0
+    assert convert.main([str(tmp_path / "ours.npz"), str(tmp_path / "back.pth"), "--wrap", "net"]) == 0
     again = read(tmp_path / "back.pth")
     assert again.wrapper == "net" and set(again.tensors) == set(TENSORS) - {"extractor.num_batches_tracked"}
     assert all(array.tobytes() == TENSORS[key].tobytes() for key, array in again.tensors.items())
@@ -153,18 +152,18 @@ def test_convert_there_and_back(tmp_path, capsys, toy):
 
 def test_convert_refuses_another_model(tmp_path, capsys, toy):
     write(tmp_path / "in.pth", TENSORS)
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 2
+    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 2
     said = capsys.readouterr().err
     assert "head.bias: shape (1) in the file, (5) in the model" in said
     assert said.endswith("Check the model's name and arguments (classes, depth).\n")  # it always wants all of them
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toi"]) == 2
+    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toi"]) == 2
     assert "unknown model 'toi'" in capsys.readouterr().err
     assert not (tmp_path / "o.npz").exists()
 
 
 def test_convert_a_backbone_says_what_it_lacks(tmp_path, capsys, toy):
     write(tmp_path / "in.pth", {"stem.weight": TENSORS["extractor.weight"], "stem.running_mean": np.float32([1, 2])})
-    assert convert_main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy"]) == 0
+    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy"]) == 0
     assert "holds no head: 1 tensors of toy are not in" in capsys.readouterr().out
     assert set(read(tmp_path / "o.npz").tensors) == {"backbone.weight", "backbone.running_mean"}
 
@@ -173,13 +172,13 @@ def test_odd_values_beside_the_weights_do_not_stop_a_conversion(tmp_path, capsys
     body = forge.mapping({"metric": b"G\x7f\xf8\0\0\0\0\0\0", "table": b"}(K\1NN" + forge.text("x") + b"u",
                           "net": forge.mapping({"w": forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))})})
     source = forge.torch_zip(tmp_path / "in.pth", body, {"0": b"\0\0\x80?"})
-    assert convert_main([str(source), str(tmp_path / "o.npz")]) == 0
+    assert convert.main([str(source), str(tmp_path / "o.npz")]) == 0
     assert load_npz(tmp_path / "o.npz")[1] == {"metric": "nan", "table": {"1": None, "None": "x"}}
 
 
 def test_a_result_that_reads_back_differently_is_an_error(tmp_path, capsys, monkeypatch):
     save_npz(tmp_path / "in.npz", {"w": np.float32([1])})
-    monkeypatch.setattr("jea.commands.checkpoints.write",
+    monkeypatch.setattr("jea.commands.convert.write",
                         lambda path, tensors, **_: save_npz(path, {"w": np.float32([1.0000001])}))
-    assert convert_main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 2
+    assert convert.main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 2
     assert "w is not the same after reading it back" in capsys.readouterr().err

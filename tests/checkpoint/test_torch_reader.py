@@ -284,7 +284,7 @@ def test_torchscript_is_named(tmp_path):
 
 
 def test_importing_needs_neither_torch_nor_jittor():
-    code = ("import sys, jea.checkpoint, jea.commands.checkpoints\n"
+    code = ("import sys, jea.checkpoint, jea.commands.convert, jea.commands.inspect\n"
             "bad = {'torch', 'jittor', 'safetensors'} & set(sys.modules)\nsys.exit(f'imported {bad}' if bad else 0)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env=forge.ENVIRONMENT)

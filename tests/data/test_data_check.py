@@ -6,7 +6,7 @@ import pytest
 import yaml
 from segmentation_trees import make_cityscapes, save
 
-from jea.commands import cli
+from jea.commands import cli, test
 from jea.data import DataError, SegmentationFolder, VOCSegmentation, make_shapes
 from jea.data.check import check_splits
 
@@ -99,7 +99,7 @@ def test_clouds_are_called_clouds(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "400 clouds in split val\n512 to 512 points in a cloud" in said and "no problems" in said
     assert re.search(r"class +clouds\n", said) and "picture" not in said
-    assert cli.test_main(["--config", config, "--dry-run"]) == 0
+    assert test.main(["--config", config, "--dry-run"]) == 0
     assert "data: 4000 clouds in" in capsys.readouterr().err
 
 

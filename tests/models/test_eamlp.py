@@ -9,7 +9,7 @@ import recipe
 import jea
 from jea._jittor import jt
 from jea.checkpoint import CheckpointError, save_npz
-from jea.commands.checkpoints import convert_main, inspect_main
+from jea.commands import convert, inspect
 from jea.models.eamlp import EAMLP, sinusoids
 from jea.nn.transformer import DropPath
 from jea.ops import cross_entropy
@@ -144,7 +144,7 @@ def test_timm_file(name, reference, timm_pth, capsys):
         assert np.array_equal(var.numpy(), state[key_map.to_theirs(key)]), key
     jea.load_weights(model, timm_pth(name), ema=False)
     assert np.array_equal(model.head.bias.numpy(), state["head.bias"] + np.float32(1))
-    assert inspect_main([str(timm_pth(name))]) == 0
+    assert inspect.main([str(timm_pth(name))]) == 0
     said = capsys.readouterr().out
     assert "'model': 'T2t_vit_7'" in said and "under 'state_dict_ema'" in said and "git blob" in said
 
@@ -176,7 +176,7 @@ def test_head_of_other_classes_is_dropped_and_said_so(upstream_npz, reference, t
     assert np.array_equal(model.head.weight.numpy(), before)
     assert np.array_equal(model.norm.weight.numpy(), state["norm.weight"])
     target = tmp_path / "y.npz"
-    assert convert_main([str(upstream_npz("eamlp_7")), str(target), "--model", "eamlp_7", "--num-classes", "10"]) == 0
+    assert convert.main([str(upstream_npz("eamlp_7")), str(target), "--model", "eamlp_7", "--num-classes", "10"]) == 0
     assert "head.bias: shape (1000) in the file, (10) in the model: dropped" in capsys.readouterr().out
     assert "head.weight" not in jea.checkpoint.read(target).tensors
     state["head.weight"] = np.zeros((10, 8), np.float32)  # not the same head for other classes: another network

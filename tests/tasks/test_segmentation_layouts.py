@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from segmentation_trees import CITYSCAPES_IDS, make_ade20k, make_cityscapes
 
-from jea.commands import cli
+from jea.commands import test, train
 
 # The configs' own settings, with a small network and small crops
 SMALL = ["model.name=eanet_tiny", "data.crop_size=65", "train.steps=2", "train.batch_size=2", "train.num_workers=1",
@@ -24,14 +24,14 @@ SMALL = ["model.name=eanet_tiny", "data.crop_size=65", "train.steps=2", "train.b
 def test_trains_and_tests(config, make, root, overrides, tmp_path, capsys):
     labels = make(tmp_path / "data")
     shared = ["--config", config, "--data", str(tmp_path / "data" / root), *SMALL, *overrides]
-    assert cli.train_main([*shared, "--out", str(tmp_path / "run")]) == 0
+    assert train.main([*shared, "--out", str(tmp_path / "run")]) == 0
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     first = log[0]
     assert {"loss", "main_loss", "auxiliary_loss", "lr"} <= set(first)
     assert first["loss"] == pytest.approx(first["main_loss"] + 0.4 * first["auxiliary_loss"], rel=1e-5)
     capsys.readouterr()
     arguments = [*shared, "--weights", str(tmp_path / "run/best.npz")]
-    assert cli.test_main([*arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert test.main([*arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 2 and 0 <= result["mIoU"] <= 1 and result["peak_memory_mb"] > 50
     assert result["mIoU"] == pytest.approx(log[-1]["evaluation"]["mIoU"], abs=0.02)
@@ -39,7 +39,7 @@ def test_trains_and_tests(config, make, root, overrides, tmp_path, capsys):
         assert Image.open(tmp_path / "out" / name).size[0] > 300
     assert len(list((tmp_path / "out/pictures").glob("*.png"))) == 1
 
-    assert cli.test_main([*arguments, "--out", str(tmp_path / "server"), "--split", "test", "--json"]) == 0
+    assert test.main([*arguments, "--out", str(tmp_path / "server"), "--split", "test", "--json"]) == 0
     archive = json.loads(capsys.readouterr().out)["submission"]
     with zipfile.ZipFile(archive) as opened:
         name, = opened.namelist()
@@ -51,7 +51,7 @@ def test_trains_and_tests(config, make, root, overrides, tmp_path, capsys):
         assert name == "ADE_test_00000001.png" and 1 <= stored.min() <= stored.max() <= 150
     # one's own picture, with the data set's names and colours
     picture = next((tmp_path / "data").rglob("*test*/**/*.[jp][pn]g"))
-    assert cli.test_main([*arguments, "--input", str(picture), "--out", str(tmp_path / "own"), "--json"]) == 0
+    assert test.main([*arguments, "--input", str(picture), "--out", str(tmp_path / "own"), "--json"]) == 0
     classes = json.loads(capsys.readouterr().out)["files"][0]["classes"]
     assert sum(classes.values()) == pytest.approx(1, abs=1e-3)
     assert not any(name.startswith("class ") for name in classes)

@@ -229,7 +229,7 @@ def test_kill_leaves_a_loadable_checkpoint(tmp_path):
 
 FULL_DISK = """
 import resource, signal, sys
-from jea.commands import cli
+from jea.commands import train
 from jea.training.state import SavedRun
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 save = SavedRun.save
@@ -242,7 +242,7 @@ def save_on_a_full_disk(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 SavedRun.save = save_on_a_full_disk
 sys.argv[0] = "train.py"
-sys.exit(cli.train_main())
+sys.exit(train.main())
 """
 
 

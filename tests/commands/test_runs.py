@@ -12,11 +12,11 @@ from PIL import Image
 
 from jea import environment
 from jea.checkpoint import load_npz, save_npz
-from jea.commands import cli, console
+from jea.commands import cli, console, test, train
 from jea.data import make_shapes
 from jea.draw.palettes import voc_palette
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
 
 
@@ -32,7 +32,7 @@ def home(demo_home, monkeypatch):
 
 @pytest.mark.usefixtures("no_orthogonal_start")
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("main", [cli.train_main, cli.test_main])
+@pytest.mark.parametrize("main", [train.main, test.main])
 def test_dry_run_of_every_config(config, main, capsys):
     assert main(["--config", config, "--dry-run"]) == 0
     said = capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_dry_run_of_every_config(config, main, capsys):
 
 
 def test_demo_weights_score_on_a_few_pictures(shapes, tmp_path, capsys):
-    assert cli.test_main(["--data", str(shapes), "--out", str(tmp_path), "--json", "data.name=voc", "data.num_classes=7",
+    assert test.main(["--data", str(shapes), "--out", str(tmp_path), "--json", "data.name=voc", "data.num_classes=7",
                           "data.scales=null"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 3 and result["mIoU"] > 0.6 and set(result) >= {"pAcc", "mAcc", "fwIoU", "IoU"}
@@ -50,7 +50,7 @@ def test_demo_weights_score_on_a_few_pictures(shapes, tmp_path, capsys):
 def test_submission_for_the_voc_server(shapes, tmp_path, capsys):
     arguments = ["--data", str(shapes), "--out", str(tmp_path), "--split", "test", "data.name=voc", "data.num_classes=7",
                  "data.scales=null", "eval.pictures=0"]
-    assert cli.test_main(arguments) == 0
+    assert test.main(arguments) == 0
     folder = tmp_path / "results/VOC2012/Segmentation/comp6_test_cls"
     files = sorted(folder.glob("*.png"))
     assert len(files) == 2
@@ -62,7 +62,7 @@ def test_submission_for_the_voc_server(shapes, tmp_path, capsys):
         assert tar.getnames() == names
         assert tar.extractfile(names[0]).read() == files[0].read_bytes()
     first = (tmp_path / "results.tar").read_bytes()
-    assert cli.test_main(arguments) == 0 and (tmp_path / "results.tar").read_bytes() == first
+    assert test.main(arguments) == 0 and (tmp_path / "results.tar").read_bytes() == first
 
 
 def test_pictures_of_any_kind(tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_pictures_of_any_kind(tmp_path, capsys):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
     Image.fromarray(rng.integers(0, 255, (24, 48, 3), np.uint8)).save(folder / "turned.jpg", exif=exif)
-    assert cli.test_main(["--input", str(folder), "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert test.main(["--input", str(folder), "--out", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 4
     sizes = {p.stem: Image.open(tmp_path / "out" / f"{p.stem}.png").size for p in folder.iterdir()}
     assert sizes == {"narrow": (7, 40), "grey": (50, 31), "cmyk": (30, 20), "turned": (24, 48)}
@@ -85,14 +85,14 @@ def test_pictures_of_any_kind(tmp_path, capsys):
 def test_a_picture_is_not_overwritten_by_its_prediction(tmp_path, capsys):
     Image.fromarray(np.full((40, 56, 3), 128, np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    assert cli.test_main(["--input", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert test.main(["--input", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert f"would overwrite the input {tmp_path / 'a.png'}; choose another --out" in capsys.readouterr().err
     assert (tmp_path / "a.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_multi_scale_runs_through_the_same_path(tmp_path, capsys):
     Image.fromarray(np.full((40, 56, 3), 128, np.uint8)).save(tmp_path / "a.png")
-    assert cli.test_main(["--input", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--multi-scale"]) == 0
+    assert test.main(["--input", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--multi-scale"]) == 0
     assert "a.png ->" in capsys.readouterr().out
 
 
@@ -110,7 +110,7 @@ def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, cap
     if "--device" in arguments and environment.prepare().device == "cuda":
         pytest.skip("this machine has a GPU")
     arguments = arguments + (["--out", str(tmp_path)] if "--out" not in arguments else [])
-    assert cli.test_main(arguments) == 2
+    assert test.main(arguments) == 2
     err = capsys.readouterr().err
     assert said in err and "jea test: error: " in err and "Traceback" not in err
 
@@ -136,7 +136,7 @@ def test_what_is_no_error_of_the_user_keeps_its_traceback():
     assert console.run("test", lambda arguments: None, None) == 0
 
 
-@pytest.mark.parametrize("main", [cli.train_main, cli.test_main])
+@pytest.mark.parametrize("main", [train.main, test.main])
 def test_a_dry_run_reads_the_weights(main, tmp_path, capsys):
     config = ["--config", "classification_eamlp_tiny_shapes", "--dry-run", "--out", str(tmp_path)]
     weights = str(ROOT / "weights/eamlp_tiny_shapes.npz")
@@ -153,10 +153,10 @@ def test_a_dry_run_reads_the_weights(main, tmp_path, capsys):
 
 def test_a_dry_run_of_resuming_reads_what_is_there(tmp_path, capsys):
     command = ["--dry-run", "--resume", "--out", str(tmp_path)]
-    assert cli.train_main(command) == 2
+    assert train.main(command) == 2
     assert f"error: {tmp_path / 'last.npz'}: no such file" in capsys.readouterr().err
     save_npz(tmp_path / "last.npz", {"model/a": np.zeros(1)}, {"kind": "training"})
-    assert cli.train_main(command) == 0
+    assert train.main(command) == 0
     assert f"would train on from {tmp_path / 'last.npz'} (npz, 1 tensors)" in capsys.readouterr().err
 
 
@@ -167,9 +167,9 @@ def test_weights_of_which_some_fit(shapes, tmp_path, capsys):
     tensors["fc3.bias"] = tensors.pop("fc2.bias")
     save_npz(tmp_path / "x.npz", tensors)
     command += ["--weights", str(tmp_path / "x.npz")]
-    assert cli.test_main(command) == 2
+    assert test.main(command) == 2
     assert "strict=False (train.py and test.py: --no-strict)" in capsys.readouterr().err
-    assert cli.test_main([*command, "--no-strict"]) == 0
+    assert test.main([*command, "--no-strict"]) == 0
     said = capsys.readouterr()
     assert f"{len(tensors) - 1} tensors loaded" in said.err and json.loads(said.out)["images"] == 1
     assert "1 not in the file:\n    fc2.bias\n  1 not in the model:\n    fc3.bias" in said.err
@@ -186,7 +186,7 @@ def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys
     results = []
     for more in ([], ["--no-fuse"]):
         runs.clear()
-        assert cli.test_main([*command, *more]) == 0
+        assert test.main([*command, *more]) == 0
         result = json.loads(capsys.readouterr().out)
         results.append(next(iter(result.values())))
         assert bool(runs) == (not more)
@@ -195,7 +195,7 @@ def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys
 
 def test_options_and_overrides_in_any_order(tmp_path, capsys):
     arguments = ["train.lr=0.5", "--dry-run", "train.steps=2", "--out", str(tmp_path / "x"), "model.num_classes=7"]
-    assert cli.train_main(arguments) == 0
+    assert train.main(arguments) == 0
     assert f"output {tmp_path / 'x'}" in capsys.readouterr().err
 
 
@@ -213,7 +213,7 @@ def test_commands_and_help(capsys):
 def test_the_scripts_at_the_top_are_the_same_code():
     for name in ("train", "test"):
         text = (ROOT / f"{name}.py").read_text()
-        assert f"from jea.commands.cli import {name}_main" in text and len(text.splitlines()) <= 40
+        assert f"from jea.commands.{name} import main" in text and len(text.splitlines()) <= 40
         done = subprocess.run([sys.executable, f"{name}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and f"jea {name}" in done.stdout
 

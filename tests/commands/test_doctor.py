@@ -10,7 +10,7 @@ from jea import environment
 from jea.commands import cli, doctor
 from jea.environment.decisions import Decisions
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_everything_is_right_on_the_cpu():

@@ -1,36 +1,20 @@
-"""``jea inspect`` and ``jea convert``."""
+"""`jea convert`: write a checkpoint in another format or naming, and prove that nothing changed."""
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-from collections import Counter
 
 from jea.checkpoint.errors import shown
-from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
-from jea.checkpoint.keymap import BUFFERS, is_counter
+from jea.checkpoint.keymap import is_counter
 from jea.checkpoint.loading import SUFFIXES, match, rename_for, require_complete, write
-from jea.checkpoint.reader import outline, read
+from jea.checkpoint.reader import read
 from jea.commands import console
+from jea.commands.inspect import as_json, parameter_count
 from jea.errors import CheckpointError
 
 
-def inspect_main(argv=None):
-    """``jea inspect FILE``: what a checkpoint holds. Returns the exit status, see jea.commands.console."""
-    parser = argparse.ArgumentParser(
-        prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"
-                    "Reads .pth, .safetensors, .npz and Jittor's .pkl; executes nothing that is in them.",
-        epilog="example:\n  jea inspect eanet_resnet101_voc.pth")
-    parser.add_argument("file", metavar="FILE", help="the checkpoint")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.add_argument("--no-ema", action="store_true", help="prefer the raw weights to the averaged ones")
-    arguments = parser.parse_args(argv)
-    return console.run("inspect", _inspect, arguments)
-
-
-def convert_main(argv=None):
+def main(argv=None):
     """``jea convert IN OUT``: another format, another naming, and the proof that nothing changed.
 
     Returns the exit status, see jea.commands.console.
@@ -78,75 +62,10 @@ def _key_value(text):
         return key, value
 
 
-def parameter_count(shapes):
-    """Numbers that a model learns: all but BatchNorm's statistics and the vectors of spectral normalisation, given
-    {key: shape}."""
-    return sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith(BUFFERS))
-
-
-# -- inspect
-
-def _inspect(arguments):
-    checkpoint = outline(arguments.file, ema=not arguments.no_ema)
-    rows, meta = _rows(checkpoint.tensors), _as_json(checkpoint.meta)
-    summary = {
-        "path": checkpoint.path, "bytes": os.path.getsize(arguments.file), "format": checkpoint.format,
-        "wrapper": checkpoint.wrapper, "tensors": len(rows),
-        "parameters": parameter_count({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
-        "git_blob": git_blob_id(arguments.file), "meta": meta, "notes": checkpoint.notes,
-    }
-    if arguments.json:
-        print(json.dumps({**summary, "state": rows}, allow_nan=False))
-        return
-    counts = Counter(row["dtype"] for row in rows).most_common()
-    types = ", ".join(f"{count} {dtype}" for dtype, count in counts)
-    wrapper = f", under {shown(summary['wrapper'])!r}" if summary["wrapper"] else ""
-    print(f"{arguments.file}")
-    print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
-    print(f"  contents    {summary['tensors']:,} tensors ({types}), {summary['parameters']:,} parameters")
-    known = KNOWN_BLOBS.get(summary["git_blob"])
-    print(f"  git blob    {summary['git_blob']}{known and f': {known}' or ''}")
-    for key, value in checkpoint.meta.items():
-        print(f"  {shown(str(key), 40):<11} {shown(value if isinstance(value, str) else repr(value), 400)}")
-    for note in checkpoint.notes:
-        print(f"  note        {note}")
-    width = min(60, max(len(row["key"]) for row in rows))
-    print()
-    for row in rows:
-        strided = "" if row["contiguous"] else "strided"
-        shared = f"shares memory with {shown(row['shared'], 60)}" if row["shared"] else ""
-        remarks = "  ".join(filter(None, (strided, shared)))
-        shape = "x".join(map(str, row["shape"])) or "scalar"
-        print(f"  {shown(row['key'], 120):<{width}}  {shape:>14}  {row['dtype']:<8}  {remarks}".rstrip())
-
-
-def _rows(tensors):
-    owners, rows = {}, []
-    for key, tensor in tensors.items():
-        owner = owners.setdefault(tensor.storage_id, key) if tensor.storage_id is not None else key
-        shared = None if owner == key else owner if len(owner) <= 60 else shown(owner, 60)  # many rows may repeat it
-        rows.append({"key": key, "shape": list(tensor.shape), "dtype": tensor.dtype,
-                     "contiguous": tensor.contiguous, "shared": shared})
-    return rows
-
-
-def _as_json(value):
-    """Plain Python values as strict JSON can hold them: keys, NaN, infinity and complex numbers become texts."""
-    if isinstance(value, dict):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_json(item) for item in value]
-    if isinstance(value, complex) or isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-# -- convert
-
 def _convert(arguments):
     checkpoint = read(arguments.source, ema=not arguments.no_ema)
     name, kwargs = _model_of(arguments, checkpoint)
-    meta = _as_json(checkpoint.meta)
+    meta = as_json(checkpoint.meta)
     for note in checkpoint.notes:
         print(f"note: {note}")
     if name:
@@ -188,14 +107,9 @@ def _model_of(arguments, checkpoint):
 
 
 def _create(name, kwargs, checkpoint):
-    import jea
-    from jea.config import ConfigError
-    infer = getattr(jea.models, "infer_kwargs", None)
-    try:
-        kwargs = {**(infer(name, checkpoint.tensors) if infer else {}), **kwargs}
-        return jea.create_model(name, **kwargs), kwargs
-    except ValueError as error:  # an unknown name or argument
-        raise ConfigError(str(error)) from error
+    from jea.models import create_model, infer_kwargs
+    kwargs = {**infer_kwargs(name, checkpoint.tensors), **kwargs}
+    return create_model(name, **kwargs), kwargs
 
 
 def _heads(keys):
@@ -213,3 +127,7 @@ def prove(path, tensors):
                 or again[key].tobytes() != array.tobytes():
             raise CheckpointError(path, f"was written, but {shown(key)} is not the same after reading it "
                                         f"back; do not use it")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,85 @@
+"""`jea test`: evaluate the model of a config, or run it on your own files."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jea.commands import console, session
+from jea.commands.arguments import load_config, positive, run_parser
+from jea.environment import mpi
+from jea.errors import ConfigError
+from jea.files import shared_folder
+
+
+def main(argv=None) -> int:
+    """Run the command; returns its exit status."""
+    parser = run_parser("test", "Evaluate the model of a config, or run it on pictures (--input). Without arguments: the "
+                        "demo network.", "example: python test.py --config configs/segmentation_eanet_resnet101_voc.yaml "
+                        "--weights eanet.pth --data VOCdevkit --split val --multi-scale")
+    parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry in "
+                        "weights/index.yaml)")
+    parser.add_argument("--split", help="part of the data set (default: eval.split); test writes the VOC submission")
+    parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them")
+    parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
+    parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures of the split")
+    parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    arguments = parser.parse_intermixed_args(argv)
+    return console.run("test", _test, arguments)
+
+
+def _test(arguments) -> int:
+    device = session.choose_device(arguments)
+    config, stem = load_config(arguments)
+    weights = arguments.weights or _bundled_weights(stem)
+    if weights is None and not arguments.dry_run:
+        trained = Path("runs") / stem / "best.npz"
+        hint = f"; you trained {trained}" if trained.is_file() else ""
+        raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE{hint}")
+    session.check_paths(arguments, config, arguments.weights)
+    device = session.start(arguments, device)
+    from jea.tasks import create_task
+    task = create_task(config, draw=False)
+    if arguments.multi_scale:
+        task.multi_scale()
+    out = Path(arguments.out or Path("results") / stem)
+    session.say(f"{session.describe(config, task)}; device {device}; weights {weights}; output {out}")
+    if arguments.dry_run:
+        state = session.weights_state(task, weights) if weights else "once there are weights"
+        session.say(f"dry run: would test {state}; data: {session.data_state(task)}")
+        return 0
+    session.say(task.load(weights, ema=not arguments.no_ema, strict=not arguments.no_strict))
+    if not arguments.no_fuse:
+        task.fuse()
+    from jea import ranks
+    from jea.tasks.outputs import predict_files
+    from jea.training.log import plain
+    from jea.training.state import evaluate
+    if arguments.input:
+        result = ranks.on_first(lambda: predict_files(task, arguments.input, out))
+    else:
+        result = evaluate(task, out, split=arguments.split, limit=arguments.limit).values
+    if mpi.rank():
+        return 0
+    if arguments.json:
+        print(json.dumps(plain(result)))
+    else:
+        session.print_result(result)
+        print(f"output: {out}")
+    return 1 if result.get("failed") else 0
+
+
+def _bundled_weights(stem: str) -> str | None:
+    """The weights of a config in weights/index.yaml, or None."""
+    from jea.reading import read_yaml
+    folder = shared_folder("weights")
+    if not (folder / "index.yaml").is_file():
+        return None
+    index = read_yaml(folder / "index.yaml", what="index of bundled weights")
+    entry = index.get(stem)
+    return str(folder / entry["file"]) if entry and (folder / entry["file"]).is_file() else None
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
