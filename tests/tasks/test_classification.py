@@ -10,7 +10,8 @@ from PIL import Image
 import jea
 from jea._jittor import jt
 from jea.checkpoint import load_npz, save_npz
-from jea.commands import test, train
+from jea.commands import test as test_command
+from jea.commands import train as train_command
 from jea.data import DataError, ShapeClasses
 from jea.data.views.augment import mix_batch, soft_targets
 from jea.errors import TrainingError
@@ -343,7 +344,7 @@ def weights(tmp_path):
 
 
 def run_test(*arguments):
-    return test.main(["--config", "classification_eamlp_tiny_shapes", *map(str, arguments)])
+    return test_command.main(["--config", "classification_eamlp_tiny_shapes", *map(str, arguments)])
 
 
 def test_test_py_on_the_data_set(weights, tmp_path, capsys):
@@ -417,6 +418,6 @@ def test_errors_are_one_message(weights, tmp_path, capsys, arguments, said):
 def test_training_from_the_command_line(tmp_path, capsys):
     arguments = ["--config", "classification_eamlp_tiny_shapes", "--out", str(tmp_path / "run"), "train.steps=2",
                  "train.batch_size=8", "train.eval_every=0", "data.num_val=10"]
-    assert train.main(arguments) == 0
+    assert train_command.main(arguments) == 0
     said = capsys.readouterr()
     assert "top1: " in said.out and "best.npz" in said.out and "classification, eamlp_tiny" in said.err
