@@ -12,7 +12,7 @@ from jea.checkpoint import CheckpointError, load_npz, read, save_npz
 from jea.checkpoint.errors import Malformed
 from jea.checkpoint.readers.json_text import parse_json
 from jea.checkpoint.readers.pickle_machine import Machine
-from jea.commands.checkpoints import inspect_main
+from jea.commands import inspect
 
 ONE = forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))
 EMOJI = forge.text("\U0001f600" * 10_001) + b"q\x05"  # 40 kB, remembered under 5
@@ -46,7 +46,7 @@ def test_what_is_shared_is_not_multiplied(tmp_path, capsys, name):
     assert checkpoint.tensors["w"] == 1 and peak < 64 << 20
     assert len(repr(checkpoint.meta)) < 3 << 20
     for arguments in ([], ["--json"]):
-        status, peak = peak_of(lambda more=arguments: inspect_main([str(path), *more]))
+        status, peak = peak_of(lambda more=arguments: inspect.main([str(path), *more]))
         printed = capsys.readouterr().out
         assert status == 0 and peak < 96 << 20 and len(printed) < 14 << 20  # JSON writes an emoji in 12 letters
     assert json.loads(printed)["state"][0]["key"] == "w"
@@ -73,7 +73,7 @@ def test_a_long_name_that_others_share_memory_with(tmp_path, capsys):
     tensors = b"(" + name + ONE + b"q\x05" + b"".join(forge.text(str(i)) + b"h\x05" for i in range(20_000)) + b"u"
     path = forge.torch_zip(tmp_path / "x.pth", b"}" + tensors, {"0": b"\0\0\x80?"})
     for arguments in ([], ["--json"]):
-        status, peak = peak_of(lambda more=arguments: inspect_main([str(path), *more]))
+        status, peak = peak_of(lambda more=arguments: inspect.main([str(path), *more]))
         assert status == 0 and peak < 64 << 20 and len(capsys.readouterr().out) < 8 << 20
 
 

@@ -1,12 +1,10 @@
 """jea inspect and jea convert."""
 import json
-import types
 
 import checkpoint_forge as forge
 import numpy as np
 import pytest
 
-import jea
 from jea.checkpoint import KeyMap, git_blob_id, load_npz, read, save_npz
 from jea.checkpoint.loading import write
 from jea.commands import convert, inspect
@@ -44,8 +42,8 @@ def toy(monkeypatch):
     def infer_kwargs(name, tensors):
         return {"num_classes": tensors["head.bias"].shape[0]} if "head.bias" in tensors else {"num_classes": 1}
 
-    monkeypatch.setattr(jea, "create_model", create_model, raising=False)
-    monkeypatch.setattr(jea, "models", types.SimpleNamespace(infer_kwargs=infer_kwargs), raising=False)
+    monkeypatch.setattr("jea.models.create_model", create_model)
+    monkeypatch.setattr("jea.models.infer_kwargs", infer_kwargs)
 
 
 def test_git_blob_id(tmp_path, capsys, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jea.checkpoint import CheckpointError, outline, read
-from jea.commands.checkpoints import inspect_main
+from jea.commands import inspect
 
 ONE = forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -48,7 +48,7 @@ def test_plain_values(tmp_path, capsys, name):
     path = zipped(tmp_path / "x.pth", extra=body)
     checkpoint = read(path)
     assert checkpoint.tensors["w"] == 1 and checkpoint.meta == {"extra": expected}
-    assert inspect_main([str(path)]) == inspect_main([str(path), "--json"]) == 0
+    assert inspect.main([str(path)]) == inspect.main([str(path), "--json"]) == 0
     capsys.readouterr()
 
 
