@@ -8,6 +8,7 @@ import pytest
 from jea.checkpoint import KeyMap, git_blob_id, load_npz, read, save_npz
 from jea.checkpoint.loading import write
 from jea.commands import convert, inspect
+from jea.errors import ConfigError
 
 TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "extractor.running_mean": np.float32([1, 2]),
            "extractor.num_batches_tracked": np.array(0), "head.bias": np.float32([3])}
@@ -36,7 +37,7 @@ def toy(monkeypatch):
     """A model registry with one model, "toy"."""
     def create_model(name, **kwargs):
         if name != "toy":
-            raise ValueError(f"unknown model {name!r}")
+            raise ConfigError(f"unknown model {name!r}")
         return Model(**kwargs)
 
     def infer_kwargs(name, tensors):
