@@ -13,7 +13,7 @@ from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
 from jea.models.network import Network
 from jea.nn import precision
-from jea.nn.fold import FoldedNetwork, fold_norms, fused_form_of
+from jea.nn.fold import Foldable, fold_norms
 from jea.nn.norm import BatchNorm1d
 from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, split_clouds
 from jea.ops import farthest_point_sample, gather_points, knn, max_last, transpose
@@ -23,7 +23,7 @@ POSITIONS = ("linear", "affine", "none")
 _STEM = (("conv1", "bn1"), ("conv2", "bn2"))
 
 
-class AttentionStack(nn.Module):
+class AttentionStack(Foldable):
     """The attention part of the sampled classifier (PCT's Point_Transformer_Last): (C, B N) -> (layers C, B N).
 
     With a position term, a linear map of the coordinates is added to the input of each layer, its residual included.
@@ -270,10 +270,6 @@ def _fold_classifier(model):
     fold_norms(vars(model), *_STEM, ("linear1", "bn6"), ("linear2", "bn7"))
     fold_norms(model.conv_fuse.layers, ("0", "1"))
     return model
-
-
-for _network in (PCTClassifier, PCTSimpleClassifier, PCTPartSegmenter):
-    fused_form_of(_network)(FoldedNetwork)
 
 
 def _check_points(name: str, points) -> int:

@@ -14,11 +14,10 @@ from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
 from jea.models.network import Network
-from jea.nn.fold import FoldedNetwork, FusedModule, fuse, fused_form_of
+from jea.nn.formats import channel_sums, enter, plain, relu
 from jea.nn.gan import ATTENTIONS, EPSILON, ConditionalBatchNorm2d, DiscBlock, GenBlock, attention_of
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import SNConv2d, SNEmbedding, SNLinear
-from jea.ops import can_block, to_blocked
 
 # Channels in units of the width. The generator doubles the size in each block, from 4 x 4; the discriminator halves it
 # in its first blocks.
@@ -38,7 +37,7 @@ class Generator(nn.Module):
                  num_memories: int):
         self.num_classes, self.img_size, self.z_dim = num_classes, img_size, z_dim
         widths = [factor * width for factor in _GENERATOR[img_size]]
-        self.widths, self.bottom = tuple(widths), (widths[0], 4, 4)
+        self.bottom = (widths[0], 4, 4)
         self.linear0 = SNLinear(z_dim, widths[0] * 16)
         blocks = []
         for number, (in_channels, out_channels) in enumerate(zip(widths, widths[1:]), 1):
@@ -57,12 +56,10 @@ class Generator(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"Generator: z has shape {tuple(z.shape)}; expected (B, {self.z_dim})")
         y = _one_hot(label, self.num_classes, len(z))
-        h = self.linear0(z).reshape((-1,) + self.bottom)
-        if self.is_training() and can_block(*self.widths):
-            h = to_blocked(h)
+        h = enter(self.linear0(z).reshape((-1,) + self.bottom))
         for block, in self.blocks:
             h = block(h, y) if isinstance(block, GenBlock) else block(h)
-        return self.conv2d5(self.bn4(h, relu=True))
+        return plain(self.conv2d5(self.bn4(h, relu=True)))
 
 
 class Discriminator(nn.Module):
@@ -75,7 +72,6 @@ class Discriminator(nn.Module):
                  num_memories: int):
         self.num_classes, self.img_size = num_classes, img_size
         widths = [3] + [factor * width for factor in _DISCRIMINATOR[img_size]]
-        self.widths = tuple(widths[1:])
         halvings = 2 if img_size == 32 else len(widths) - 2
         blocks = []
         for number, (in_channels, out_channels) in enumerate(zip(widths, widths[1:]), 1):
@@ -92,10 +88,10 @@ class Discriminator(nn.Module):
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
             raise ValueError(f"Discriminator: got shape {tuple(x.shape)}; expected (B, 3, {size}, {size})")
         y = _one_hot(label, self.num_classes, len(x))
-        h = x
-        for number, (block,) in enumerate(self.blocks):
-            h = block(h, blocked=self.is_training() and can_block(*self.widths)) if number == 0 else block(h)
-        h = nn.relu(h).sum((2, 3)).reshape(len(x), -1)
+        h = enter(x)
+        for block, in self.blocks:
+            h = block(h)
+        h = channel_sums(relu(h))
         score = self.linear1(h)[:, 0] + (self.embedding(y) * h).sum(1)
         return (score, h) if return_features else score
 
@@ -167,22 +163,6 @@ def _one_hot(label, num_classes: int, count: int):
         raise ValueError(f"labels are {label.dtype} {tuple(label.shape)}; expected integers ({count},), or float32 "
                          f"({count}, {num_classes})")
     return (label.int32().unsqueeze(1) == jt.arange(num_classes).unsqueeze(0)).float32()
-
-
-for _network in (Generator, Discriminator):
-    fused_form_of(_network)(FoldedNetwork)
-
-
-@fused_form_of(EASAGAN)
-class FoldedEASAGAN(FusedModule):
-    """What jea.fuse makes of the pair."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.generator, self.discriminator = fuse(model.generator), fuse(model.discriminator)
-
-    def execute(self, z, label):
-        return self.discriminator(self.generator(z, label), label)
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------

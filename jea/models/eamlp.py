@@ -15,7 +15,6 @@ from jea.errors import ConfigError
 from jea.models.network import Network
 from jea.nn import LayerNorm
 from jea.nn.blocks import Linear, copy_transposed
-from jea.nn.fold import FoldedNetwork, fused_form_of
 from jea.nn.tokens import ExternalTokens, TokensToToken, grid
 from jea.nn.transformer import Block, DenseBlock, Transition
 
@@ -128,10 +127,6 @@ class T2TViT(EAMLP):
         super().__init__(num_classes=num_classes, img_size=img_size, tokens=tokens, attention=attention,
                          embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
                          drop_rate=drop_rate, drop_path_rate=drop_path_rate)
-
-
-for _network in (EAMLP, T2TViT):
-    fused_form_of(_network)(FoldedNetwork)
 
 
 def sinusoids(positions: int, dim: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
 from jea.models.network import Network
 from jea.nn import ConvBNReLU, DeepStemResNet, Dropout2d, ExternalAttention, FCNHead
-from jea.nn.blocks import Conv, checked_pictures, plain
-from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
-from jea.ops import resize_bilinear
+from jea.nn.blocks import Conv, checked_pictures
+from jea.nn.formats import plain, resize
 
 
 class EANet(Network):
@@ -56,51 +55,28 @@ class EANet(Network):
             self.key_maps = _KEY_MAPS_WITH_AUXILIARY
 
     def execute(self, x):
-        return resize_bilinear(self.low_logits(x), x.shape[2:])
+        return plain(resize(self._logits(x), x.shape[2:]))
 
     def low_logits(self, x):
         """Logits of a picture at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return self.head(self.backbone.stages(checked_pictures(x, "EANet"))[1])
+        return plain(self._logits(x))
 
     def with_auxiliary(self, x) -> tuple:
         """Logits and those of the auxiliary head, both (B, num_classes, H, W)."""
         layer3, layer4 = self.backbone.stages(checked_pictures(x, "EANet"))
-        return tuple(resize_bilinear(y, x.shape[2:]) for y in (self.head(layer4), plain(self.auxiliary_head(layer3))))
+        return tuple(plain(resize(y, x.shape[2:])) for y in (self._head(layer4), self.auxiliary_head(layer3)))
 
-    def head(self, feature):
-        """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return plain(self.fc2(self.fc1(self.linu(self.fc0(feature)))))
+    def _logits(self, x):
+        return self._head(self.backbone.stages(checked_pictures(x, "EANet"))[1])
+
+    def _head(self, feature):
+        return self.fc2(self.fc1(self.linu(self.fc0(feature))))
 
     def attention_map(self, x):
         """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""
-        feature = self.fc0(self.backbone(x))
+        feature = self.fc0(self.backbone.stages(checked_pictures(x, "EANet"))[1])
         _, attention = self.linu(feature, return_attention=True)
-        return attention.reshape(attention.shape[:2] + feature.shape[2:])
-
-
-@fused_form_of(EANet)
-class FusedEANet(FusedSegmenter):
-    """What jea.fuse makes of an EANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
-
-    name = "EANet"
-
-    def __init__(self, model):
-        super().__init__()
-        self.num_classes, self.output_stride = model.num_classes, model.output_stride
-        self.backbone, self.fc0, self.linu, self.fc1 = map(fuse, (model.backbone, model.fc0, model.linu, model.fc1[0]))
-        self.fc2 = folded_conv(model.fc2)
-
-    def run(self, x):
-        return self.fc2(self.fc1.run(self.linu.run(self.fc0.run(self.backbone.run(x)))))
-
-    def attention_map(self, x):
-        """As EANet.attention_map."""
-        def function(x):
-            feature = self.fc0.run(self.backbone.run(self._from_nchw(x)))
-            h, w = feature.shape[1:3] if self.channels_last else feature.shape[2:]
-            _, attention = self.linu.run(feature, True)
-            return attention.reshape(attention.shape[0], attention.shape[1], h, w)
-        return self._guarded(x, function)
+        return attention.reshape(attention.shape[:2] + list(feature.size))
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -10,19 +10,18 @@ from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
 from jea.models.network import Network
 from jea.nn import DeepStemResNet, FCNHead
-from jea.nn.blocks import checked_pictures
-from jea.nn.fold import FusedSegmenter, folded_conv, fuse, fused_form_of
-from jea.ops import double_norm, resize_bilinear
+from jea.nn.blocks import Conv, checked_pictures, dropout
+from jea.nn.formats import double_norm, on_pictures, plain, resize
 
 
 class ConvReLU(nn.Module):
     """1x1 convolution with bias, ReLU. (B, C, H, W) -> (B, out_channels, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        self.conv = nn.Conv(in_channels, out_channels, 1)
+        self.conv = Conv(in_channels, out_channels, 1)
 
     def execute(self, x):
-        return nn.relu(self.conv(x))
+        return self.conv(x, relu=True)
 
 
 class JSegExternalAttention(nn.Module):
@@ -39,13 +38,14 @@ class JSegExternalAttention(nn.Module):
         self.linear_1 = ConvReLU(num_memories, channels)
         self.conv2 = ConvReLU(channels, channels)
 
+    @on_pictures
     def execute(self, x, return_attention: bool = False):
         """return_attention: also return the map A, (B, S, H W)."""
         h = self.conv1(x)
-        logits = self.linear_0(h)  # B S H W
-        attention = double_norm(logits.reshape(logits.shape[:2] + [-1]), layout="bsn")  # B S N
-        y = self.conv2(self.linear_1(attention.reshape(logits.shape)) + h)
-        return (y, attention) if return_attention else y
+        attention = double_norm(self.linear_0(h))
+        y = self.conv2(self.linear_1(attention) + h)
+        b, s, height, width = attention.shape
+        return (y, plain(attention).reshape(b, s, height * width)) if return_attention else y
 
 
 class EAHead(nn.Module):
@@ -54,10 +54,11 @@ class EAHead(nn.Module):
     def __init__(self, in_channels: int, channels: int, num_classes: int, *, num_memories: int, dropout: float):
         self.ea = JSegExternalAttention(in_channels, channels, num_memories)
         self.dropout = nn.Dropout(dropout)
-        self.conv_seg = nn.Conv(channels, num_classes, 1)
+        self.conv_seg = Conv(channels, num_classes, 1)
 
+    @on_pictures
     def execute(self, x):
-        return self.conv_seg(self.dropout(self.ea(x)))
+        return self.conv_seg(dropout(self.dropout, self.ea(x)))
 
 
 class JSegEANet(Network):
@@ -100,57 +101,25 @@ class JSegEANet(Network):
             self.key_maps = _KEY_MAPS_WITHOUT_AUXILIARY
 
     def execute(self, x):
-        return resize_bilinear(self.low_logits(x), x.shape[2:])
+        return plain(resize(self._logits(x), x.shape[2:]))
 
     def low_logits(self, x):
         """Logits at the backbone's resolution, (B, num_classes, H/os, W/os)."""
-        return self.decode_head(self.backbone(checked_pictures(x, "JSegEANet")))
+        return plain(self._logits(x))
 
     def with_auxiliary(self, x) -> tuple:
         """Logits and those of the auxiliary head, both (B, num_classes, H, W)."""
-        layer3, layer4 = self.backbone.last_stages(checked_pictures(x, "JSegEANet"))
-        return tuple(resize_bilinear(y, x.shape[2:]) for y in (self.decode_head(layer4), self.auxiliary_head(layer3)))
+        layer3, layer4 = self.backbone.stages(checked_pictures(x, "JSegEANet"))
+        return tuple(plain(resize(y, x.shape[2:])) for y in (self.decode_head(layer4), self.auxiliary_head(layer3)))
+
+    def _logits(self, x):
+        return self.decode_head(self.backbone.stages(checked_pictures(x, "JSegEANet"))[1])
 
     def attention_map(self, x):
         """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""
-        feature = self.backbone(checked_pictures(x, "JSegEANet"))
+        feature = self.backbone.stages(checked_pictures(x, "JSegEANet"))[1]
         _, attention = self.decode_head.ea(feature, return_attention=True)
-        return attention.reshape(attention.shape[:2] + feature.shape[2:])
-
-
-@fused_form_of(JSegEANet)
-class FusedJSegEANet(FusedSegmenter):
-    """What jea.fuse makes of a JSegEANet: (B, 3, H, W) -> logits (B, num_classes, H, W), inference only."""
-
-    name = "JSegEANet"
-
-    def __init__(self, model):
-        super().__init__()
-        self.num_classes, self.output_stride = model.num_classes, model.output_stride
-        self.backbone = fuse(model.backbone)
-        ea = model.decode_head.ea
-        self.conv1, self.linear_0, self.linear_1, self.conv2 = (
-            folded_conv(layer.conv) for layer in (ea.conv1, ea.linear_0, ea.linear_1, ea.conv2))
-        self.conv_seg = folded_conv(model.decode_head.conv_seg)
-
-    def _attention(self, x):
-        """conv1's output and the attention map, both in the layout of the convolutions."""
-        h = self.conv1(self.backbone.run(x), relu=True)
-        logits = self.linear_0(h, relu=True)  # B H W S, or B S H W
-        shape = tuple(logits.shape)
-        if self.channels_last:
-            flat, layout = logits.reshape(shape[0], -1, shape[3]), "bns"
-        else:
-            flat, layout = logits.reshape(shape[0], shape[1], -1), "bsn"
-        return h, double_norm(flat, layout=layout).reshape(shape)
-
-    def run(self, x):
-        h, attention = self._attention(x)
-        return self.conv_seg(self.conv2(self.linear_1(attention, relu=True) + h, relu=True))
-
-    def attention_map(self, x):
-        """As JSegEANet.attention_map."""
-        return self._guarded(checked_pictures(x, "JSegEANet"), lambda x: self._to_nchw(self._attention(self._from_nchw(x))[1]))
+        return attention.reshape(attention.shape[:2] + list(feature.size))
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
 """What a task knows of a model."""
 from __future__ import annotations
 
-from jea._jittor import nn
+from jea.nn.fold import Foldable
 
 
-class Network(nn.Module):
+class Network(Foldable):
     """Base of all models that tasks run.
 
-    `solves` names the task that the model is for: "segmentation", "classification", "generation", "point_classification",
-    "part_segmentation", "detection"; "features" for a network that measures others. A model of your own says it too: a
-    task refuses what solves something else. What else a task asks of its models is written at the task.
+    `solves` names the task that the model is for: "segmentation", "classification", "generation",
+    "point_classification", "part_segmentation", "detection"; "features" for a network that measures others. A model of
+    your own says it too: a task refuses what solves something else. What else a task asks of its models is written at
+    the task.
     """
 
     solves = ""

@@ -7,29 +7,64 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
-from jea.nn import precision
+from jea.nn import formats, precision
+from jea.nn.fold import Foldable, fold_norms
+from jea.nn.formats import on_pictures
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, conv2d_blocked, from_blocked, linear, transpose
-from jea.ops.convolution.blocked import conv2d_from_blocked
+from jea.ops import linear, pack_conv
 from jea.ops.products.half import single
 
 
-class Conv(nn.Conv):
-    """nn.Conv that takes blocked activations (jea.ops.blocked) as well and hands them on blocked where it can.
+class Conv(nn.Conv, Foldable):
+    """relu?(conv(x) + residual?) of a Var (B, C, H, W) or an Activation (jea.nn.formats); an nn.Conv else.
 
-    `blocked` in the call makes blocked activations of a picture. Stride, padding and dilation are equal on both axes.
     Under jea.nn.precision.autocast it runs in half precision; without bias its result stays in it.
     """
 
-    def execute(self, x, *, blocked: bool = False):
-        if x.ndim == 5 or blocked:
-            convolve = conv2d_blocked if can_block(self.out_channels) else conv2d_from_blocked
-            return convolve(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
-                            dilation=self.dilation[0])
-        if precision.current() == "float32":
-            return super().execute(x)
-        return precision.conv2d(x, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
-                                dilation=self.dilation[0])
+    scale = None  # of each output channel: a folded BatchNorm, until the weights are packed
+    packed = None
+    expected_size = 65  # height and width that the layout of packed weights is chosen for
+
+    @on_pictures
+    def execute(self, x, *, residual=None, relu: bool = False, reuse: bool = False):
+        """reuse: the result may take over the residual's memory."""
+        stride, padding, dilation = map(_one_number, (self.stride, self.padding, self.dilation))
+        return formats.convolution(x, self.weight, self.bias, stride=stride, padding=padding, dilation=dilation,
+                                   groups=self.groups, residual=residual, relu=relu, reuse=reuse, packed=self.packed)
+
+    @staticmethod
+    def of(conv: nn.Conv) -> Conv:
+        """A convolution of Jittor's as one of these, with the same Vars."""
+        if isinstance(conv, Conv):
+            return conv
+        new = Conv.__new__(Conv)
+        vars(new).update(vars(conv))
+        return new
+
+    def pack(self, dtype: str) -> None:
+        geometry = [_one_number(pair) for pair in (self.stride, self.padding, self.dilation)]
+        if formats.chosen().layout == "nhwc" and not jt.flags.use_cuda and self.groups == 1 \
+                and all(isinstance(number, int) for number in geometry):
+            scale = None if self.scale is None else jt.array(self.scale)
+            self.packed = pack_conv(self.weight, self.bias, scale=scale, stride=geometry[0], padding=geometry[1],
+                                    dilation=geometry[2], size=(self.expected_size,) * 2)
+            self.weight = self.bias = None
+        elif self.scale is not None:
+            self.weight = self.weight * jt.array(self.scale).reshape(-1, 1, 1, 1)
+        self.scale = None
+
+
+def _one_number(pair):
+    """Of both axes, if they are equal."""
+    return pair[0] if pair[0] == pair[1] else tuple(pair)
+
+
+def conv_norm(conv, norm, x, *, residual=None, relu: bool = True, reuse: bool = False):
+    """relu?(norm(conv(x)) + residual?): one call where the norm is folded."""
+    conv = Conv.of(conv)
+    if norm.folded:
+        return conv(x, residual=residual, relu=relu, reuse=reuse)
+    return norm(conv(x), residual=residual, relu=relu)
 
 
 class Linear(nn.Linear):
@@ -62,20 +97,21 @@ def checked_pictures(x, model: str):
     return x
 
 
-def plain(x):
-    """(B, C, H, W), whether x is that or blocked."""
-    return from_blocked(x) if x.ndim == 5 else x
-
-
-class ConvBNReLU(nn.Module):
+class ConvBNReLU(Foldable):
     """Convolution without bias, BatchNorm, ReLU; "same" padding. (B, C, H, W) -> (B, out_channels, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int):
         self.conv = Conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = BatchNorm2d(out_channels)
 
+    @on_pictures
     def execute(self, x):
-        return self.bn(self.conv(x), relu=True)
+        return conv_norm(self.conv, self.bn, x)
+
+    def fold(self):
+        self.conv = Conv.of(self.conv)
+        fold_norms(vars(self), ("conv", "bn"))
+        return self
 
 
 class FCNHead(nn.Module):
@@ -89,8 +125,14 @@ class FCNHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv_seg = Conv(channels, num_classes, 1)
 
+    @on_pictures
     def execute(self, x):
-        return self.conv_seg(self.dropout(single(self.convs(x))))
+        return self.conv_seg(dropout(self.dropout, self.convs(x)))
+
+
+def dropout(layer, x):
+    """An nn.Dropout of an Activation."""
+    return formats.dropout(x, layer.p) if layer.p and layer.is_training() else x
 
 
 class Dropout2d(nn.Module):
@@ -101,14 +143,12 @@ class Dropout2d(nn.Module):
             raise ConfigError(f"Dropout2d: p is {p}; expected 0 <= p < 1")
         self.p = p
 
+    @on_pictures
     def execute(self, x):
         if self.p == 0 or not self.is_training():
             return x
-        blocks = x.shape[4:]  # of blocked activations
-        keep = (jt.rand(x.shape[:2] + blocks + [1, 1]) >= self.p).float32()
-        if blocks:
-            keep = transpose(keep, (0, 1, 3, 4, 2))
-        return single(x) * (keep / (1 - self.p))
+        keep = (jt.rand(x.shape[:2]) >= self.p).float32()
+        return formats.scale_channels(x, keep / (1 - self.p))
 
 
 def init_normal_fan_out(weight) -> None:

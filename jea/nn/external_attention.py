@@ -11,24 +11,17 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
 from jea.errors import ConfigError
-from jea.nn import precision
-from jea.nn.blocks import Conv, Linear, copy_transposed, init_normal_fan_out, plain, project
+from jea.nn import formats, precision
+from jea.nn.blocks import Conv, Linear, conv_norm, copy_transposed, init_normal_fan_out, project
+from jea.nn.fold import Foldable, fold
+from jea.nn.formats import enter, plain
 from jea.nn.norm import BatchNorm2d
-from jea.ops import (
-    can_block,
-    conv2d_blocked,
-    double_norm,
-    external_attention,
-    from_blocked,
-    linear,
-    to_blocked,
-    transpose,
-)
+from jea.ops import double_norm, external_attention, linear, transpose
 
 _LAYOUTS = ("auto", "bcn", "bnc")
 
 
-class ExternalAttention(nn.Module):
+class ExternalAttention(Foldable):
     """External attention with one head, as a drop-in block (upstream model_torch.py, External_attention).
 
         h = conv1(x);  A = double_norm(linear_0 h);  y = relu(BN(conv2(linear_1 A)) + x)
@@ -49,6 +42,8 @@ class ExternalAttention(nn.Module):
     Shape:
         Input (B, C, H, W), (B, C, N) or (B, N, C); output alike.
     """
+
+    folded = False
 
     def __init__(self, channels: int, num_memories: int = 64, *, layout: str = "auto", projections: bool = True,
                  eps: float = 1e-9):
@@ -77,54 +72,60 @@ class ExternalAttention(nn.Module):
 
     def execute(self, x, return_attention: bool = False):
         """Args:
-            x: input, see the class; with projections also blocked activations (jea.ops.blocked).
+            x: input, see the class; with projections also an Activation (jea.nn.formats).
             return_attention: also return the map A, (B, S, N).
         """
-        if x.ndim == 5 and self.projections:
+        if isinstance(x, formats.Activation):
             y, attention = self._attend(x, return_attention)
             return (y, attention) if return_attention else y
         shape = tuple(x.shape)
-        channels_last = self._channels_last(shape)
+        tokens = self._tokens(shape)
         if self.projections:
-            if channels_last:
-                x = transpose(x, (0, 2, 1))
-            feature = x.reshape(shape[0], self.channels, -1, 1)  # B C N 1
-            if x.dtype == "float32" and can_block(self.channels, self.num_memories):
-                feature = to_blocked(feature)
-            y, attention = self._attend(feature, return_attention)
+            x = transpose(x, (0, 2, 1)) if tokens else x
+            y, attention = self._attend(enter(x.reshape(shape[0], self.channels, -1, 1), self.channels,
+                                              self.num_memories), return_attention)
             y = plain(y)
-            y = transpose(y.squeeze(-1), (0, 2, 1)) if channels_last else y.reshape(shape)
+            y = transpose(y.squeeze(-1), (0, 2, 1)) if tokens else y.reshape(shape)
         else:
-            feature = x if channels_last else x.reshape(shape[0], self.channels, -1)
-            y, attention = self._between_memories(feature, "bnc" if channels_last else "bcn", return_attention)
+            m_k, m_v = self._memories()
+            x = x if tokens else x.reshape(shape[0], self.channels, -1)
+            found = external_attention(*precision.operands(x, m_k, transpose(m_v, (1, 0))), eps=self.eps,
+                                       layout="bnc" if tokens else "bcn", return_attention=return_attention)
+            y, attention = found if return_attention else (found, None)
             y = y.reshape(shape)
         return (y, attention) if return_attention else y
 
     def _attend(self, x, return_attention):
-        """The block on (B, C, H, W) or blocked activations; also the map, or None."""
-        b, _, height, width = x.shape[:4]
-        h, s, c = self.conv1(x), self.num_memories, self.channels
-        if x.ndim == 5 and can_block(s):
-            logits = from_blocked(conv2d_blocked(h, self.linear_0.weight.reshape(s, c, 1, 1)))  # B S H W
-            attention = double_norm(logits.reshape(b, s, -1), layout="bsn", eps=self.eps)  # B S N
-            y = conv2d_blocked(to_blocked(attention.reshape(logits.shape)), self.linear_1.weight.reshape(c, s, 1, 1))
-        else:
-            y, attention = self._between_memories(plain(h).reshape(b, c, -1), "bcn", return_attention)
-            y = y.reshape(b, c, height, width)
-            y = to_blocked(y) if x.ndim == 5 else y
-        conv, norm = self.conv2
-        return norm(conv(y), residual=x, relu=True), attention
+        """The block on an Activation; also the map, or None."""
+        if self.folded:
+            attention = formats.double_norm(self.linear_0(x), eps=self.eps)
+            y = self.linear_1(attention, residual=x, relu=True)
+            b, s, h, w = attention.shape
+            return y, plain(attention).reshape(b, s, h * w) if return_attention else None
+        y, attention = formats.between_memories(self.conv1(x), *self._memories(), eps=self.eps,
+                                                return_attention=return_attention)
+        return conv_norm(*self.conv2, y, residual=x), attention
 
-    def _between_memories(self, x, layout, return_attention):
-        """double_norm(x M_k^T) M_v, and the map or None."""
+    def _memories(self) -> tuple:
+        """M_k (S, C) and M_v transposed, (C, S)."""
         shape = (self.num_memories, self.channels)
-        m_k = self.linear_0.weight.reshape(shape)
-        m_v = transpose(self.linear_1.weight.reshape(shape[::-1]), (1, 0))
-        found = external_attention(*precision.operands(x, m_k, m_v), layout=layout, eps=self.eps,
-                                   return_attention=return_attention)
-        return found if return_attention else (found, None)
+        return self.linear_0.weight.reshape(shape), self.linear_1.weight.reshape(shape[::-1])
 
-    def _channels_last(self, shape) -> bool:
+    def fold(self):
+        """conv1 and linear_0 have nothing between them, nor have linear_1, conv2 and BatchNorm: they become two maps."""
+        if self.projections:
+            key, value = (layer.weight.numpy().reshape(layer.weight.shape[:2]).astype(np.float64)
+                          for layer in (self.linear_0, self.linear_1))
+            conv, norm = self.conv2
+            scale, bias = fold(None, norm, self.channels)
+            self.linear_0 = _one_by_one(key @ self.conv1.weight.numpy()[:, :, 0, 0], key @ self.conv1.bias.numpy())
+            self.linear_1 = _one_by_one(conv.weight.numpy()[:, :, 0, 0] @ value, bias)
+            self.linear_1.scale = scale
+            self.folded, self.conv1, self.conv2 = True, None, None
+        return self
+
+    def _tokens(self, shape) -> bool:
+        """Whether the shape is (B, N, C)."""
         c = self.channels
         if min(shape) < 1:
             raise ValueError(f"ExternalAttention({c}): got shape {shape}; expected at least 1 along each axis")
@@ -143,6 +144,13 @@ class ExternalAttention(nn.Module):
                          f"(B, N, {c}) with layout {self.layout!r}")
 
 
+def _one_by_one(weight, bias) -> Conv:
+    """A convolution of these weights (O, I) and bias, numpy."""
+    conv = Conv(weight.shape[1], weight.shape[0], 1)
+    conv.weight, conv.bias = (jt.array(v.astype(np.float32)) for v in (weight[:, :, None, None], bias))
+    return conv
+
+
 class _Memory(nn.Module):
     """Holds a memory's weight, (out, in) or, as of Conv1d, (out, in, 1), under upstream's name."""
 
@@ -150,7 +158,7 @@ class _Memory(nn.Module):
         self.weight = jt.zeros(shape)
 
 
-class MultiHeadExternalAttention(nn.Module):
+class MultiHeadExternalAttention(Foldable):
     """Multi-head external attention (paper, section 3.3; upstream multi_head_attention_torch.py).
 
         h = trans_dims(x), split into H' = 4 num_heads heads of width dim / num_heads

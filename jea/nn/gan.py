@@ -1,13 +1,13 @@
-"""Layers of generative networks: StudioGAN's residual blocks, class-conditional BatchNorm (StudioGAN, utils/ops.py; Dumoulin
-et al., arXiv 1610.07629), and the attention between the blocks."""
+"""Layers of generative networks: StudioGAN's residual blocks, class-conditional BatchNorm (StudioGAN, utils/ops.py;
+Dumoulin et al., arXiv 1610.07629), and the attention between the blocks."""
 from __future__ import annotations
 
-from jea import ranks
 from jea._jittor import jt, nn
-from jea.nn import precision
-from jea.nn.blocks import plain
+from jea.nn import formats, precision
+from jea.nn.formats import on_pictures, plain
+from jea.nn.norm import track
 from jea.nn.spectral_norm import SNConv2d, SNLinear
-from jea.ops import batch_norm, batch_norm_blocked, double_norm, transpose
+from jea.ops import transpose
 
 EPSILON = 1e-4  # of every BatchNorm of StudioGAN
 
@@ -31,27 +31,16 @@ class ConditionalBatchNorm2d(nn.Module):
         self.gain = SNLinear(num_classes, channels, bias=False)
         self.bias = SNLinear(num_classes, channels, bias=False)
 
+    @on_pictures
     def execute(self, x, y, *, relu: bool = False):
-        shape, (b, groups, h, w, *block) = x.shape, x.shape
-        c = groups * block[0] if block else groups
-        normalise = batch_norm_blocked if block else batch_norm
-        gain, bias = (1 + self.gain(y)).reshape(-1), self.bias(y).reshape(-1)  # B C
+        gain, bias = 1 + self.gain(y), self.bias(y)  # B C
+        running, eps = (self.bn.running_mean, self.bn.running_var), EPSILON
         if self.is_training():
-            count = b * h * w * ranks.size()
-            if count < 2:
-                raise ValueError(f"ConditionalBatchNorm2d: one value per channel (shape {tuple(x.shape)}) has no "
-                                 "variance; train with a larger batch or picture")
-            x, mean, variance = normalise(x, jt.ones((c,)), jt.zeros((c,)), eps=EPSILON)
-            for running, batch in ((self.bn.running_mean, mean),
-                                   (self.bn.running_var, variance * (count / (count - 1)))):
-                running.update(running + (batch - running) * 0.1)
-            statistics, eps = (jt.zeros((b * c,)), jt.ones((b * c,))), 0.0
-        else:
-            statistics, eps = tuple(v.broadcast((b, c)).reshape(-1)
-                                    for v in (self.bn.running_mean, self.bn.running_var)), EPSILON
-        # Each channel of each picture has a gain and a bias of its own: channels of one large picture.
-        x = x.reshape([1, b * groups, h, w] + block)
-        return normalise(x, gain, bias, statistics=statistics, relu=relu, eps=eps)[0].reshape(shape)
+            ones, zeros = jt.ones((x.channels,)), jt.zeros((x.channels,))
+            h, mean, variance = formats.batch_norm(x, ones, zeros, eps=EPSILON)
+            track(x.shape, type(self).__name__, running, (mean, variance), 0.1)
+            x, running, eps = h, (zeros, ones), 0.0
+        return formats.norm_by_sample(x, gain, bias, running, relu=relu, eps=eps)
 
 
 class SelfAttention(nn.Module):
@@ -68,14 +57,15 @@ class SelfAttention(nn.Module):
         self.conv1x1_attn = SNConv2d(channels // 2, channels, 1, bias=False)
         self.sigma = jt.zeros((1,))
 
+    @on_pictures
     def execute(self, x):
-        b, h, w = x.shape[0], x.shape[2], x.shape[3]
+        b, _, h, w = x.shape
         theta = plain(self.conv1x1_theta(x)).reshape(b, -1, h * w)  # B C/8 N
-        phi, g = (plain(_pairs(conv(x)).max((3, 5))).reshape(b, -1, h * w // 4)
+        phi, g = (plain(formats.pairs(conv(x), "max")).reshape(b, -1, h * w // 4)
                   for conv in (self.conv1x1_phi, self.conv1x1_g))
         attention = nn.softmax(precision.matmul(transpose(theta, (0, 2, 1)), phi), dim=-1)  # B N N/4
         y = precision.bmm_transpose(g, attention).reshape(b, -1, h, w)  # B C/2 H W
-        return x + self.sigma * self.conv1x1_attn(y, blocked=x.ndim == 5)
+        return x + self.conv1x1_attn(formats.Activation(y, "nchw", x.format)) * self.sigma
 
 
 class SpectralExternalAttention(nn.Module):
@@ -94,12 +84,13 @@ class SpectralExternalAttention(nn.Module):
         self.conv1x1_attn = SNConv2d(channels, channels, 1, bias=False)
         self.sigma = jt.zeros((1,))
 
+    @on_pictures
     def execute(self, x, return_attention: bool = False):
         """return_attention: also return the map A, (B, S, H W)."""
-        logits, blocked = plain(self.linear_0(self.conv1x1_in(x))), x.ndim == 5  # B S H W
-        attention = double_norm(logits.reshape(logits.shape[:2] + [-1]), layout="bsn")  # B S N
-        y = self.conv1x1_attn(self.linear_1(attention.reshape(logits.shape), blocked=blocked), blocked=blocked)
-        return (x + self.sigma * y, attention) if return_attention else x + self.sigma * y
+        attention = formats.double_norm(self.linear_0(self.conv1x1_in(x)))
+        y = x + self.conv1x1_attn(self.linear_1(attention)) * self.sigma
+        b, s, h, w = attention.shape
+        return (y, plain(attention).reshape(b, s, h * w)) if return_attention else y
 
 
 ATTENTIONS = {"self": SelfAttention, "external": SpectralExternalAttention}
@@ -119,10 +110,12 @@ class GenBlock(nn.Module):
         self.conv2d1 = SNConv2d(in_channels, out_channels, 3)
         self.conv2d2 = SNConv2d(out_channels, out_channels, 3)
 
+    @on_pictures
     def execute(self, x, y):
-        h = self.conv2d1(_upsample2(self.bn1(x, y, relu=True)))
+        h = self.conv2d1(formats.upsample(self.bn1(x, y, relu=True)))
         h = self.conv2d2(self.bn2(h, y, relu=True))
-        return h + _upsample2(self.conv2d0(x))  # upstream upsamples first: the same values for four times the work
+        # upstream upsamples first: the same values for four times the work
+        return h + formats.upsample(self.conv2d0(x))
 
 
 class DiscBlock(nn.Module):
@@ -138,25 +131,12 @@ class DiscBlock(nn.Module):
         self.conv2d1 = SNConv2d(in_channels, out_channels, 3)
         self.conv2d2 = SNConv2d(out_channels, out_channels, 3)
 
-    def execute(self, x, *, blocked: bool = False):
-        """blocked: make blocked activations (jea.ops.blocked) of a picture."""
+    @on_pictures
+    def execute(self, x):
         if not self.first:
-            x = nn.relu(x)
-        h = self.conv2d2(nn.relu(self.conv2d1(x, blocked=blocked)))
+            x = formats.relu(x)
+        h = self.conv2d2(formats.relu(self.conv2d1(x)))
         if self.downsample:
-            h, x = _pairs(h).mean((3, 5)), _pairs(x).mean((3, 5))  # a 1x1 convolution and an average may change places
-        return h + (x if self.conv2d0 is None else self.conv2d0(x, blocked=blocked))
-
-
-# The following take (B, C, H, W) and blocked activations (jea.ops.blocked); H and W of what is halved are even.
-
-def _upsample2(x):
-    """Nearest: twice the height and width."""
-    b, c, h, w, *block = x.shape
-    return x.reshape([b, c, h, 1, w, 1] + block).broadcast([b, c, h, 2, w, 2] + block).reshape(
-        [b, c, 2 * h, 2 * w] + block)
-
-
-def _pairs(x):
-    b, c, h, w, *block = x.shape
-    return x.reshape([b, c, h // 2, 2, w // 2, 2] + block)
+            # a 1x1 convolution and an average may change places
+            h, x = formats.pairs(h, "mean"), formats.pairs(x, "mean")
+        return h + (x if self.conv2d0 is None else self.conv2d0(x))

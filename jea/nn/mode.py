@@ -12,6 +12,7 @@ import contextlib
 from jea._jittor import jt
 from jea.checkpoint.keymap import BUFFERS
 from jea.nn import precision
+from jea.nn.formats import Activation
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import kernels
 
@@ -51,13 +52,14 @@ def freeze_batch_norm(network) -> None:
 
 
 class _Checkpoint(jt.Function):
-    def __init__(self, block, parameters):
-        self.block, self.parameters_of_block = block, parameters
+    def __init__(self, block, run, parameters):
+        """run: the block as a function of one Var to one."""
+        self.block, self.run, self.parameters_of_block = block, run, parameters
 
     def execute(self, x, *_):
         self.x, self.dtype = x, precision.current()
         with jt.no_grad():
-            return self.block(x)
+            return self.run(x)
 
     def grad(self, dy):
         # A second grad() inside the first is sound: the outer one has written down all that it needs of its graph
@@ -65,7 +67,7 @@ class _Checkpoint(jt.Function):
         # waits for the gradients of the later blocks.
         x = self.x.detach().start_grad()
         with precision.autocast(self.dtype), keeping_buffers(self.block), kernels.single_use():  # statistics moved already
-            y = self.block(x)
+            y = self.run(x)
         # Gradients that still had a gradient would keep the block's activations until the optimizer has used them.
         return [g.stop_grad() for g in jt.grad((y * dy.detach()).sum(), [x, *self.parameters_of_block])]
 
@@ -77,7 +79,7 @@ def checkpointed(block, x):
     another order.)
 
     Args:
-        block: a module that maps one Var to one. It must draw no random numbers: dropout would draw others the second
+        block: a module that maps one Var, or one Activation, to one. It must draw no random numbers: dropout would draw others the second
             time.
         x: its input, the one activation that stays.
     """
@@ -85,4 +87,15 @@ def checkpointed(block, x):
         return block(x)
     parameters = [var for var in block.parameters() if not var.is_stop_grad()]
     # The parameters are inputs, since a Function hands gradients to its inputs alone.
-    return _Checkpoint(block, parameters)(x, *parameters)
+    if not isinstance(x, Activation):
+        return _Checkpoint(block, block, parameters)(x, *parameters)
+    layout, format = x.layout, x.format  # not x, which the closure would keep alive
+
+    def on_vars(var):
+        nonlocal after
+        y = block(Activation(var, layout, format))
+        after = y.layout
+        return y.var
+    after = layout
+    var = _Checkpoint(block, on_vars, parameters)(x.var, *parameters)
+    return Activation(var, after, format)

@@ -5,9 +5,12 @@ for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter na
 """
 from __future__ import annotations
 
+import math
+
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.ops import batch_norm, batch_norm_blocked, layer_norm
+from jea.nn import formats
+from jea.ops import batch_norm, layer_norm
 
 
 class _BatchNorm(nn.Module):
@@ -26,6 +29,7 @@ class _BatchNorm(nn.Module):
     """
 
     ranks: tuple = ()
+    folded = False  # into the layer before it
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -35,30 +39,41 @@ class _BatchNorm(nn.Module):
         self.running_var = jt.ones((num_features,)).stop_grad()
 
     def execute(self, x, *, residual=None, relu: bool = False):
-        blocked = x.ndim == 5 and 4 in self.ranks
-        channels = x.shape[1] * x.shape[4] if blocked else x.shape[1]
-        if x.ndim not in self.ranks + (5,) * blocked or channels != self.num_features:
-            raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {tuple(x.shape)}; expected rank "
+        shape = tuple(x.shape)
+        if len(shape) not in self.ranks or shape[1] != self.num_features:
+            raise ValueError(f"{type(self).__name__}({self.num_features}): got shape {shape}; expected rank "
                              f"{' or '.join(map(str, self.ranks))} with {self.num_features} channels on axis 1")
-        normalise = batch_norm_blocked if blocked else batch_norm
+        normalise = formats.batch_norm if isinstance(x, formats.Activation) else batch_norm
         options = {"residual": residual, "relu": relu, "eps": self.eps}
         if not self.is_training():
             statistics = (self.running_mean, self.running_var)
             return normalise(x, self.weight, self.bias, statistics=statistics, **options)[0]
-        count = x.numel() // self.num_features * ranks.size()
-        if count < 2:
-            raise ValueError(f"{type(self).__name__}: one value per channel (shape {tuple(x.shape)}) has no variance; "
-                             "train with a larger batch or picture")
         y, mean, variance = normalise(x, self.weight, self.bias, **options)
-        self._track(self.running_mean, mean)
-        self._track(self.running_var, variance * (count / (count - 1)))
+        track(shape, type(self).__name__, (self.running_mean, self.running_var), (mean, variance), self.momentum)
         return y
-
-    def _track(self, running, batch):
-        running.update(running + (batch - running) * self.momentum)
 
     def extra_repr(self):
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+def track(shape, name: str, running, batch, momentum: float) -> None:
+    """Move running mean and variance towards those of a batch (B, C, ...), its variance unbiased over all ranks."""
+    count = math.prod(shape) // shape[1] * ranks.size()
+    if count < 2:
+        raise ValueError(f"{name}: one value per channel (shape {shape}) has no variance; "
+                         "train with a larger batch or picture")
+    for old, new, factor in zip(running, batch, (1, count / (count - 1))):
+        new = new if factor == 1 else new * factor
+        old.update(old + (new - old) * momentum)
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a BatchNorm that was folded into the layer before it: the ReLU of the call."""
+
+    folded = True
+
+    def execute(self, x, *, relu: bool = False):
+        return nn.relu(x) if relu else x
 
 
 class BatchNorm1d(_BatchNorm):
@@ -67,7 +82,7 @@ class BatchNorm1d(_BatchNorm):
 
 
 class BatchNorm2d(_BatchNorm):
-    """BatchNorm over (B, C, H, W), or over blocked activations (jea.ops.blocked)."""
+    """BatchNorm over (B, C, H, W), or over an Activation (jea.nn.formats)."""
     ranks = (4,)
 
 

@@ -9,7 +9,7 @@ import math
 
 from jea._jittor import jt, nn
 from jea.nn import precision
-from jea.nn.fold import FoldedNorm, fold_norms
+from jea.nn.fold import Foldable, fold_norms
 from jea.nn.norm import BatchNorm1d
 from jea.ops import double_norm, gather_points, max_last, transpose
 
@@ -26,7 +26,7 @@ def join_clouds(x):
 
 def normalised(bn, x, relu: bool = True):
     """BatchNorm, and ReLU, of (C, M)."""
-    if isinstance(bn, FoldedNorm):  # as it is: a reshape would part the ReLU from the bias, two passes instead of one
+    if bn.folded:  # as it is: a reshape would part the ReLU from the bias, two passes instead of one
         return bn(x, relu=relu)
     return bn(x.unsqueeze(0), relu=relu).squeeze(0)
 
@@ -47,7 +47,7 @@ class PointConv(nn.Module):
         return y if self.bias is None else y + self.bias.unsqueeze(-1)
 
 
-class OffsetAttention(nn.Module):
+class OffsetAttention(Foldable):
     """PCT's offset attention, (C, B N) -> (C, B N), with one of two maps:
 
         r = M_v Norm(M_k x)                        external: memories linear_0 = M_k (S, C), linear_1 = M_v (C, S)
@@ -85,7 +85,7 @@ class OffsetAttention(nn.Module):
         return self
 
 
-class LocalAggregation(nn.Module):
+class LocalAggregation(Foldable):
     """Features of groups: two convolutions with BatchNorm and ReLU over each neighbour's [f - centre, centre], then the
     maximum over the group (PCT's Local_op)."""
 

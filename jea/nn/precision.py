@@ -57,11 +57,11 @@ def bmm_transpose(a, b):
     return single(nn.bmm_transpose(*operands(a, b)))
 
 
-def conv2d(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1):
+def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int = 1):
     """nn.conv2d, inside `autocast` in half precision: without a bias the result stays in it, with one it is float32."""
     x, weight = operands(x, weight)
     if x.dtype not in HALF:
-        return nn.conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation)
+        return nn.conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
     y = conv2d_half(x, weight, stride=stride, padding=padding, dilation=dilation)
     return y if bias is None else y.float32() + bias.reshape(1, -1, 1, 1)
 

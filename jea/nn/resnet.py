@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.errors import ConfigError
-from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.blocks import Conv, conv_norm, init_normal_fan_out
+from jea.nn.fold import Foldable, fold_norms
+from jea.nn.formats import enter, max_pool, on_pictures, plain
 from jea.nn.mode import checkpointed
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, max_pool_blocked
-from jea.ops.products.half import single
 
 # output stride -> (stride of layer3, dilations of layer3's first and other blocks, dilations of layer4 (multi-grid))
 _DILATION = {
@@ -20,7 +20,7 @@ _DILATION = {
 _PLAIN_LAYER4 = {8: (2, 4, 4), 16: (1, 2, 2)}  # without multi-grid
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Foldable):
     """1x1 -> 3x3 -> 1x1 with a residual; the stride sits in the 3x3. (B, C, H, W) -> (B, 4 planes, H', W')."""
 
     expansion = 4
@@ -38,13 +38,33 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(Conv(in_channels, out_channels, 1, stride=stride, bias=False),
                                             BatchNorm2d(out_channels))
 
-    def execute(self, x):
-        y = self.bn1(self.conv1(x), relu=True)
-        y = self.bn2(self.conv2(y), relu=True)
-        return self.bn3(self.conv3(y), residual=x if self.downsample is None else self.downsample(x), relu=True)
+    @on_pictures
+    def execute(self, x, *, reuse: bool = False):
+        """reuse: nobody else reads x, so that the result may take over its memory."""
+        y = conv_norm(self.conv1, self.bn1, x)
+        y = conv_norm(self.conv2, self.bn2, y)
+        if self.downsample is not None:
+            x, reuse = conv_norm(*self.downsample, x, relu=False), True
+        return conv_norm(self.conv3, self.bn3, y, residual=x, reuse=reuse)
+
+    def fold(self):
+        fold_norms(vars(self), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+        if self.downsample is not None:
+            fold_norms(self.downsample.layers, ("0", "1"))
+        return self
 
 
-class DeepStemResNet(nn.Module):
+class Stage(nn.Sequential):
+    """Bottlenecks one after the other; with `checkpointing` their inputs alone are kept, see DeepStemResNet."""
+
+    def execute(self, x, *, checkpointing: bool = False):
+        for block in self:
+            # Another reader of a stage's input: its first block has a downsampling, and so leaves it as it is.
+            x = checkpointed(block, x) if checkpointing else block(x, reuse=True)
+        return x
+
+
+class DeepStemResNet(Foldable):
     """ResNet with a stem of three 3x3 convolutions and dilation in its last stages.
 
     (B, 3, H, W) -> (B, 32 width, H / output_stride, W / output_stride); sizes round up at each stride.
@@ -91,32 +111,40 @@ class DeepStemResNet(nn.Module):
             for block, dilation in enumerate(dilations[stage]):
                 blocks.append(Bottleneck(channels, planes, stride=stride if block == 0 else 1, dilation=dilation))
                 channels = planes * Bottleneck.expansion
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            setattr(self, f"layer{stage + 1}", Stage(*blocks))
         for module in self.modules():
             if isinstance(module, Conv):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
-        return single(plain(self.stages(x)[1]))
+        return plain(self.stages(x)[1])
 
     def last_stages(self, x) -> tuple:
         """The outputs of layer3, which auxiliary heads take, and of layer4."""
-        return tuple(single(plain(y)) for y in self.stages(x))
+        return tuple(plain(y) for y in self.stages(x))
 
     def stages(self, x) -> tuple:
-        """As last_stages, but as the network ran: blocked (jea.ops.blocked) where that is possible, in half precision under
-        jea.nn.precision.autocast."""
+        """As last_stages, but Activations in the format that the network runs in (jea.nn.formats)."""
         first, norm1, _, second, norm2, _, third = self.conv1
-        blocked = x.dtype == "float32" and can_block(first.out_channels, self.layer1[0].conv1.out_channels)
-        x = norm2(second(norm1(first(x, blocked=blocked), relu=True)), relu=True)
-        x = self.bn1(third(x), relu=True)
-        x = max_pool_blocked(x) if blocked else self.maxpool(single(x))
-        x = self._run(self.layer3, self._run(self.layer2, self._run(self.layer1, x)))
-        return x, self._run(self.layer4, x)
+        x = enter(x, first.out_channels, self.layer1[0].conv1.out_channels)
+        x = conv_norm(second, norm2, conv_norm(first, norm1, x))
+        x = max_pool(conv_norm(third, self.bn1, x))
+        again = self.checkpoint_activations and self.is_training()
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x, checkpointing=again)
+        return x, self.layer4(x, checkpointing=again)
 
-    def _run(self, layer, x):
-        if not (self.checkpoint_activations and self.is_training()):
-            return layer(x)
-        for block in layer:
-            x = checkpointed(block, x)
-        return x
+    def fold(self):
+        fold_norms(self.conv1.layers, ("0", "1"), ("3", "4"))
+        rest = {"conv": self.conv1[6], "bn": self.bn1}
+        fold_norms(rest, ("conv", "bn"))
+        self.bn1 = rest["bn"]
+        size = 513  # of the pictures that the configurations use
+        for conv, expected in zip(self.conv1[::3], (size, size // 2 + 1, size // 2 + 1)):
+            conv.expected_size = expected
+        size = size // 4 + 1
+        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+            for conv in (block.conv1, block.conv2, *(block.downsample or ())[:1]):
+                conv.expected_size = size
+            size = block.conv3.expected_size = -(-size // block.conv2.stride[0])
+        return self

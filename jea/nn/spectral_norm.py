@@ -12,15 +12,15 @@ import math
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.nn import precision
-from jea.ops import can_block, conv2d_blocked, to_blocked
-from jea.ops.convolution.blocked import conv2d_from_blocked
+from jea.nn import formats, precision
+from jea.nn.fold import Foldable
+from jea.ops import pack_conv
 from jea.ops.products.half import single
 
 EPSILON = 1e-6  # StudioGAN's
 
 
-class SpectralNorm(nn.Module):
+class SpectralNorm(Foldable):
     """Base of the layers below: weight_orig, weight_u (O,) and weight_v (I ...,), orthogonal weights at the start."""
 
     def __init__(self, shape, *, eps: float = EPSILON):
@@ -55,28 +55,26 @@ class SpectralNorm(nn.Module):
 
 
 class SNConv2d(SpectralNorm):
-    """Convolution with stride 1 and "same" padding: (B, C, H, W) -> (B, out_channels, H, W).
+    """Convolution with stride 1 and "same" padding: (B, C, H, W) -> (B, out_channels, H, W), Var or Activation."""
 
-    It takes blocked activations (jea.ops.blocked) as well and hands them on blocked where it can; `blocked` in the call
-    makes blocked activations of a picture.
-    """
+    packed = None
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True):
         super().__init__((out_channels, in_channels, kernel_size, kernel_size))
         self.padding = kernel_size // 2
         self.bias = jt.zeros((out_channels,)) if bias else None
 
-    def execute(self, x, *, blocked: bool = False):
-        weight, blocked = self.normalised_weight(), blocked or x.ndim == 5
-        whole = can_block(weight.shape[0])
-        # Even where the blocks are undone at once: a third of the rounding error of Jittor's own convolution.
-        if x.ndim == 4 and can_block(x.shape[1]):
-            x = to_blocked(x)
-        if whole and blocked:
-            return conv2d_blocked(x, weight, self.bias, padding=self.padding)
-        if whole or x.ndim == 5:
-            return conv2d_from_blocked(x, weight, self.bias, padding=self.padding)
-        return single(precision.conv2d(x, weight, self.bias, padding=self.padding))
+    def execute(self, x):
+        if not isinstance(x, formats.Activation):
+            return formats.plain(self(formats.enter(x)))
+        weight = None if self.packed else self.normalised_weight()
+        y = formats.convolution(x, weight, self.bias, padding=self.padding, packed=self.packed)
+        return y.like(single(y.var))
+
+    def pack(self, dtype: str) -> None:
+        if formats.chosen().layout == "nhwc" and not jt.flags.use_cuda:
+            self.packed = pack_conv(self.weight, self.bias, padding=self.padding)
+            self.weight = self.bias = None
 
 
 class SNLinear(SpectralNorm):

@@ -12,6 +12,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn.blocks import Linear, project
+from jea.nn.fold import Foldable
 from jea.nn.norm import LayerNorm
 from jea.nn.transformer import Mlp, attention
 from jea.ops import double_norm, linear, soft_split, transpose
@@ -73,7 +74,7 @@ class ExternalTokens(_TokenTransformer):
         self.attn = _ExternalTokenAttention(dim, token_dim, drop=drop)
 
 
-class _ExternalTokenAttention(nn.Module):
+class _ExternalTokenAttention(Foldable):
     """q = q_linear(x);  y = q + proj(linear_1 double_norm(linear_0 q)), with one head and 128 memories.
 
     As in ExternalAttention the memories start with equal values and train independently.

@@ -76,7 +76,7 @@ class Generation(Task):
 
     def fuse(self) -> None:
         """Evaluate with folded spectral normalisation from now on; the task no longer trains."""
-        self.generator, self.model, self.modules = fuse(self.model.generator).network, None, {}
+        self.generator, self.model, self.modules = fuse(self.model.generator), None, {}
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import recipe
 
 import jea
 from jea._jittor import jt
-from jea.nn.blocks import plain
+from jea.nn.formats import plain
 from jea.nn.mode import freeze_batch_norm
 from jea.tasks.segmentation import pixel_cross_entropy
 

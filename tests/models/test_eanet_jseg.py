@@ -7,7 +7,7 @@ import jea
 from jea._jittor import jt
 from jea.checkpoint.loading import write
 from jea.models.eanet_jseg import JSegEANet
-from jea.nn.blocks import plain
+from jea.nn.formats import plain
 from jea.ops import kernels
 
 # upstream's probes -> our modules
