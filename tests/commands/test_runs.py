@@ -179,8 +179,8 @@ def test_weights_of_which_some_fit(shapes, tmp_path, capsys):
                                     "part_segmentation_ea_pct_tiny_solids"])
 def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys, monkeypatch):
     from jea.nn import fold as fused
-    runs, guarded = [], fused.FusedModule._guarded
-    monkeypatch.setattr(fused.FusedModule, "_guarded", lambda *a: runs.append(1) or guarded(*a))
+    runs, guarded = [], fused.Fused._guarded
+    monkeypatch.setattr(fused.Fused, "_guarded", lambda *a, **k: runs.append(1) or guarded(*a, **k))
     command = ["--config", config, "--out", str(tmp_path), "--json", "--limit", "20", "eval.num_workers=0"]
     command += [] if config.startswith("class") else ["eval.pictures=0"]
     results = []

@@ -16,7 +16,6 @@ from jea.nn.formats.activation import (
     Activation,
     Format,
     chosen,
-    cuda_nhwc_unavailable,
     enter,
     inference,
     on_pictures,
@@ -42,6 +41,6 @@ from jea.nn.formats.operations import (
 from jea.nn.formats.way import way
 
 __all__ = ["LAYOUTS", "Activation", "Format", "batch_norm", "between_memories", "channel_sums", "chosen", "concatenation",
-           "convolution", "cuda_nhwc_unavailable", "double_norm", "dropout", "enter", "inference", "max_pool",
+           "convolution", "double_norm", "dropout", "enter", "inference", "max_pool",
            "norm_by_sample", "on_pictures", "pairs", "plain", "relu", "resize", "scale_channels", "upsample", "using",
            "way"]

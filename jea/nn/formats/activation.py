@@ -9,6 +9,7 @@ from jea._jittor import jt
 from jea.nn import precision
 from jea.nn.formats.way import note
 from jea.ops import can_block, conv_nhwc_unavailable, from_blocked, kernels, to_blocked, transpose
+from jea.ops.convolution.cudnn import check as cudnn
 from jea.ops.products.half import single
 
 LAYOUTS = ("nchw", "blocked", "nhwc")
@@ -90,6 +91,11 @@ def inference(dtype: str):
         _inference = before
 
 
+def inferring() -> bool:
+    """Whether a fused network runs."""
+    return _inference
+
+
 @contextlib.contextmanager
 def using(layout: str):
     """Networks in the block take this layout, whatever would be chosen: to compare formats."""
@@ -107,7 +113,7 @@ def chosen(*channels: int) -> Format:
     if _asked is not None:
         return Format(_asked, dtype, "it was asked for")
     if jt.flags.use_cuda:
-        missing = cuda_nhwc_unavailable()
+        missing = "JEA_OPS=ref" if kernels.references_only() else cudnn.missing(dtype)
         return Format("nchw", dtype, missing) if missing else Format("nhwc", dtype, "cuDNN's graphs")
     missing = conv_nhwc_unavailable() or ("JEA_OPS=ref" if kernels.references_only() else "")
     if missing:
@@ -117,11 +123,6 @@ def chosen(*channels: int) -> Format:
     if can_block(*channels):
         return Format("blocked", dtype, "oneDNN, with gradients")
     return Format("nchw", dtype, f"its channels {channels} are no multiples of the blocks")
-
-
-def cuda_nhwc_unavailable() -> str:
-    """Why CUDA runs in nchw, or "" where cuDNN's graph interface runs nhwc."""
-    return "there are no nhwc convolutions for CUDA yet"
 
 
 def enter(x, *channels: int) -> Activation:

@@ -5,7 +5,7 @@ import functools
 
 from jea._jittor import jt, nn
 from jea.nn import precision
-from jea.nn.formats.activation import Activation, plain
+from jea.nn.formats.activation import Activation, inferring, plain
 from jea.nn.formats.way import note
 from jea.ops import batch_norm as batch_norm_nchw
 from jea.ops import (
@@ -20,6 +20,7 @@ from jea.ops import (
 )
 from jea.ops import double_norm as double_norm_of
 from jea.ops import external_attention as external_attention_of
+from jea.ops.convolution import cudnn
 from jea.ops.convolution.blocked import conv2d_from_blocked
 from jea.ops.products.half import HALF, single
 
@@ -83,6 +84,17 @@ def _conv_nhwc_packed(x, weight, bias, geometry, residual, relu, reuse, packed):
         return _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, packed).to("nhwc")
     y = conv2d_nhwc(x.to("nhwc").var, packed, relu=relu, reuse_residual=reuse,
                     residual=None if residual is None else residual.to("nhwc").var)
+    return Activation(y, "nhwc", x.format)
+
+
+def _conv_nhwc_cudnn(x, weight, bias, geometry, residual, relu, reuse, packed):
+    def operand(a):
+        a = a.to("nhwc").var
+        return a if a.dtype == x.format.dtype else a.cast(x.format.dtype)
+    if bias is not None and x.format.dtype != "float32" and not inferring():  # as a product with bias in nchw: float32
+        y = cudnn.conv2d(operand(x), weight, **geometry).float32() + bias
+        return _epilogue(Activation(y, "nhwc", x.format), residual, relu)
+    y = cudnn.conv2d(operand(x), weight, bias, None if residual is None else operand(residual), relu, **geometry)
     return Activation(y, "nhwc", x.format)
 
 
@@ -232,7 +244,7 @@ _by_sample_nchw = functools.partial(_norm_by_sample, batch_norm_nchw)
 _by_sample_blocked = functools.partial(_norm_by_sample, batch_norm_blocked)
 _TABLE = {
     "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw), (_CPU, ["blocked"], _SINGLE, _conv_blocked),
-                         (_CPU, ["nhwc"], _SINGLE, _conv_nhwc_packed), (_CUDA, ["nhwc"], _ALL, _conv_nhwc_packed)),
+                         (_CPU, ["nhwc"], _SINGLE, _conv_nhwc_packed), (_CUDA, ["nhwc"], _ALL, _conv_nhwc_cudnn)),
     "batch_norm": _rows((_BOTH, ["nchw"], _SINGLE, batch_norm_nchw), (_CUDA, ["nchw"], HALF, batch_norm_nchw),
                         (_CPU, ["blocked"], _SINGLE, batch_norm_blocked), (_BOTH, ["nhwc"], _SINGLE, _batch_norm_nhwc),
                         (_CUDA, ["nhwc"], HALF, _batch_norm_nhwc)),
