@@ -52,6 +52,21 @@ MODELS = {
     "inception_fid": "inception",
     "eanet_jseg_resnet50": "eanet_jseg",
     "eanet_jseg_resnet101": "eanet_jseg",
+    "ea_fasterrcnn_resnet50_fpn": "detection",
+    "ea_fasterrcnn_resnet101_fpn": "detection",
+    "ea_fasterrcnn_tiny": "detection",
+    "ea_maskrcnn_resnet50_fpn": "detection",
+    "ea_maskrcnn_resnet101_fpn": "detection",
+    "ea_maskrcnn_tiny": "detection",
+    "ea_cascade_rcnn_resnet50_fpn": "detection",
+    "ea_cascade_rcnn_resnet101_fpn": "detection",
+    "ea_cascade_rcnn_tiny": "detection",
+    "ea_cascade_maskrcnn_resnet50_fpn": "detection",
+    "ea_cascade_maskrcnn_resnet101_fpn": "detection",
+    "ea_cascade_maskrcnn_tiny": "detection",
+    "ea_retinanet_resnet50_fpn": "detection",
+    "ea_retinanet_resnet101_fpn": "detection",
+    "ea_retinanet_tiny": "detection",
 }
 
 
