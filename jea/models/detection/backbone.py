@@ -5,7 +5,8 @@ import math
 
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
-from jea.nn.blocks import Conv, init_normal_fan_out
+from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.ops import can_block, max_pool_blocked
 from jea.nn.external_attention import ExternalAttention
 from jea.nn.norm import BatchNorm2d
 
@@ -74,13 +75,15 @@ class ResNet(nn.Module):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
-        x = self.maxpool(self.bn1(self.conv1(x), relu=True))
+        blocked = x.dtype == "float32" and can_block(self.conv1.out_channels)
+        x = self.bn1(self.conv1(x, blocked=blocked), relu=True)
+        x = max_pool_blocked(x) if blocked else self.maxpool(x)
         found = []
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
             if stage == self.attention_stage:
                 x = self.attention(x)
-            found.append(x)
+            found.append(plain(x))
         return found
 
     def freeze(self, stages: int, affine: bool) -> None:
