@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).parent
 class _Class:
     """Stands for a class of a family's file while its ENTRY_POINTS are evaluated."""
 
-    def __init__(self, node: ast.ClassDef):
+    def __init__(self, node: ast.ClassDef | types.SimpleNamespace):
         self.node = node
 
     def __call__(self):
@@ -32,7 +32,10 @@ class _Module:
         self.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         self.imported = {alias.asname or alias.name: (node.module, alias.name) for node in tree.body
                          if isinstance(node, ast.ImportFrom) and node.module and not node.level for alias in node.names}
-        self.names = {"functools": functools, **{name: _Class(node) for name, node in self.classes.items()}}
+        families = {name: types.SimpleNamespace(name=name) for name, (origin, _) in self.imported.items()
+                    if origin.startswith("jea.models.")}  # a family that is a folder names its files' classes
+        self.names = {"functools": functools,
+                      **{name: _Class(node) for name, node in {**families, **self.classes}.items()}}
         for node in tree.body if trusted else ():
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
                 try:
