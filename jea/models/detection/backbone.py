@@ -6,9 +6,9 @@ import math
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn.blocks import Conv, init_normal_fan_out, plain
-from jea.ops import can_block, max_pool_blocked
 from jea.nn.external_attention import ExternalAttention
 from jea.nn.norm import BatchNorm2d
+from jea.ops import can_block, max_pool_blocked
 
 
 class FrozenNorm(BatchNorm2d):
