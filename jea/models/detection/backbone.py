@@ -5,10 +5,10 @@ import math
 
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
-from jea.nn.blocks import Conv, init_normal_fan_out, plain
+from jea.nn.blocks import Conv, init_normal_fan_out
 from jea.nn.external_attention import ExternalAttention
+from jea.nn.formats import Activation, enter, max_pool, upsample
 from jea.nn.norm import BatchNorm2d
-from jea.ops import can_block, max_pool_blocked
 
 
 class FrozenNorm(BatchNorm2d):
@@ -40,7 +40,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The plain ResNet of torchvision: (B, 3, H, W) -> C2 to C5, of strides 4 to 32 and 4 to 32 x width channels.
+    """The plain ResNet of torchvision: (B, 3, H, W) -> C2 to C5, Activations (jea.nn.formats) of strides 4 to 32 and 4 to 32
+    times `width` channels.
 
     Args:
         layers: blocks of the four stages. width: channels of the stem, 64.
@@ -54,7 +55,6 @@ class ResNet(nn.Module):
         self.attention_stage = attention_stage
         self.conv1 = Conv(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
-        self.maxpool = nn.Pool(3, stride=2, padding=1, op="maximum")
         channels = width
         for stage, blocks in enumerate(layers):
             planes, made = width * 2 ** stage, []
@@ -75,15 +75,14 @@ class ResNet(nn.Module):
                 init_normal_fan_out(module.weight)
 
     def execute(self, x):
-        blocked = x.dtype == "float32" and can_block(self.conv1.out_channels)
-        x = self.bn1(self.conv1(x, blocked=blocked), relu=True)
-        x = max_pool_blocked(x) if blocked else self.maxpool(x)
+        x = enter(x, self.conv1.out_channels, self.layer1[0].conv1.out_channels)
+        x = max_pool(self.bn1(self.conv1(x), relu=True))
         found = []
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
             if stage == self.attention_stage:
                 x = self.attention(x)
-            found.append(plain(x))
+            found.append(x)
         return found
 
     def freeze(self, stages: int, affine: bool) -> None:
@@ -98,12 +97,15 @@ class ResNet(nn.Module):
             parameter.stop_grad()
 
 
-def upsampled(x, size):
-    """(B, C, H, W) enlarged to `size`, each cell from floor(i H / H')."""
+def upsampled(x: Activation, size) -> Activation:
+    """x enlarged to `size`, each cell from floor(i H / H')."""
     b, c, h, w = x.shape
     if (h, w) == tuple(size):
         return x
-    return x.reindex([b, c, *size], ["i0", "i1", f"i2*{h}/{size[0]}", f"i3*{w}/{size[1]}"])
+    if (2 * h, 2 * w) == tuple(size):
+        return upsample(x)
+    x = x.to("nchw")
+    return x.like(x.var.reindex([b, c, *size], ["i0", "i1", f"i2*{h}/{size[0]}", f"i3*{w}/{size[1]}"]))
 
 
 class _Last(nn.Module):
@@ -116,7 +118,7 @@ class _Last(nn.Module):
 
     def execute(self, x):
         p6 = self.p6(x)
-        return [p6, self.p7(nn.relu(p6) if self.relu else p6)]
+        return [p6, self.p7(p6.like(nn.relu(p6.var)) if self.relu else p6)]
 
 
 class FeaturePyramid(nn.Module):
@@ -143,15 +145,16 @@ class FeaturePyramid(nn.Module):
     def execute(self, features):
         lateral = [block[0](x) for block, x in zip(self.inner_blocks, features)]
         for k in range(len(lateral) - 2, -1, -1):
-            lateral[k] = lateral[k] + upsampled(lateral[k + 1], lateral[k].shape[2:])
+            lateral[k] = lateral[k] + upsampled(lateral[k + 1], lateral[k].size)
         levels = [block[0](x) for block, x in zip(self.layer_blocks, lateral)]
         if self.extra_blocks is not None:
             return levels + self.extra_blocks(features[-1] if self.from_c5 else levels[-1])
-        return levels + [levels[-1][:, :, ::2, ::2]]
+        last = levels[-1].to("nchw")
+        return levels + [last.like(last.var[:, :, ::2, ::2])]
 
 
 class Backbone(nn.Module):
-    """ResNet and pyramid, under torchvision's names: (B, 3, H, W) -> [P2 .. P6], or [P3 .. P7] for RetinaNet."""
+    """ResNet and pyramid, under torchvision's names: (B, 3, H, W) -> [P2 .. P6], or [P3 .. P7] for RetinaNet, Activations."""
 
     def __init__(self, layers, width: int, channels: int, *, style, retina: bool, norm: str, norm_eps: float,
                  frozen_stages: int, attention: str, attention_stage: int, live_attention: bool, zero_attention: bool):

@@ -37,7 +37,7 @@ class _Tower(nn.Module):
 
     def execute(self, x):
         for block in self.conv:
-            x = nn.relu(block[0](x))
+            x = block[0](x, relu=True)
         return getattr(self, self.last)(x)
 
 

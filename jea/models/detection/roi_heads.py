@@ -11,6 +11,8 @@ from jea.models.detection.backbone import init_normal
 from jea.models.detection.losses import binary_cross_entropy, cross_entropy_rows, shared_count, smooth_l1, total
 from jea.models.detection.sampling import Regions, joined, regions_of
 from jea.nn.blocks import Conv, Linear
+from jea.nn.formats import enter, plain
+from jea.ops import transpose
 from jea.ops.detection import nms, roi_align
 
 BOX_SIZE, MASK_SIZE = 7, 14
@@ -56,8 +58,8 @@ class Doubling(nn.Module):
         n, c, h, w = x.shape
         out = self.weight.shape[1]
         # Each cell gives four of its own: a matrix product.
-        y = jt.matmul(x.transpose(0, 2, 3, 1).reshape(n * h * w, c), self.weight.reshape(c, out * 4))
-        y = y.reshape(n, h, w, out, 2, 2).transpose(0, 3, 1, 4, 2, 5).reshape(n, out, 2 * h, 2 * w)
+        y = jt.matmul(transpose(x, (0, 2, 3, 1)).reshape(n * h * w, c), self.weight.reshape(c, out * 4))
+        y = transpose(y.reshape(n, h, w, out, 2, 2), (0, 3, 1, 4, 2, 5)).reshape(n, out, 2 * h, 2 * w)
         return y + self.bias.reshape(1, out, 1, 1)
 
 
@@ -123,7 +125,7 @@ class RoIHeads(nn.Module):
         rois[:n, 0], rois[:n, 1:] = pictures, boxes
         levels = np.zeros(len(rois), np.int32)
         levels[:n] = box_math.levels_of(boxes, self.style)
-        return roi_align(features[:4], rois, levels, size=(size, size), scales=SCALES, sampling=self.style.sampling,
+        return roi_align([plain(f) for f in features[:4]], rois, levels, size=(size, size), scales=SCALES, sampling=self.style.sampling,
                          aligned=self.style.aligned)
 
     def predict(self, features, boxes, pictures, stage: int = 0) -> tuple:
@@ -135,9 +137,10 @@ class RoIHeads(nn.Module):
     def mask_logits(self, features, boxes, pictures, stage: int = 0):
         """Mask logits of boxes, (N, K, 28, 28)."""
         pooled = self.pool(features, boxes, pictures, MASK_SIZE)
+        x = enter(pooled, pooled.shape[1])
         for block in self.of_stage("mask_head", stage):
-            pooled = nn.relu(block[0](pooled))
-        return self.of_stage("mask_predictor", stage)(pooled)[:len(boxes)]
+            x = block[0](x, relu=True)
+        return self.of_stage("mask_predictor", stage)(plain(x))[:len(boxes)]
 
     # -- inference
 
@@ -234,7 +237,7 @@ class RoIHeads(nn.Module):
         rows = np.flatnonzero(regions.labels >= 0)
         number, side = shared_count(len(rows)), 2 * MASK_SIZE
         if not len(rows):
-            return total(features[0][:1, :1, :1, :1]) * 0.0
+            return total(plain(features[0])[:1, :1, :1, :1]) * 0.0
         boxes, pictures = regions.boxes[rows], regions.pictures[rows]
         targets = np.zeros((len(rows), side, side), np.float32)
         for picture, truth in enumerate(truths):

@@ -8,6 +8,8 @@ from jea.models.detection import boxes as box_math
 from jea.models.detection.backbone import init_normal
 from jea.models.detection.losses import binary_cross_entropy, shared_count, smooth_l1, total
 from jea.nn.blocks import Conv
+from jea.nn.formats import plain
+from jea.ops import transpose
 from jea.ops.detection import match_boxes, nms
 
 FIRST_STRIDE = 4
@@ -16,8 +18,9 @@ UNIT = (1.0, 1.0, 1.0, 1.0)
 
 def by_cell(x, per_anchor: int):
     """(B, A K, H, W) -> (B, H W A, K): rows of the grid outside, anchors of a cell inside."""
+    x = plain(x)
     b, channels, h, w = x.shape
-    return x.transpose(0, 2, 3, 1).reshape(b, h * w * (channels // per_anchor), per_anchor)
+    return transpose(x, (0, 2, 3, 1)).reshape(b, h * w * (channels // per_anchor), per_anchor)
 
 
 class RPNHead(nn.Module):
@@ -32,7 +35,7 @@ class RPNHead(nn.Module):
             init_normal(layer, 0.01)
 
     def execute(self, features):
-        hidden = [nn.relu(self.conv[0][0](x)) for x in features]
+        hidden = [self.conv[0][0](x, relu=True) for x in features]
         objectness = jt.concat([by_cell(self.cls_logits(x), 1) for x in hidden], 1).squeeze(2)
         return objectness, jt.concat([by_cell(self.bbox_pred(x), 4) for x in hidden], 1)
 

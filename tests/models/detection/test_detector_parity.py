@@ -6,6 +6,7 @@ from jea._jittor import jt
 from jea.models.detection import boxes as box_math
 from jea.models.detection.detectors import Detector
 from jea.models.detection.rpn import RPN
+from jea.nn.formats import enter, max_pool, plain
 from jea.nn.mode import evaluating
 
 DENSE = 2e-5
@@ -19,10 +20,10 @@ def dense(case):
     with evaluating(model):
         x = jt.array(case.inputs["x"])
         body = model.backbone.body
-        found["maxpool"] = body.maxpool(body.bn1(body.conv1(x), relu=True))
-        stages = body(x)
+        found["maxpool"] = plain(max_pool(body.bn1(body.conv1(enter(x, 64)), relu=True)))
+        stages = [plain(stage) for stage in body(x)]
         found.update({f"C{k + 2}": c for k, c in enumerate(stages)})
-        features = model.backbone(x)
+        features = [plain(level) for level in model.backbone(x)]
         first = 2 if case.two_stage else 3
         found.update({f"P{first + k}": p for k, p in enumerate(features)})
         found["heads"] = model.rpn(features) if case.two_stage else model.head(features)
