@@ -59,6 +59,7 @@ __all__ = [
     "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "Cityscapes",
     "ClassificationDataset", "DATASETS", "DataError", "Dataset", "ImageFolder", "Loader", "ModelNet40",
     "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeNetPart", "Shapes",
-    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class", "list_inputs",
+    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class",
+    "list_inputs",
     "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
 ]

@@ -106,7 +106,8 @@ def _add(report: Report, result: Examined, split: str, seen: dict, unit: str) ->
     if result.digest is not None:
         first = seen.setdefault(result.digest, (split, result.name))
         if first != (split, result.name):
-            report.problems.append(f"{result.name} (split {split}): is the same {unit} as {first[1]} (split {first[0]})")
+            report.problems.append(f"{result.name} (split {split}): is the same {unit} as {first[1]} (split "
+                                   f"{first[0]})")
     if result.counts is not None:
         report.labels += result.counts
         report.ignored += result.ignored

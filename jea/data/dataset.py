@@ -1,8 +1,8 @@
 """The contract of a data set, and the batches that training gets from it.
 
-A data set of your own derives from Dataset (or from ClassificationDataset, SegmentationDataset, PointCloudDataset, which
-know how such samples are augmented and checked) and defines what its task needs. What it leaves out raises a DataError
-that says so.
+A data set of your own derives from Dataset (or from ClassificationDataset, SegmentationDataset, PointCloudDataset,
+which know how such samples are augmented and checked) and defines what its task needs. What it leaves out raises a
+DataError that says so.
 """
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ class Dataset:
             if name not in self.ragged:
                 shapes = {np.shape(entry) for entry in entries}
                 if len(shapes) > 1:
-                    raise DataError(f"{self.root}: \"{name}\" has the shapes {', '.join(map(str, sorted(shapes)))} in the "
-                                    f"samples of one batch; give all one shape, or name it in "
+                    raise DataError(f"{self.root}: \"{name}\" has the shapes {', '.join(map(str, sorted(shapes)))} in "
+                                    f"the samples of one batch; give all one shape, or name it in "
                                     f"{type(self).__name__}.ragged to get a list")
                 entries = np.stack(entries)
             batch[name] = entries

@@ -35,7 +35,8 @@ def bars_png(path: str | Path, values: Mapping[str, float], *, title: str, colou
         draw.text((left - 8 * scale, middle), name, style.INK, font, anchor="rm")
         if math.isfinite(value):
             end = left + long * value
-            draw.rectangle((left, top + 4 * scale, end, top + (line - 4) * scale), tuple(map(int, colours[row])), style.SOFT)
+            draw.rectangle((left, top + 4 * scale, end, top + (line - 4) * scale), tuple(map(int, colours[row])),
+                           style.SOFT)
         text = f"{value:.3f}" if math.isfinite(value) else "-"
         draw.text((end + 6 * scale, middle), text, style.INK, font, anchor="lm")
     draw.line((left, head * scale, left, bottom), style.SOFT, scale)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.data import DataError, dataset_class, list_inputs, map_ordered, write_image
-from jea.data.files.clouds import SUFFIXES, read_cloud
+from jea.data.files.clouds.reading import SUFFIXES, read_cloud
 from jea.data.views.clouds import normalise_cloud, scaled
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating

@@ -61,7 +61,8 @@ def plant(root):
     save(root / "labels/val/9.png", np.zeros((6, 8), np.uint8))
     save(labels / "2.png", np.zeros((6, 8), np.uint8))  # the only one with "roof"
     return [r"10\.png: has no label", r"labels/train/11\.png: belongs to no picture",
-            r"images/train/12\.png: picture is broken", r"13\.png: picture is empty", r"14\.png: label value 3 at row 0", r"15\.png: label is 6 x 8, its picture",
+            r"images/train/12\.png: picture is broken", r"13\.png: picture is empty",
+            r"14\.png: label value 3 at row 0", r"15\.png: label is 6 x 8, its picture",
             r"16\.png: label is a colour picture", r"17\.png: not a label", r"18\.png: all pixels are ignored",
             r"19\.png: .*19\.jpg has the same name", r"images/val/9\.png \(split val\): is the same picture as",
             r"class 2 \(roof\) occurs in no label of split train"]

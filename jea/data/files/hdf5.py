@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jea.data.files.clouds import check_cloud
+from jea.data.files.clouds.text import check_cloud
 from jea.errors import DataError
 
 MAX_VALUES = 2 ** 28  # of an array: 1 GiB of float32

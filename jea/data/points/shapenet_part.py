@@ -16,7 +16,7 @@ import numpy as np
 
 from jea.data.dataset import check_split
 from jea.data.files.cache import cached, pack
-from jea.data.files.clouds import check_cloud, read_table
+from jea.data.files.clouds.text import check_cloud, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
 from jea.data.files.lists import check_listed
 from jea.data.points.base import PointCloudDataset

@@ -65,7 +65,8 @@ class ADE20K(AugmentedSegmentation):
             return self._pairs("release_test/testing", None)
         self.root = self._find_root("ADEChallengeData2016")
         check_split(self.split, (*_FOLDERS, "test"), self.root)
-        return [sample for name in _FOLDERS[self.split] for sample in self._pairs(f"images/{name}", f"annotations/{name}")]
+        return [sample for name in _FOLDERS[self.split] for sample in self._pairs(f"images/{name}",
+                                                                                  f"annotations/{name}")]
 
     def _read_label(self, sample: Sample) -> np.ndarray:
         return (read_label(self.root / sample.label, 151, ignore=0) - np.uint8(1)).astype(np.uint8)  # 0 becomes 255

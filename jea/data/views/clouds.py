@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 
+_AT_ONCE = 2 ** 16  # triangles whose areas are computed together
+
 
 def sample_surface(vertices: np.ndarray, triangles: np.ndarray, n: int, rng: np.random.Generator
                    ) -> tuple[np.ndarray, np.ndarray]:
@@ -13,14 +15,17 @@ def sample_surface(vertices: np.ndarray, triangles: np.ndarray, n: int, rng: np.
     vertices: (V, 3); triangles: (T, 3) indices. p = (1 - sqrt(u)) a + sqrt(u) (1 - v) b + sqrt(u) v c.
     Raises ValueError for a surface without area.
     """
-    a, b, c = (np.asarray(vertices, np.float64)[triangles[:, k]] for k in range(3))
-    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    vertices, area = np.asarray(vertices, np.float64), np.empty(len(triangles))
+    for start in range(0, len(triangles), _AT_ONCE):
+        a, b, c = (vertices[triangles[start:start + _AT_ONCE, k]] for k in range(3))
+        area[start:start + _AT_ONCE] = np.linalg.norm(np.cross(b - a, c - a), axis=1)
     total = np.cumsum(area)
     if not len(total) or not 0 < total[-1] < math.inf:
         raise ValueError("the surface has no area; expected faces of at least three different corners")
     chosen = np.minimum(np.searchsorted(total, rng.random(n) * total[-1], side="right"), len(total) - 1)
     u, v = np.sqrt(rng.random(n))[:, None], rng.random(n)[:, None]
-    points = (1 - u) * a[chosen] + u * (1 - v) * b[chosen] + u * v * c[chosen]
+    a, b, c = (vertices[triangles[chosen, k]] for k in range(3))
+    points = (1 - u) * a + u * (1 - v) * b + u * v * c
     return points.astype(np.float32), chosen
 
 

@@ -68,7 +68,8 @@ def test_ade20k_submission(ade, tmp_path):
 def test_ade20k_faults(ade, tmp_path):
     with pytest.raises(DataError, match="no ADE20K data there.*it is not a folder.*looked for the folders images"):
         ADE20K(root=tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"unknown split 'vall' \(did you mean val\?\); there are train, val, trainval, .*test"):
+    with pytest.raises(DataError, match=r"unknown split 'vall' \(did you mean val\?\); there are train, val, "
+                                        r"trainval, .*test"):
         ADE20K(root=ade[0], split="vall")
     root = tmp_path / "ADEChallengeData2016"
     save(root / "images/training/a.jpg", np.zeros((4, 5, 3), np.uint8))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jea.data import DataError, list_inputs
-from jea.data.files import clouds as cloud_files
-from jea.data.files.clouds import SUFFIXES, read_cloud, read_table
+from jea.data.files.clouds import numbers, ply_binary, text
+from jea.data.files.clouds.reading import SUFFIXES, read_cloud
+from jea.data.files.clouds.text import read_table
 from jea.data.views.clouds import (
     normalise_cloud,
 )
@@ -152,7 +153,7 @@ BROKEN = [
     ("a.txt", "1 2 3\n4 1_0 6\n", "line 2: '1_0' is not a number"),
     ("a.txt", b"1 2 3\n4 5 \xff\xfe\n", "line 2: .* is not a number"),
     ("a.txt", b"1 2 3\n4 5\x00 6\n", "line 2: .* is not a number"),
-    ("a.txt", "x,y,z\n1,2,3\n", "line 1: 'x' is not a number"),
+    ("a.txt", "x,y,z\n1,2,u\n", "line 2: 'u' is not a number"),
     ("a.txt", "1 2 3\n\n4 nan 6\n7 8 inf\n", r"line 3: \(4, nan, 6\) is not a finite place \(2 such points\)"),
     ("a.txt", "1 2 3\n4 5 1e400\n", "line 2: .*is not a finite place"),
     ("a.txt", "1 2 3\n4 5 1e39\n", "line 2: .*is not a finite place"),
@@ -174,8 +175,9 @@ BROKEN = [
     ("a.off", "OFF\n1.5 0 0\n1 1 1\n1 1 1\n", "line 2: 1.5 vertices"),
     ("a.off", "OFF\nnan 0 0\n", "line 2: nan vertices"), ("a.off", "OFF\n0 0 0\n", "is empty"),
     ("a.off", "OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "line 4: 2 numbers"),
-    ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n", "line 6: a face has corners .*3.0.; expected 0 to 2"),
-    ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 -1\n", "line 6: a face has corners"),
+    ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n", "line 6: a face has the corner 3; expected whole numbers "
+                                                            "from 0 to 2"),
+    ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 -1\n", "line 6: a face has the corner -1"),
     ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n", "line 6: a face of 4 vertices in 4 numbers"),
     ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n9e99 0 1 2\n", "line 6: a face of 9e[+]99 vertices"),
     ("a.off", "OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n", "the surface has no area"),
@@ -190,7 +192,8 @@ BROKEN = [
     ("a.ply", "ply\nformat ascii 1.0\nelement face 0\nproperty list uchar int i\nend_header\n", "no element vertex"),
     ("a.ply", "ply\nformat ascii 1.0\nelement vertex 1\nproperty list uchar int x\nproperty int y\nproperty int z\n"
      "end_header\n1 1 1 1\n", "and no list"),
-    ("a.ply", PLY_HEAD.format(4_000_000_000) + "end_header\n" + "x" * 99, "4000000000 x vertex announced, but only 99"),
+    ("a.ply", PLY_HEAD.format(4_000_000_000) + "end_header\n" + "x" * 99, "4000000000 x vertex of 12 bytes announced, "
+                                                                          "but only 99"),
     ("a.ply", PLY_HEAD.format(9) + "end_header\n" + "x" * 99, "9 x vertex of 12 bytes announced, but only 99"),
     ("a.ply", PLY_HEAD.format(0) + "end_header\n", "is empty"),
     ("a.ply", ply("ascii").replace(b"1 7 1 1", b""), "8 x vertex announced, but only 7 lines follow"),
@@ -199,7 +202,7 @@ BROKEN = [
     ("a.ply", PLY_HEAD.format(1).encode() + b"element face 2\nproperty list int int i\nend_header\n" + bytes(12)
      + struct.pack("<ii", -5, 0), "a list of -5 entries"),
     ("a.ply", PLY_HEAD.format(1).encode() + b"element face 1\nproperty list uchar int i\nend_header\n" + bytes(12)
-     + struct.pack("<Biii", 3, 0, 0, 1), "a face has corners"),
+     + struct.pack("<Biii", 3, 0, 0, 1), "a face has the corner 1"),
 ]
 
 
@@ -219,20 +222,20 @@ def test_broken_files_are_named(tmp_path, name, content, said):
 def test_what_is_not_a_file(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_cloud(tmp_path / "x.txt")
-    with pytest.raises(DataError, match="not a file"):
+    with pytest.raises(DataError, match="is a folder; expected a regular file"):
         read_cloud(tmp_path)
 
 
 def test_limits(tmp_path, monkeypatch):
     path = write(tmp_path, "a.txt", "1 2 3\n" * 50)
-    monkeypatch.setattr(cloud_files, "MAX_POINTS", 49)
+    monkeypatch.setattr(text, "MAX_POINTS", 49)
     with pytest.raises(DataError, match="50 points, over the limit of 49"):
         read_cloud(path)
-    monkeypatch.setattr(cloud_files, "MAX_BYTES", 599)
+    monkeypatch.setattr(numbers, "MAX_BYTES", 599)
     with pytest.raises(DataError, match="300 bytes of text, over the limit of 299"):
         read_cloud(path)
-    monkeypatch.setattr(cloud_files, "MAX_MIXED", 5)
-    with pytest.raises(DataError, match="7 polygons of different sizes, over the limit of 5"):
+    monkeypatch.setattr(ply_binary, "MAX_MIXED", 5)
+    with pytest.raises(DataError, match="7 x face with lists of different lengths, over the limit of 5"):
         read_cloud(write(tmp_path, "b.ply", ply("binary_little_endian", "<", MIXED)))
 
 
