@@ -50,10 +50,10 @@ def threads() -> int:
 
 def machine() -> dict:
     """What every table of figures needs beside it."""
-    from jea.commands.info import _cpu_name, _version
-    return {"cpu": _cpu_name(), "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
-            "jittor": _version("jittor"), "oneDNN of jea": jea.environment.prepare().onednn, "torch": _version("torch"),
-            "python": platform.python_version()}
+    from jea.commands.info import cpu_name, version
+    return {"cpu": cpu_name(), "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
+            "jittor": version("jittor"), "oneDNN of jea": jea.environment.prepare().onednn, "torch": version("torch"),
+            "python": platform.pythonversion()}
 
 
 def table(rows: dict, formats: dict | None = None) -> str:

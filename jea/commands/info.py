@@ -29,12 +29,12 @@ def collect() -> dict:
         complete = str(error)
     info = {
         "jea": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        "jittor": _version("jittor"),
-        "numpy": _version("numpy"),
-        "pillow": _version("pillow"),
+        "python": f"{platform.pythonversion()} ({sys.executable})",
+        "jittor": version("jittor"),
+        "numpy": version("numpy"),
+        "pillow": version("pillow"),
         "platform": platform.platform(),
-        "cpu": f"{_cpu_name()}, {os.cpu_count()} cores",
+        "cpu": f"{cpu_name()}, {os.cpu_count()} cores",
         "device": f"{found.device}: {found.device_reason}",
         "oneDNN": f"{found.onednn or 'missing'}: {found.onednn_reason}",
         "compiler": _compiler(),
@@ -87,14 +87,14 @@ def _precision(found) -> str:
     return f"NVIDIA_TF32_OVERRIDE={os.environ.get('NVIDIA_TF32_OVERRIDE', '')} set by the user"
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),

@@ -53,20 +53,28 @@ def _test(arguments) -> int:
     if not arguments.no_fuse:
         task.fuse()
     from jea import ranks
+    from jea.commands import report
     from jea.tasks.outputs import predict_files
     from jea.training.log import plain
     from jea.training.state import evaluate
+    defaults = report.task_defaults(task)
+    found = None
     if arguments.input:
         result = ranks.on_first(lambda: predict_files(task, arguments.input, out))
     else:
-        result = evaluate(task, out, split=arguments.split, limit=arguments.limit).values
+        found = evaluate(task, out, split=arguments.split, limit=arguments.limit)
+        result = found.values
     if mpi.rank():
         return 0
+    if found:
+        report.write_report(out / report.REPORT, found, title=stem, lead=f"{weights}, split "
+                            f"{arguments.split or task.eval.split}", config=config, defaults=defaults,
+                            command=report.command_line())
     if arguments.json:
         print(json.dumps(plain(result)))
     else:
         session.print_result(result)
-        print(f"output: {out}")
+        print(f"output: {out}" + f"; report: {out / report.REPORT}" * bool(found))
     return 1 if result.get("failed") else 0
 
 

@@ -28,6 +28,7 @@ def _train(arguments) -> int:
         config["train"]["init_weights"] = arguments.weights
     session.check_paths(arguments, config, arguments.weights)
     device = session.start(arguments, device)
+    from jea.commands import report
     from jea.tasks import create_task
     from jea.training.log import CURVES
     from jea.training.loop import train
@@ -41,17 +42,23 @@ def _train(arguments) -> int:
             f"from {session.weights_state(task, init)}" if init else "from random weights"
         session.say(f"dry run: would train {start}; data: {session.data_state(task)}")
         return 0
+    defaults = report.task_defaults(task)
+
+    def write_report(found) -> None:
+        report.write_report(out / report.REPORT, found, title=stem, lead=f"training in {out}", config=config,
+                            defaults=defaults, command=report.command_line(), curves=out / CURVES)
     try:
         task.dataset(task.eval.split)  # fail now, not at the first evaluation
         result = train(task, out, resume=arguments.resume, stop_after=arguments.stop_after, ema=not arguments.no_ema,
-                       strict=not arguments.no_strict)
+                       strict=not arguments.no_strict, report=write_report)
     finally:
         task.close()
     if mpi.rank():
         return 0
     if result:
         session.print_result(result)
-        print(f"weights: {out / BEST} (best), {out / LAST} (to resume); curves: {out / CURVES}")
+        print(f"weights: {out / BEST} (best), {out / LAST} (to resume); curves: {out / CURVES}; "
+              f"report: {out / report.REPORT}")
     elif arguments.stop_after:
         session.say(f"stopped before the end; {out / LAST} is saved, --resume goes on from it")
     return 0

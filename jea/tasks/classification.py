@@ -9,8 +9,9 @@ import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DataError, list_inputs, map_ordered, read_image
+from jea.data import DataError, list_inputs, map_ordered, read_image, write_image
 from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
+from jea.data.views.crops import denormalise
 from jea.files import write_bytes
 from jea.metrics.classification import ClassificationScores
 from jea.nn.fold import fuse
@@ -18,7 +19,7 @@ from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.tasks.options import classification as options
 from jea.tasks.schedules import cosine
-from jea.tasks.task import Evaluation, Task
+from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.averages import WeightAverage
 from jea.training.phase import Phase
 
@@ -92,36 +93,61 @@ class Classification(Task):
         """Run over a split and score it: {"top1": ..., "top5": ..., "mean_class": ..., "worst_classes": [...], ...}.
 
         "images_per_second" is the network's, without reading the pictures. Writes out/confusion.csv: the pictures
-        of each class (row) by the class that was found (column). Under mpirun each rank runs every size-th batch.
+        of each class (row) by the class that was found (column), and the `eval.pictures` pictures whose label has the lowest
+        probability to out/pictures. Under mpirun each rank runs every size-th batch.
         """
         dataset = self.dataset(self.eval.split if split is None else split)
         names = _unique(self._class_list() or dataset.class_names)
         Path(out).mkdir(parents=True, exist_ok=True)  # fail now, not after the last batch
         count = len(dataset) if limit is None else min(limit, len(dataset))
         view = EvalView(dataset, self.model.img_size, self.eval.crop_pct)
-        scores, seconds = ClassificationScores(dataset.num_classes), 0.0
+        scores, seconds, worst_pictures = ClassificationScores(dataset.num_classes), 0.0, []
         starts = range(0, count, self.eval.batch_size)
         chunks = [range(start, min(start + self.eval.batch_size, count)) for start in starts]
         chunks = ranks.own(chunks)
         batches = map_ordered(view.test_batch, chunks, self.eval.num_workers)
-        for images, labels in progress_bar(batches, total=len(chunks), title=str(dataset.split), unit="batch",
-                                           shown=progress and ranks.is_first()):
+        bar = progress_bar(batches, total=len(chunks), title=str(dataset.split), unit="batch",
+                           shown=progress and ranks.is_first())
+        for chunk, (images, labels) in zip(chunks, bar):
             started = time.perf_counter()
             logits = self.logits(images)
             seconds += time.perf_counter() - started
             scores.update(logits, labels)
-        parts = ranks.gather((scores, seconds))
+            worst_pictures = self._worst_pictures(worst_pictures, chunk, images, labels, logits)
+        parts = ranks.gather((scores, seconds, worst_pictures))
         scores, seconds = ClassificationScores(dataset.num_classes), max(part[1] for part in parts)
-        for part, _ in parts:
+        for part, _, _ in parts:
             scores.merge(part)
-        result = scores.scores()
+        result, shown = scores.scores(), []
         if ranks.is_first():
             _write_confusion(Path(out) / "confusion.csv", names, result["confusion"])
+            shown = self._write_worst(Path(out) / "pictures", names, [entry for part in parts for entry in part[2]])
         worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
                  for c, accuracy, others in scores.worst(self.eval.worst)]
         return Evaluation(result["top1"], {
             "top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
-            "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst})
+            "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst}, shown)
+
+    def _worst_pictures(self, kept: list, numbers, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> list:
+        """[(probability of the label, number, label, prediction, picture), ...] of the worst so far."""
+        logits = logits.astype(np.float64)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        found = exponentials[np.arange(len(labels)), labels] / exponentials.sum(1)
+        for k in np.argsort(found, kind="stable")[:self.eval.pictures]:
+            kept.append((float(found[k]), numbers[int(k)], int(labels[k]), int(logits[k].argmax()), images[k]))
+        return sorted(kept, key=lambda entry: entry[:2])[:self.eval.pictures]
+
+    def _write_worst(self, folder: Path, names, worst: list) -> list:
+        """Write the worst pictures as they were seen; [Shown, ...]."""
+        shown = []
+        for probability, number, label, prediction, picture in sorted(worst, key=lambda entry: entry[:2])[:self.eval.pictures]:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{number:06d}.png"
+            write_image(path, denormalise(picture))
+            shown.append(Shown(path, f"picture {number}: {names[label]}, taken for {names[prediction]}; probability of the "
+                                     f"label {probability:.2f}" if prediction != label else
+                               f"picture {number}: {names[label]}, probability {probability:.2f}", probability))
+        return shown
 
     def list_inputs(self, path) -> list:
         return list_inputs(path)

@@ -30,7 +30,7 @@ from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import spectral_norms
 from jea.progress import progress as progress_bar
 from jea.tasks.options import generation as options
-from jea.tasks.task import Evaluation, Task
+from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.adam import Adam
 from jea.training.averages import WeightAverage
 from jea.training.phase import Phase
@@ -157,9 +157,11 @@ class Generation(Task):
         out, g = Path(out), self.generator
         out.mkdir(parents=True, exist_ok=True)
         self.draw(out)
+        drawn = [Shown(out / "samples.png", "Samples, a row per class"),
+                 Shown(out / "interpolation.png", "From one noise vector, then from one class, to another")]
         count = self.eval.samples if limit is None else max(2, min(limit, self.eval.samples))
         if not (self.eval.metrics or self.eval.save):
-            return Evaluation(None, {"samples": 0})
+            return Evaluation(None, {"samples": 0}, charts=drawn)
         rng = np.random.Generator(np.random.PCG64(1))
         z = rng.standard_normal((count, g.z_dim), np.float32)
         labels = np.arange(count, dtype=np.int32) % g.num_classes
@@ -180,14 +182,14 @@ class Generation(Task):
         if saved:
             save_npz(out / "samples.npz", {"images": np.concatenate(saved), "labels": labels})
         if not self.eval.metrics:
-            return Evaluation(None, {"samples": count})
+            return Evaluation(None, {"samples": count}, charts=drawn)
         distance = frechet_distance(moments.gaussian(), real)
         if self.eval.inception:
             found = {"fid": distance, "inception_score": inception_score(np.concatenate(logits), self.eval.splits)[0],
                      "samples": count}
         else:
             found = {"fid_proxy": distance, "samples": count, "note": NO_INCEPTION}
-        return Evaluation(-distance, {"score": -distance, **found})
+        return Evaluation(-distance, {"score": -distance, **found}, charts=drawn)
 
     def draw(self, out_dir: Path) -> None:
         """Write samples.png and interpolation.png, from fixed noise."""

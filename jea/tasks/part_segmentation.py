@@ -61,9 +61,9 @@ class PartSegmentation(PointTask):
     def score(self, scores: PartScores, sample: dict, found: np.ndarray, dataset, *, drawn: bool):
         prediction = self.prediction(found, sample["category"], dataset.parts)
         iou = scores.update(prediction, sample["parts"], sample["category"])
-        if drawn:
-            return cloud_sheet(sample["points"].T, prediction, sample["parts"], names=dataset.part_names,
-                               titles=(f"prediction, mIoU {iou:.2f}", "label", "errors"))
+        picture = cloud_sheet(sample["points"].T, prediction, sample["parts"], names=dataset.part_names, titles=(
+            f"prediction, mIoU {iou:.2f}", "label", "errors")) if drawn else None
+        return picture, "mIoU", iou
 
     def result(self, scores: PartScores, dataset) -> dict:
         found = scores.scores()

@@ -44,8 +44,8 @@ class PointClassification(PointTask):
 
     def score(self, scores: ClassificationScores, sample: dict, found: np.ndarray, dataset, *, drawn: bool):
         scores.update(found[None], np.array([sample["category"]]))
-        if drawn:
-            return _sheet(sample["points"].T, found, dataset.class_names, sample["category"])
+        picture = _sheet(sample["points"].T, found, dataset.class_names, sample["category"]) if drawn else None
+        return picture, "probability of the label", float(found[sample["category"]])
 
     def result(self, scores: ClassificationScores, dataset) -> dict:
         found = scores.scores()

@@ -16,7 +16,7 @@ from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
 from jea.tasks.schedules import cosine
-from jea.tasks.task import Evaluation, Task
+from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.phase import Phase
 
 MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
@@ -81,7 +81,7 @@ class PointTask(Task):
         """Run over a split and score it. Writes the first `eval.pictures` pictures to out/pictures."""
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
-        scores, seconds, done = self.new_scores(dataset), 0.0, 0
+        scores, seconds, done, shown = self.new_scores(dataset), 0.0, 0, []
         samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
         bar = progress_bar(samples, total=count, title=dataset.split, unit="cloud", shown=progress)
         for batch in _batches(bar, self.eval.batch_size):
@@ -91,14 +91,17 @@ class PointTask(Task):
             found = self.probabilities(points, categories, range(done, done + len(batch)))
             seconds += time.perf_counter() - started
             for k, sample in enumerate(batch):
-                picture = self.score(scores, sample, found[k], dataset, drawn=done + k < self.eval.pictures)
-                if picture is not None:
-                    (Path(out) / "pictures").mkdir(parents=True, exist_ok=True)
-                    write_image(Path(out) / "pictures" / f"{sample['id']}.png", picture)
+                drawn = done + k < self.eval.pictures
+                picture, measure, value = self.score(scores, sample, found[k], dataset, drawn=drawn)
+                if drawn:
+                    path = Path(out) / "pictures" / f"{sample['id']}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_image(path, picture)
+                    shown.append(Shown(path, f"{sample['id']}: {measure} {value:.2f}; prediction, label, errors", value))
             done += len(batch)
         values = self.result(scores, dataset)
         return Evaluation(next(iter(values.values())), dict(values, clouds=count,
-                                                            seconds_per_cloud=seconds / max(count, 1)))
+                                                            seconds_per_cloud=seconds / max(count, 1)), shown)
 
     def list_inputs(self, path) -> list:
         return list_inputs(path, SUFFIXES, "cloud")

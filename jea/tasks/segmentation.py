@@ -23,7 +23,7 @@ from jea.tasks.options import segmentation as options
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.schedules import poly
-from jea.tasks.task import Evaluation, Task, without_name
+from jea.tasks.task import Evaluation, Shown, Task, without_name
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
 
@@ -124,7 +124,7 @@ class Segmentation(Task):
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
         confusion, labelled = ConfusionMatrix(dataset.num_classes), False
-        names = []
+        names, shown, charts = [], [], []
         seconds = 0.0
         numbers = ranks.own(range(count))
         samples = map_ordered(dataset.test_sample, numbers, self.eval.num_workers)
@@ -146,8 +146,9 @@ class Segmentation(Task):
                 path = out / "pictures" / f"{sample['id']}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, picture)
+                shown.append(_shown(path, sample, prediction, dataset))
         result = {}
-        parts = ranks.gather((labelled, confusion.counts, names, seconds))
+        parts = ranks.gather((labelled, confusion.counts, names, seconds, shown))
         if any(part[0] for part in parts):
             confusion.counts = sum(part[1] for part in parts)
             scores = confusion.scores()
@@ -157,12 +158,15 @@ class Segmentation(Task):
                 bars_png(out / "iou.png", result["IoU"], colours=dataset.palette,
                          title=f"IoU, mean {scores['mIoU']:.4f}")
                 confusion_png(out / "confusion.png", confusion.shares(), dataset.class_names)
+                charts = [Shown(out / "iou.png", "IoU of each class"),
+                          Shown(out / "confusion.png", "How the pixels of each class (row) were predicted (column)")]
         names = [name for _, name in sorted(name for part in parts for name in part[2])]
         if names and ranks.is_first():
             result["submission"] = str(dataset.submission.pack(out, names))
         seconds = max(part[3] for part in parts)
         return Evaluation(result.get("mIoU"), dict(result, images=count, seconds_per_image=seconds / max(count, 1),
-                                                   peak_memory_mb=peak_memory_mb()))
+                                                   peak_memory_mb=peak_memory_mb()),
+                          [entry for part in parts for entry in part[4]], charts)
 
     def list_inputs(self, path) -> list:
         return list_inputs(path)
@@ -193,6 +197,16 @@ class Segmentation(Task):
         n = self.network.num_classes
         names = tuple(names) if len(names) == n else tuple(f"class {i}" for i in range(n))
         return names, palette, 0 if names[0] == "background" else dataset.background
+
+
+def _shown(path: Path, sample: dict, prediction: np.ndarray, dataset) -> Shown:
+    """A comparison with the mean IoU of its picture alone."""
+    if sample["label"] is None:
+        return Shown(path, f"{sample['id']}: picture, prediction")
+    own = ConfusionMatrix(dataset.num_classes)
+    own.update(prediction, sample["label"])
+    score = own.scores()["mIoU"]
+    return Shown(path, f"{sample['id']}: mIoU {score:.2f}; picture, prediction, label, errors", score)
 
 
 def parameter_groups(model, *, auxiliary: bool = True) -> tuple:

@@ -1,7 +1,8 @@
 """The contract of a task: what training, testing and the command line ask of it."""
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Iterator
 
 from jea import ranks
@@ -17,14 +18,25 @@ AS_CONFIGURED = object()  # "the split that the config names", where None is a s
 
 
 @dataclass
+class Shown:
+    """A picture that an evaluation wrote. score: the task's own measure of it, lower is worse; None where it has none."""
+    path: Path
+    caption: str
+    score: float | None = None
+
+
+@dataclass
 class Evaluation:
     """What an evaluation found.
 
     score: judges which weights are best, higher is better; None where there was nothing to judge.
     values: named results for people, the log and JSON, in the order in which they are shown.
+    shown: the pictures that it wrote, for the report; charts: other drawings.
     """
     score: float | None
     values: dict
+    shown: list[Shown] = field(default_factory=list)
+    charts: list[Shown] = field(default_factory=list)
 
 
 class Task:

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Callable
 
 from jea._jittor import jt
 from jea.data import Batch
@@ -27,7 +28,7 @@ from jea.training.state import SavedRun, check_shares, evaluate, on_any_rank, se
 
 
 def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None, progress: bool = True,
-          ema: bool = True, strict: bool = True) -> dict:
+          ema: bool = True, strict: bool = True, report: Callable | None = None) -> dict:
     """Train a task; returns the values of the last evaluation, {} where there was none.
 
     Args:
@@ -37,6 +38,7 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
         stop_after: end (and save) before this step, as a time-limited job would; the schedule keeps its length.
         progress: show a progress bar on stderr.
         ema, strict: how train.init_weights are loaded, as jea.checkpoint.load_weights.
+        report: called with each Evaluation, by the rank that writes, once the curves are drawn.
     Raises:
         TrainingError: a loss, gradient or weight that is not finite; last.npz stays that of the last save. A precision
             that the device does not have. Another run that writes into the folder.
@@ -76,6 +78,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
                 bar.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scalars(found.values).items()),
                           file=sys.stderr)
             log.draw()
+            if report and log.writes:
+                report(found)
             return found.values, best
 
         values, stopped, whole = {}, False, True

@@ -28,6 +28,12 @@ def normalise(image: np.ndarray) -> np.ndarray:
     return standardise(image.astype(np.float32))
 
 
+def denormalise(image: np.ndarray) -> np.ndarray:
+    """(3, H, W) float32, normalised -> the picture (H, W, 3) uint8."""
+    pixels = (image.transpose(1, 2, 0) * STD + MEAN) * np.float32(255)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
 def standardise(image: np.ndarray) -> np.ndarray:
     """What `normalise` does, in place: (..., 3) float32 with values from 0 to 255; returns it."""
     image /= np.float32(255)

@@ -53,9 +53,10 @@ class Eval:
     crop_pct: float = 0.9  # the resized shorter side is img_size / crop_pct
     num_workers: int = 2  # processes that read pictures ahead
     worst: int = 10  # how many classes with the lowest accuracy are shown
+    pictures: int = 20  # how many of the worst pictures are written
     class_list: Optional[str] = None  # text file with a class name per line, in the order of the model's outputs
 
     def __post_init__(self):
-        check_limits("eval", self, counts=("batch_size",), not_negative=("num_workers", "worst"))
+        check_limits("eval", self, counts=("batch_size",), not_negative=("num_workers", "worst", "pictures"))
         if not 0.1 <= self.crop_pct <= 1:
             raise ConfigError(f"eval.crop_pct is {self.crop_pct}; expected 0.1 to 1")
