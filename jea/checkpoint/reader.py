@@ -12,7 +12,7 @@ from jea.checkpoint.readers.torch import TorchLegacy, TorchZip, is_legacy
 from jea.checkpoint.readers.zip import ZipArchive
 from jea.checkpoint.tensors import Budget
 
-_NOT_CHECKPOINTS = (
+NOT_CHECKPOINTS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull`"),
     (b"\x1f\x8b", "is gzip-compressed; unpack it first (gunzip)"),
     (b"BZh", "is bzip2-compressed; unpack it first (bunzip2)"),
@@ -91,7 +91,7 @@ def _source(file, size, budget):
         raise Malformed("is empty (0 bytes); fetch it again")
     if head[4:9] == b"\0\0\0\0{":  # before the others: the length of its header may begin like any of them
         return SafeTensors(file, size)
-    for start, problem in _NOT_CHECKPOINTS:
+    for start, problem in NOT_CHECKPOINTS:
         if head.startswith(start):
             raise Malformed(problem)
     if head.startswith(b"PK\x03\x04"):
