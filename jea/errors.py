@@ -6,6 +6,24 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
+
+
+def printable(text, *, lines=False) -> str:
+    """Make a text that others have chosen, such as a file's name, safe to print on a terminal and in a log.
+
+    Control characters, those that turn the direction of writing or are not seen, and bytes that are no text become
+    escapes: "a\\x1b[2J". With `lines`, line ends and tabs stay, for messages of several lines.
+    """
+    text = os.fspath(text) if isinstance(text, os.PathLike) else str(text)
+    kept = "\n\t" if lines else ""
+    if text.replace("\n", "").isprintable() and (lines or "\n" not in text):
+        return text
+    return "".join(c if c in kept or unicodedata.category(c) not in _HIDDEN else c.encode("unicode_escape").decode()
+                   for c in text)
+
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 class UserError(Exception):
@@ -44,7 +62,7 @@ class CheckpointError(UserError, ValueError):
         return self.args[1]
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+        return f"{printable(self.path)}: {self.problem}"
 
 
 class SetupError(UserError, RuntimeError):

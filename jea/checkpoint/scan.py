@@ -86,12 +86,15 @@ def _scan_file(scanner):
             verdict.problems.append(problem)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         verdict.formats.append("safetensors")
+        file.seek(0)
         try:
             SafeTensors(file, size)
         except Malformed as error:
             verdict.problems.append(str(error))
     walks = scanner.pickles(0, size)
-    if walks and (walks[0].has_header or walks[0].names_something or walks[-1].end == size):
+    # A zip archive begins with the opcode P and a line, up to the first line's end in it: whatever follows is an entry.
+    is_pickle = walks and (walks[0].has_header or walks[0].names_something or walks[-1].end == size)
+    if is_pickle and not head.startswith(b"PK\3\4"):
         verdict.formats.append("torch-legacy" if is_legacy(head) else "pickle")
     if head.startswith(b"\x93NUMPY"):
         verdict.formats.append("npy")
@@ -150,6 +153,8 @@ class _Scanner:
         return walks
 
     def _note(self, walked, where):
+        if not (walked.has_header or walked.names_something):
+            return  # bytes that happen to be opcodes
         if walked.numbered:
             self.verdict.findings.append(f"{where}names something by a number (an EXT opcode), which could be anything")
         for pair in walked.names:

@@ -8,16 +8,41 @@ import sys
 import time
 
 from jea.environment import mpi
-from jea.errors import UserError
+from jea.errors import UserError, printable
 
 
 def run(command: str, function, arguments) -> int:
     """function(arguments), which returns a status or None for 0; errors that a user can mend become one message, not a
-    traceback."""
-    status = _status(command, function, arguments)
+    traceback. Whatever is printed meanwhile goes through `errors.printable`: names of files, and texts in them, are chosen
+    by others."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Printable(sys.stdout), _Printable(sys.stderr, keeps="\r")  # a progress bar's
+    try:
+        status = _status(command, function, arguments)
+    finally:
+        sys.stdout, sys.stderr = streams
     if status and "jea.ranks" in sys.modules:
         sys.modules["jea.ranks"].leave(status)
     return status
+
+
+class _Printable:
+    """A text stream that escapes what a terminal would take for commands."""
+
+    def __init__(self, stream, keeps=""):
+        self._stream, self._keeps = stream, keeps
+
+    def write(self, text):
+        parts = text.split(self._keeps) if self._keeps else [text]
+        self._stream.write((self._keeps or "").join(printable(part, lines=True) for part in parts))
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
 
 
 def _status(command: str, function, arguments) -> int:
@@ -29,7 +54,7 @@ def _status(command: str, function, arguments) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         return _say(command, f"{where}{error.strerror or error}")
     except KeyboardInterrupt as interrupt:
         print(f"jea {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)

@@ -11,21 +11,24 @@ from jea.checkpoint.errors import shown
 from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
 from jea.checkpoint.keymap import BUFFERS
 from jea.checkpoint.reader import outline
-from jea.commands import console
+from jea.commands import console, scan
+from jea.errors import printable
 
 
 def main(argv=None):
-    """``jea inspect FILE``: what a checkpoint holds. Returns the exit status, see jea.commands.console."""
+    """`jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see jea.commands.console."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"
                     "Reads .pth, .safetensors, .npz and Jittor's .pkl; executes nothing that is in them.",
-        epilog="example:\n  jea inspect eanet_resnet101_voc.pth")
-    parser.add_argument("file", metavar="FILE", help="the checkpoint")
+        epilog="examples:\n  jea inspect eanet_resnet101_voc.pth\n  jea inspect --scan downloads/")
+    parser.add_argument("file", metavar="FILE", help="the checkpoint; with --scan also a folder")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--scan", action="store_true", help="say only whether unpickling it could do harm: "
+                        "status 0 clean, 1 dangerous, 2 not readable")
     parser.add_argument("--no-ema", action="store_true", help="prefer the raw weights to the averaged ones")
     arguments = parser.parse_args(argv)
-    return console.run("inspect", _inspect, arguments)
+    return console.run("inspect", scan.run if arguments.scan else _inspect, arguments)
 
 
 def _inspect(arguments):
@@ -43,7 +46,7 @@ def _inspect(arguments):
     counts = Counter(row["dtype"] for row in rows).most_common()
     types = ", ".join(f"{count} {dtype}" for dtype, count in counts)
     wrapper = f", under {shown(summary['wrapper'])!r}" if summary["wrapper"] else ""
-    print(f"{arguments.file}")
+    print(printable(arguments.file))
     print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
     print(f"  contents    {summary['tensors']:,} tensors ({types}), {summary['parameters']:,} parameters")
     known = KNOWN_BLOBS.get(summary["git_blob"])
