@@ -36,4 +36,4 @@ def load_config(arguments) -> tuple:
     from jea import config
     from jea.files import find_config
     path = find_config(arguments.config)
-    return config.load(path, arguments.overrides, data_root=arguments.data), path.stem
+    return config.load(path, arguments.overrides, data_root=getattr(arguments, "data", None)), path.stem

@@ -10,6 +10,7 @@ COMMANDS = {
     "test": ("jea.commands.test", "evaluate a model, or run it on your own pictures"),
     "convert": ("jea.commands.convert", "convert a checkpoint between PyTorch, Jittor and jea"),
     "inspect": ("jea.commands.inspect", "show what a checkpoint holds"),
+    "export": ("jea.commands.export", "write a trained network as an ONNX file"),
     "data": ("jea.commands.data_check", "data check CONFIG: read a data set once and list all that is wrong with it"),
     "info": ("jea.commands.info", "show versions, device, oneDNN, compilers and caches"),
     "bench": ("jea.commands.bench", "measure external attention on this machine"),

@@ -32,7 +32,7 @@ def main(argv=None) -> int:
 def _test(arguments) -> int:
     device = session.choose_device(arguments)
     config, stem = load_config(arguments)
-    weights = arguments.weights or _bundled_weights(stem)
+    weights = arguments.weights or bundled_weights(stem)
     if weights is None and not arguments.dry_run:
         trained = Path("runs") / stem / "best.npz"
         hint = f"; you trained {trained}" if trained.is_file() else ""
@@ -78,7 +78,7 @@ def _test(arguments) -> int:
     return 1 if result.get("failed") else 0
 
 
-def _bundled_weights(stem: str) -> str | None:
+def bundled_weights(stem: str) -> str | None:
     """The weights of a config in weights/index.yaml, or None."""
     from jea.reading import read_yaml
     folder = shared_folder("weights")
