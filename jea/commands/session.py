@@ -103,12 +103,14 @@ def print_result(result: dict) -> None:
             print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
-def _entry_text(entry: dict) -> str:
+def _entry_text(entry: dict | str) -> str:
     """{"input": "a.jpg", "classes": {"cat": 0.9}} -> "a.jpg: cat 90.0%"; texts, then numbers, then shares."""
+    if isinstance(entry, str):
+        return entry
     texts = [value for value in entry.values() if isinstance(value, str)]
     numbers = [f"{key} {value:.1%}" for key, value in entry.items() if isinstance(value, float)]
     shares = [(key, ", ".join(f"{name} {share:.1%}" for name, share in value.items())) for key, value in entry.items()
               if isinstance(value, dict) and value]
     # The only dict of an entry speaks for itself; beside numbers it needs its name.
     shares = [f"{key.replace('_', ' ')} {text}" if numbers else text for key, text in shares]
-    return " -> ".join(texts) + ": " + "; ".join(numbers + shares)
+    return ": ".join(filter(None, (" -> ".join(texts), "; ".join(numbers + shares))))

@@ -44,7 +44,7 @@ class Report:
             small, large = areas[0], areas[-1]
             lines.append(f"{small[0]} to {large[0]} points in a cloud" if self.what == "clouds" else
                          f"{len(self.sizes)} sizes, from {small[1]} x {small[0]} to {large[1]} x {large[0]} pixels")
-        if self.pictures_with is not None:
+        if self.pictures_with is not None and len(self.class_names):
             lines += self._table()
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]

@@ -131,6 +131,11 @@ class Dataset:
             found.counts = np.bincount([label], minlength=self.num_classes)[:self.num_classes]
         return found
 
+    def label_counts(self, index: int) -> np.ndarray | None:
+        """How many of a sample's labels are of each class, (num_classes,); None where it has none. A data set that can
+        tell without reading the sample defines it."""
+        return self.examine(index).counts
+
     def notes(self) -> list[str]:
         """What a person should know about the files, and is no fault: a line each, such as files that are left out."""
         return []

@@ -17,6 +17,7 @@ from jea.metrics.classification import ClassificationScores
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
+from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import classification as options
 from jea.tasks.schedules import cosine
 from jea.tasks.task import Evaluation, Shown, Task
@@ -124,9 +125,10 @@ class Classification(Task):
             shown = self._write_worst(Path(out) / "pictures", names, [entry for part in parts for entry in part[2]])
         worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
                  for c, accuracy, others in scores.worst(self.eval.worst)]
+        absent = absent_in_evaluation(dataset, scores.labelled, limit=limit)
         return Evaluation(result["top1"], {
             "top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
-            "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst}, shown)
+            "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst, **absent}, shown)
 
     def _worst_pictures(self, kept: list, numbers, images: np.ndarray, labels: np.ndarray, logits: np.ndarray) -> list:
         """[(probability of the label, number, label, prediction, picture), ...] of the worst so far."""

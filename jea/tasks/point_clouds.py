@@ -15,6 +15,7 @@ from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
+from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.schedules import cosine
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.phase import Phase
@@ -81,13 +82,14 @@ class PointTask(Task):
         """Run over a split and score it. Writes the first `eval.pictures` pictures to out/pictures."""
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
-        scores, seconds, done, shown = self.new_scores(dataset), 0.0, 0, []
+        scores, labels, seconds, done, shown = self.new_scores(dataset), [], 0.0, 0, []
         samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
         bar = progress_bar(samples, total=count, title=dataset.split, unit="cloud", shown=progress)
         for batch in _batches(bar, self.eval.batch_size):
             started = time.perf_counter()
             points = np.stack([sample["points"] for sample in batch])
             categories = np.array([sample["category"] for sample in batch])
+            labels += categories.tolist()
             found = self.probabilities(points, categories, range(done, done + len(batch)))
             seconds += time.perf_counter() - started
             for k, sample in enumerate(batch):
@@ -100,6 +102,8 @@ class PointTask(Task):
                     shown.append(Shown(path, f"{sample['id']}: {measure} {value:.2f}; prediction, label, errors", value))
             done += len(batch)
         values = self.result(scores, dataset)
+        labelled = np.bincount(labels, minlength=dataset.num_classes)
+        values.update(absent_in_evaluation(dataset, labelled, limit=limit))
         return Evaluation(next(iter(values.values())), dict(values, clouds=count,
                                                             seconds_per_cloud=seconds / max(count, 1)), shown)
 

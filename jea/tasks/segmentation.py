@@ -19,6 +19,7 @@ from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
+from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import segmentation as options
 from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
@@ -152,7 +153,8 @@ class Segmentation(Task):
         if any(part[0] for part in parts):
             confusion.counts = sum(part[1] for part in parts)
             scores = confusion.scores()
-            result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())))
+            result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())),
+                          **absent_in_evaluation(dataset, confusion.counts.sum(1), limit=limit))
             if ranks.is_first():
                 out.mkdir(parents=True, exist_ok=True)
                 bars_png(out / "iou.png", result["IoU"], colours=dataset.palette,

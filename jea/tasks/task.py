@@ -12,6 +12,7 @@ from jea.data import Batch, Dataset, Loader, dataset_class
 from jea.errors import ConfigError, DataError
 from jea.models import create_model, model_arguments, models_for
 from jea.models.network import Network
+from jea.tasks.labels import check_training_labels
 from jea.tasks.options.training import EvalOptions, TrainOptions
 
 AS_CONFIGURED = object()  # "the split that the config names", where None is a split of its own: all there is
@@ -130,9 +131,11 @@ class Task:
 
     @property
     def loader(self) -> Loader:
-        """The batches of `training_data`, shared out among the ranks."""
+        """The batches of `training_data`, shared out among the ranks; at its first use the labels are looked at."""
         if self._loader is None:
-            self._loader = Loader(self.training_data(), batch_size=self.options.batch_size, seed=self.options.seed,
+            data = self.training_data()
+            check_training_labels(data, num_workers=self.options.num_workers)
+            self._loader = Loader(data, batch_size=self.options.batch_size, seed=self.options.seed,
                                   num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
         return self._loader
 

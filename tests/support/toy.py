@@ -1,4 +1,4 @@
-"""A task, a model and a data set as small as they can be: a line through points."""
+"""A task and a model as small as they can be: a line through the points of toy_points.py."""
 from __future__ import annotations
 
 import json
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.data import Dataset
 from jea.models.network import Network
 from jea.tasks.options.training import TrainOptions
 from jea.tasks.task import Evaluation, Task
@@ -25,26 +24,6 @@ class Line(Network):
 
     def execute(self, x):
         return self.slope * x + self.intercept
-
-
-class Points(Dataset):
-    """(x, 2 x + 1) for x from -1 to 1."""
-
-    what, unit = "points", "point"
-
-    def __init__(self, *, count: int = 12, split: str = "train"):
-        self.x, self.split = np.linspace(-1, 1, count, dtype=np.float32), split
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def train_sample(self, index, rng):
-        return {"x": self.x[index], "y": 2 * self.x[index] + 1}
-
-    def examine(self, index):
-        found = super().examine(index)
-        found.problems.clear()  # there is no class
-        return found
 
 
 class Fit(Task):
@@ -83,5 +62,5 @@ class Fit(Task):
 def make(*, data=None, model=None, eval=None, **train):
     """A Fit of six points a batch, two batches an epoch."""
     options = {"steps": 8, "batch_size": 6, "num_workers": 0, "log_every": 1, "eval_every": 0, "save_every": 4, **train}
-    return Fit(model={"name": "toy:Line", **(model or {})}, data={"name": "toy:Points", **(data or {})}, train=options,
+    return Fit(model={"name": "toy:Line", **(model or {})}, data={"name": "toy_points:Points", **(data or {})}, train=options,
                eval=eval)

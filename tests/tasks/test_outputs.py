@@ -120,7 +120,7 @@ def picture(path):
                                              ("point_classification_ea_pct_tiny_solids", "clouds"),
                                              ("part_segmentation_ea_pct_tiny_solids", "clouds")])
 def test_a_folder_with_a_broken_file(config, counted, tmp_path, capsys):
-    from jea.commands.cli import test_main
+    from jea.commands.test import main
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     if counted == "images":
@@ -131,15 +131,15 @@ def test_a_folder_with_a_broken_file(config, counted, tmp_path, capsys):
         for name in ("a.npy", "c.npy"):
             np.save(folder / name, np.random.default_rng(0).standard_normal((200, 3)))
         (folder / "b.txt").write_text("1 2 three\n")
-    assert test_main(["--config", config, "--input", str(folder), "--out", str(out), "--json"]) == 1
+    assert main(["--config", config, "--input", str(folder), "--out", str(out), "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert result[counted] == 2 and [entry["input"] for entry in result["files"]] == [
         str(path) for path in sorted(folder.iterdir()) if path.stem != "b"]
     failed, = result["failed"]
     assert failed["input"].startswith(str(folder / "b")) and failed["reason"] and str(folder) not in failed["reason"]
-    assert test_main(["--config", config, "--input", str(folder), "--out", str(out)]) == 1
+    assert main(["--config", config, "--input", str(folder), "--out", str(out)]) == 1
     shown = capsys.readouterr().out
-    assert f"failed:\n  {failed['input']} -> {failed['reason']}" in shown
+    assert f"failed:\n  {failed['input']} -> {failed['reason']}\n" in shown
 
 
 def test_a_task_that_takes_no_files_says_so(tmp_path):

@@ -3,12 +3,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from jea.data.dataset import Dataset
 
 
 class ClassificationDataset(Dataset):
     """Pictures of one class each. A data set defines `__len__` and `load`; what training and evaluation see of the
     pictures is made by jea.data.views."""
+
+    def label(self, index: int) -> int:
+        """The class of a picture."""
+        return self.load(index)[1]
+
+    def label_counts(self, index: int) -> np.ndarray | None:
+        counts = np.zeros(self.num_classes, np.int64)
+        counts[self.label(index)] = 1
+        return counts
 
     def test_sample(self, index: int) -> dict[str, Any]:
         """{"id": str, "image": (H, W, 3) uint8, "label": int}."""

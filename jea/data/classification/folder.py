@@ -56,6 +56,9 @@ class ImageFolder(ClassificationDataset):
         path, label = self._samples[index]
         return read_image(path), label
 
+    def label(self, index: int) -> int:
+        return self._samples[index][1]
+
     def path(self, index: int) -> str:
         """The file of a picture."""
         return self._samples[index][0]

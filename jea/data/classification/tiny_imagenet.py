@@ -57,6 +57,9 @@ class TinyImageNet(ClassificationDataset):
         path, label = self._samples[index]
         return read_image(path), label
 
+    def label(self, index: int) -> int:
+        return self._samples[index][1]
+
     def _annotated(self, folder: Path, annotations: Path) -> list[tuple[str, int]]:
         index = {wnid: number for number, wnid in enumerate(self.wnids)}
         images = folder / "images"

@@ -43,6 +43,11 @@ class PointCloudDataset(Dataset):
         """(points (num_points, 3) float32, category), as the classification data sets give them."""
         return self.cloud(index)[:2]
 
+    def label_counts(self, index: int) -> np.ndarray | None:
+        counts = np.zeros(self.num_classes, np.int64)
+        counts[self.load(index)[1]] = 1
+        return counts
+
     def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An augmented cloud: {"points": (3, num_points) float32, "category": () int32, and with parts
         "parts": (num_points,) int32}. In upstream's order: dropout, scale, shift, shuffle; then jitter."""

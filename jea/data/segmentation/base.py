@@ -69,6 +69,12 @@ class SegmentationDataset(Dataset):
                 found.problems.append(f"{self.root / sample.label}: all pixels are ignored")
         return found
 
+    def label_counts(self, index: int) -> np.ndarray | None:
+        sample = self._samples[index]
+        if sample.label is None:
+            return None
+        return np.bincount(self._read_label(sample).reshape(-1), minlength=256)[:self.num_classes]
+
     def _read(self, sample: Sample):
         image = self._read_image(sample)
         if sample.label is None:

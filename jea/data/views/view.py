@@ -18,3 +18,6 @@ class View(Dataset):
 
     def load(self, index: int):
         return self.dataset.load(index)
+
+    def label_counts(self, index: int):
+        return self.dataset.label_counts(index)
