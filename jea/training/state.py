@@ -180,7 +180,8 @@ def on_any_rank(flag: bool) -> bool:
 
 
 def evaluate(task, out, **options):
-    """task.evaluate, by all ranks or by the first alone; all get the result."""
+    """task.evaluate into a folder, which is made, by all ranks or by the first alone; all get the result."""
+    Path(out).mkdir(parents=True, exist_ok=True)
     if task.shares_evaluation:
         return task.evaluate(out, **options)
     return ranks.on_first(lambda: task.evaluate(out, **options))
