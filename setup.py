@@ -1,5 +1,6 @@
 """Packaging of jea. `pip install -e .` brings Jittor and, on Linux x86-64, oneDNN from the package index."""
 import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -7,6 +8,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "jea/__init__.py").read_text(), re.M).group(1)
 BUNDLED = re.findall(r"^  file: (\S+)$", (ROOT / "weights/index.yaml").read_text(), re.M)
+NEWEST_PYTHON = 13  # Jittor wants numpy below 2; numpy 1.26, the last such one, builds from source on 3.13
+if sys.version_info >= (3, NEWEST_PYTHON + 1):  # pip would say which Python is required, and not what to do
+    raise SystemExit(f"jea: Python 3.{sys.version_info.minor} is too new for Jittor. Put Python 3.{NEWEST_PYTHON} beside it: "
+                     f"`uv venv --python 3.{NEWEST_PYTHON} .venv` or `pyenv install 3.{NEWEST_PYTHON}`, and install there")
 LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
 
 setup(
@@ -21,7 +26,7 @@ setup(
     # An installed wheel finds the configs and the demo weights here when there is no checkout (jea/files.py).
     data_files=[("share/jea/configs", sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*.yaml"))),
                 ("share/jea/weights", ["weights/index.yaml", *(f"weights/{name}" for name in BUNDLED)])],
-    python_requires=">=3.9,<3.13",  # Jittor wants numpy<2, and numpy 1.26 has no wheel for 3.13
+    python_requires=f">=3.9,<3.{NEWEST_PYTHON + 1}",
     install_requires=[
         "jittor==1.3.11.0",  # jea mends known faults of this very version (environment/, nn/)
         "numpy>=1.22,<2",

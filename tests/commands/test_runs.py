@@ -15,6 +15,7 @@ from jea.checkpoint import load_npz, save_npz
 from jea.commands import cli, console, test, train
 from jea.data import make_shapes
 from jea.draw.palettes import voc_palette
+from jea.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
@@ -134,6 +135,40 @@ def test_what_is_no_error_of_the_user_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         console.run("test", broken, None)
     assert console.run("test", lambda arguments: None, None) == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("no user's mistake"), KeyError("x"), TypeError("y")])
+def test_a_fault_in_a_constructor_keeps_its_traceback(error, tmp_path, monkeypatch):
+    """Every ValueError of a constructor was once told as the user's mistake."""
+    def broken(self, *arguments, **keywords):
+        raise error
+    from jea.models.eanet import EANet
+    monkeypatch.setattr(EANet, "__init__", broken)
+    for main in (train.main, test.main):
+        with pytest.raises(type(error)):
+            main(["--dry-run", "--out", str(tmp_path)])
+    with pytest.raises(type(error)):
+        cli.main(["convert", str(ROOT / "weights/eanet_tiny_shapes.npz"), str(tmp_path / "x.npz"), "--model", "eanet_tiny"])
+
+
+def test_device_and_tf32_are_decided_before_the_config_is_read(tmp_path, monkeypatch):
+    """A task of one's own imports Jittor when the config is checked, and CUDA's libraries read TF32 when they load."""
+    steps = []
+    monkeypatch.setattr("jea.environment.choose_device", lambda wanted: steps.append(wanted) or "cpu")
+    monkeypatch.setattr("jea.environment.allow_tf32", lambda: steps.append("tf32"))
+    monkeypatch.setattr("jea.config.load", lambda *a, **k: steps.append("config") or (_ for _ in ()).throw(ConfigError("end")))
+    for main in (train.main, test.main):
+        assert main(["--device", "cpu", "--tf32", "--dry-run"]) == 2
+    assert steps == ["cpu", "tf32", "config"] * 2
+
+
+@pytest.mark.parametrize("config", ["classification_eamlp_tiny_shapes", "generation_ea_sagan_tiny_plain_shapes"])
+def test_a_check_of_no_part_of_the_data_is_an_error(config, capsys):
+    """It once read nothing and found no problems."""
+    command = ["data", "check", config, "--num-workers", "0", "data.split=null", "eval.split=null"]
+    assert cli.main(command) == 2
+    said = capsys.readouterr()
+    assert "null" in said.err and "no problems" not in said.out
 
 
 @pytest.mark.parametrize("main", [train.main, test.main])

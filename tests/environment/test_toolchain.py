@@ -62,3 +62,45 @@ def test_the_supported_versions_pass(monkeypatch):
     toolchain.check_versions()
     monkeypatch.setattr(toolchain, "version", {"numpy": "1.22.0", "jittor": ""}.get)  # a checkout on the path has no record
     toolchain.check_versions()
+
+
+@pytest.mark.parametrize("version, status", [((3, 13), 0), ((3, 14), 1), ((3, 15), 1)])
+def test_a_python_that_is_too_new_says_what_to_do(version, status):
+    code = f"""
+import runpy, setuptools, sys
+class Version(tuple):
+    major, minor = property(lambda self: self[0]), property(lambda self: self[1])
+sys.version_info, sys.argv = Version(({version[0]}, {version[1]}, 0, "final", 0)), ["setup.py", "--version"]
+try:
+    runpy.run_path("setup.py", run_name="__main__")
+except SystemExit as end:
+    print(end, file=sys.stderr)
+    sys.exit(1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    if "No module named 'setuptools'" in done.stderr:
+        pytest.skip("setuptools is not installed")
+    assert done.returncode == status, done.stderr
+    if status:
+        assert f"Python 3.{version[1]} is too new for Jittor. Put Python 3.13 beside it: `uv venv" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_modules_among_a_functions_local_names():
+    """What Python 3.13 wants for Jittor: exec("import NAME") writes no function's locals there."""
+    code = """
+import builtins, sys
+from jea import _jittor
+import jittor.compiler, jittor_utils
+assert builtins.locals is not _jittor._locals
+if sys.version_info >= (3, 13):
+    assert jittor.compiler.locals is jittor_utils.locals is _jittor._locals
+def late():
+    own = 5
+    exec("import json.tool")
+    found = _jittor._locals()
+    return found["own"], found["json.tool"], "nothing" in found
+assert late() == (5, sys.modules["json.tool"], False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
