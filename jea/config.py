@@ -128,7 +128,7 @@ def check(config: dict) -> list:
                                  lambda name: dataset_class(name).arguments())
     for block, schema in (("train", train_options), ("eval", eval_options)):
         if blocks[block] is not None:
-            problems += _check_values(block, blocks[block], inspect.signature(schema).parameters, f"{task} {block}")
+            problems += check_values(block, blocks[block], inspect.signature(schema).parameters, f"{task} {block}")
     train = blocks["train"]
     if train and train.get("steps") is not None and train.get("epochs") is not None:
         problems.append("train: both steps and epochs are given; expected exactly one")
@@ -153,14 +153,15 @@ def _check_named(block: str, values: dict, names, arguments_of) -> list:
         return [str(error)]
     if allowed is None:  # a class of the user's own that takes any keywords
         return []
-    problems = _check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
+    problems = check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
     for key, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and key not in values:
             problems.append(f"{block}.{key}: missing; {name} needs it")
     return problems
 
 
-def _check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
+def check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
+    """The mistakes in `values`, given the parameters that `owner` takes, as strings; [] when there are none."""
     problems = []
     for key, value in values.items():
         if key not in allowed:

@@ -198,7 +198,8 @@ def rename_for(path, tensors, key_maps, layout="auto"):
     if layout == "ours" or (layout == "auto" and not (full and _suffix(path) == ".pth")):
         return tensors
     if full is None:
-        raise CheckpointError(path, "this model has no map to upstream's names; use layout='ours'")
+        raise CheckpointError(path, "this model has no map to upstream's names; use layout='ours' (jea "
+                                    "convert: --names jea)")
     renamed = {full.to_theirs(key): array for key, array in tensors.items()}
     if [full.to_ours(key) for key in renamed] != list(tensors):
         raise CheckpointError(path, f"the map to the names of {full.name} cannot be undone; use "
@@ -223,6 +224,8 @@ def write(path, tensors, *, meta=None, wrapper=""):
         return
     tensors = {key: np.asarray(array) for key, array in tensors.items()}
     for key, array in tensors.items():
+        if not _is_text(key):
+            raise CheckpointError(path, f"{shown(key)} is not valid text, so it cannot name a tensor")
         if array.dtype.name not in ITEMSIZE:
             raise CheckpointError(path, f"{shown(key)} has type {array.dtype}; checkpoints hold plain "
                                         f"numbers")
@@ -233,6 +236,14 @@ def write(path, tensors, *, meta=None, wrapper=""):
             write_jittor_pickle(file, tensors)
         else:
             write_safetensors(file, tensors, _text_meta(meta))
+
+
+def _is_text(key):
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text_meta(meta):

@@ -24,7 +24,7 @@ _MARK = object()
 
 @dataclass
 class Walk:
-    """What walking over one pickle found: its (module, name) pairs, where it ended, why it ended too early if it did."""
+    """What walking over one pickle found: its (module, name) pairs, where it ended, and why if it ended too early."""
 
     begin: int
     end: int = 0
