@@ -35,7 +35,7 @@ TRAINING_SIDES = ("jea", "torch contiguous", "torch channels_last")
 
 # -- PyTorch's side, with jea's parameter names --------------------------------------------------------------------
 
-def torch_eanet():
+def torch_eanet(output_stride: int = 8):
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -69,6 +69,8 @@ def torch_eanet():
                                        nn.BatchNorm2d(64), relu, conv(64, 128, 3))
             self.bn1, self.maxpool, i = nn.BatchNorm2d(128), nn.MaxPool2d(3, 2, 1), 128
             stages = (1, (1, 1, 1)), (2, (1, 1, 1, 1)), (1, (1, 2, 2, 2, 2, 2)), (1, (2, 8, 16))
+            if output_stride == 16:
+                stages = (*stages[:2], (2, (1,) * 6), (1, (1, 4, 8)))
             for number, (stride, dilations) in enumerate(stages):
                 blocks = []
                 for block, dilation in enumerate(dilations):

@@ -167,23 +167,25 @@ def jea_steps(model, batch: dict) -> dict:
     return steps
 
 
-def torch_steps(model, batch: dict, attention: str, width: int, channels_last: bool) -> dict:
+def torch_steps(model, batch: dict, attention: str, width: int, channels_last: bool, device: str = "cpu") -> dict:
+    """The steps in PyTorch; without `model` from weights of its own."""
     import torch
     from torch.nn import functional as F
     torch.set_num_threads(threads())
     pair = torch_pair(attention, width)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    for network, ours in zip(pair, (model.generator, model.discriminator)):
+    for network, ours in zip(pair, (model.generator, model.discriminator) if model else ()):
         state = {name: torch.from_numpy(value.numpy().copy()) for name, value in ours.state_dict().items()}
         missing, unexpected = network.load_state_dict(state, strict=False)
         if unexpected or any("num_batches_tracked" not in name for name in missing):
             raise SystemExit(f"the two networks differ: {missing}, {unexpected}")
-        network.train().to(memory_format=layout)
+    for network in pair:
+        network.train().to(device, memory_format=layout)
     g, d = pair
     optimizers = [torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999), eps=1e-6) for network in (d, g)]
-    image = torch.from_numpy(batch["image"]).to(memory_format=layout)
-    label, fake_label = (torch.from_numpy(batch[name]).long() for name in ("label", "fake_label"))
-    z, one_hot = torch.from_numpy(batch["z"]), F.one_hot(fake_label, 10).float()
+    image = torch.from_numpy(batch["image"]).to(device, memory_format=layout)
+    label, fake_label = (torch.from_numpy(batch[name]).long().to(device) for name in ("label", "fake_label"))
+    z, one_hot = torch.from_numpy(batch["z"]).to(device), F.one_hot(fake_label, 10).float()
 
     def discriminator():
         with torch.no_grad():

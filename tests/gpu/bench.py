@@ -1,13 +1,16 @@
-"""Speed on a GPU: double_norm's bandwidth, and EANet-R50 (output stride 8) against PyTorch eager and torch.compile.
+"""jea against PyTorch on one GPU: whole networks, inference and training, in float32, TF32 and half precision.
 
-    python tests/gpu/bench.py --json result.json [--device cuda] [--size 513] [--runs 20]
+    python tests/gpu/bench.py --json OUT.json [--device cuda] [--only 'EANet*'] [--runs 20] [--small]
 
-Each side is a process of its own, in float32 and with TF32; medians. A side's logits are compared with jea's float32
-before its time counts: beyond 1e-4 (TF32: 2e-2) of the largest there is no number. PyTorch may be missing.
+Every side is a process of its own (the two libraries and TF32 are chosen when they load): PyTorch runs channels-last with
+cudnn.benchmark, eager and compiled. Outputs are compared with jea's float32 ones before anything is timed, and the result says so
+where PyTorch's TF32 was not on. Inference is timed call by call, training in groups of three steps. Without PyTorch its sides are
+left out. --warm only compiles: each side runs once.
 """
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib.util
 import json
 import os
@@ -20,183 +23,147 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
-SIDES = ("jea", "jea fused", "torch eager", "torch compile")
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "support")]
+# network -> modes, in the order in which they are measured
+NETWORKS = {"EANet-R50": ("float32", "tf32", "bfloat16", "float16"), "EAMLP-14": ("float32", "bfloat16"),
+            "EA-PCT": ("float32",), "EA-SAGAN": ("float32",), "attention": ("float32", "bfloat16")}
+SIDES = ("jea", "torch eager", "torch compile")
+# Largest error of the outputs, relative to their largest value.
+LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.1, "float16": 2e-2}
+
+
+def names() -> list:
+    """All sides, "EANet-R50/float32/jea", the most wanted ones first."""
+    without_torch = importlib.util.find_spec("torch") is None
+    found = [f"{network}/{mode}/{side}" for network, modes in NETWORKS.items() for mode in modes for side in SIDES
+             if not (without_torch and side != "jea") and not (network != "EANet-R50" and side == "torch compile")]
+    return sorted(found, key=lambda name: ("float16" in name.split("/")[1], found.index(name)))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", required=True, help="file for the results")
+    parser.add_argument("--json", help="file for the results")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--size", type=int, default=513)
+    parser.add_argument("--only", default="*", help="shell pattern of NETWORK/MODE/SIDE")
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--tf32", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help="small inputs: to see that it runs")
+    parser.add_argument("--warm", action="store_true", help="compile, time nothing")
+    parser.add_argument("--list", action="store_true", help="name the sides and end")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no side after this time")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(names()))
+        return 0
     if arguments.side:
         return one_side(arguments)
-    results = {"double_norm": None, "eanet_resnet50": {}}
+    results, started = {}, time.time()
     with tempfile.TemporaryDirectory() as folder:
-        results["double_norm"] = child(arguments, folder, "double_norm", False)
-        for tf32 in (False, True) if arguments.device == "cuda" else (False,):
-            for side in SIDES:
-                if side.startswith("torch") and importlib.util.find_spec("torch") is None:
-                    continue
-                label = f"{side}, TF32" if tf32 else side
-                results["eanet_resnet50"][label] = child(arguments, folder, side, tf32)
-                Path(arguments.json).write_text(json.dumps(results, indent=1))  # what there is, should the time end
-    print(json.dumps(results, indent=1))
-    failed = [side for side, result in results["eanet_resnet50"].items() if "error" in result]
-    return 1 if failed or "error" in results["double_norm"] else 0
+        for name in names():
+            if fnmatch.fnmatch(name, arguments.only) and time.time() - started < arguments.seconds:
+                results[name] = child(arguments, name, folder)
+                print(name, json.dumps(results[name]), flush=True)
+                if arguments.json:
+                    Path(arguments.json).write_text(json.dumps(results, indent=0))
+    return 1 if any("error" in result for result in results.values()) else 0
 
 
-def child(arguments, folder: str, side: str, tf32: bool) -> dict:
-    command = [sys.executable, __file__, "--json", arguments.json, "--device", arguments.device, "--size",
-               str(arguments.size), "--runs", str(arguments.runs), "--side", side, "--folder", folder]
+def child(arguments, name: str, folder: str) -> dict:
+    command = [sys.executable, __file__, "--side", name, "--folder", folder, "--device", arguments.device, "--runs",
+               str(arguments.runs), *(["--small"] if arguments.small else []), *(["--warm"] if arguments.warm else [])]
     environment = dict(os.environ, NVIDIA_TF32_OVERRIDE="0")
-    if tf32:
-        command.append("--tf32")
+    if name.split("/")[1] != "float32":
         del environment["NVIDIA_TF32_OVERRIDE"]
+    started = time.time()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     try:
-        return json.loads(done.stdout.splitlines()[-1])
+        return dict(json.loads(done.stdout.splitlines()[-1]), process_s=round(time.time() - started, 1))
     except (IndexError, ValueError):
         return {"error": (done.stderr.strip() or f"status {done.returncode}")[-600:]}
 
 
 def one_side(arguments) -> int:
-    cuda = arguments.device == "cuda"
-    if arguments.side.startswith("torch"):
-        result = torch_side(arguments, cuda)
+    network, mode, side = arguments.side.split("/")
+    torch_side = side != "jea"
+    if torch_side:
+        import torch
+        allowed = mode != "float32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cudnn.benchmark = True
     else:
         from jea import environment
         environment.choose_device(arguments.device)
-        if arguments.tf32:
+        if mode == "tf32":
             environment.allow_tf32()
         from jea._jittor import jt
-        jt.flags.use_cuda = int(cuda)
-        result = double_norm_bandwidth(cuda) if arguments.side == "double_norm" else jea_side(arguments)
+        jt.flags.use_cuda = int(arguments.device == "cuda")
+    import networks
+    case = networks.CASES[network](arguments.device, mode, small=arguments.small)
+    result = {}
+    run, steps = (case.torch if torch_side else case.jea)(Path(arguments.folder), **(
+        {"compiled": side.endswith("compile")} if torch_side else {}))
+    if run and not arguments.warm:
+        result.update(checked(arguments, network, mode, run))
+    synchronise = synchroniser(arguments.device, torch_side)
+    if run and not callable(run):  # several, by name
+        result.update({f"{label}_s": median_time(function, synchronise, arguments, 1) for label, function in run.items()})
+    elif run:
+        result["inference_s"] = median_time(lambda: run(False), synchronise, arguments, 1)
+        print(json.dumps(result), flush=True)
+    for label, step in steps.items():
+        result[f"{label}_s"] = median_time(step, synchronise, arguments, 3)
+    if torch_side:
+        result["torch"] = torch.__version__
+        if "NVIDIA_TF32_OVERRIDE" in os.environ and mode == "tf32":
+            result["error"] = "NVIDIA_TF32_OVERRIDE is set: this was not TF32"
     print(json.dumps(result))
     sys.stdout.flush()
     os._exit(0)
 
 
-def median_time(function, synchronise, runs: int) -> float:
-    for _ in range(3):
+def synchroniser(device: str, torch_side: bool):
+    if torch_side:
+        import torch
+        return torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    from jea._jittor import jt
+    return lambda: jt.sync_all(True)
+
+
+def median_time(function, synchronise, arguments, calls: int) -> float | None:
+    """Seconds a call; the host waits after each group of calls."""
+    for _ in range(1 if arguments.warm else 3):
         function()
     synchronise()
+    if arguments.warm:
+        return None
     times = []
-    for _ in range(runs):
+    for _ in range(max(arguments.runs // calls, 3)):
         started = time.perf_counter()
-        function()
+        for _ in range(calls):
+            function()
         synchronise()
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started) / calls)
     return float(np.median(times))
 
 
-def jea_side(arguments) -> dict:
-    import bm_eanet
-
-    import jea
-    from jea._jittor import jt
-    model = bm_eanet.jea_eanet()
-    x, small = bm_eanet.picture(1, arguments.size), bm_eanet.picture(2, arguments.size // 2 | 1)
-    weights = Path(arguments.folder, "weights.npz")
-    if not weights.exists():
-        bm_eanet.randomise_statistics(model)
-        jea.save_weights(model, str(weights))
-    jea.load_weights(model, str(weights))
-    model.eval()
-    inference = jea.fuse(model) if arguments.side.endswith("fused") else model
-    picture = jt.array(x)
-
-    def infer():
-        with jt.no_grad():
-            inference(picture).sync()
-    with jt.no_grad():
-        logits = inference(picture).numpy()
-    result = checked(arguments, logits)
-    synchronise = (lambda: jt.sync_all(True))
-    result["inference_s"] = median_time(infer, synchronise, arguments.runs)
-    if not arguments.side.endswith("fused"):
-        step = bm_eanet.training_side("jea", small, bm_eanet.labels_like(small), model)
-        result["training_s"] = median_time(step, synchronise, max(arguments.runs // 2, 3))
-    return result
-
-
-def torch_side(arguments, cuda: bool) -> dict:
-    import bm_eanet
-    import torch
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
-    torch.backends.cudnn.benchmark = True
-    device = torch.device(arguments.device)
-    network = bm_eanet.torch_eanet()
-    with np.load(Path(arguments.folder, "weights.npz")) as stored:
-        names = set(network.state_dict())
-        network.load_state_dict({k: torch.from_numpy(stored[k]) for k in stored.files if k in names}, strict=False)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    x, small = bm_eanet.picture(1, arguments.size), bm_eanet.picture(2, arguments.size // 2 | 1)
-    picture = torch.from_numpy(x).to(device).to(memory_format=torch.channels_last)
-    # the two sizes are compiled apart: what inductor makes for any size is slower, and on the CPU it fails
-    run = torch.compile(network, dynamic=False) if arguments.side.endswith("compile") else network
-    synchronise = torch.cuda.synchronize if cuda else (lambda: None)
-
-    def infer():
-        with torch.inference_mode():
-            return run(picture)
-    network.eval()
-    result = checked(arguments, infer().cpu().numpy())
-    result["inference_s"] = median_time(infer, synchronise, arguments.runs)
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    labels = torch.from_numpy(bm_eanet.labels_like(small)).long().to(device)
-    small = torch.from_numpy(small).to(device).to(memory_format=torch.channels_last)
-
-    def step():
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(run(small), labels, ignore_index=255).backward()
-        optimizer.step()
-    result["training_s"] = median_time(step, synchronise, max(arguments.runs // 2, 3))
-    return dict(result, torch=torch.__version__)
-
-
-def checked(arguments, logits: np.ndarray) -> dict:
-    """The error against jea's float32 logits, which the first side leaves in the folder."""
-    path = Path(arguments.folder, "logits.npy")
+def checked(arguments, network: str, mode: str, run) -> dict:
+    """The error against jea's float32 outputs, which the first side leaves in the folder."""
+    if not callable(run):
+        return {}
+    path, output = Path(arguments.folder, f"{network}.npy"), run(True)
+    if mode == "float32" and not path.exists() and arguments.side.endswith("/jea"):
+        np.save(path, output)
     if not path.exists():
-        np.save(path, logits)
+        return {"error_of_outputs": None}
     wanted = np.load(path)
-    error = float(np.abs(logits - wanted).max() / np.abs(wanted).max())
-    if not error <= (2e-2 if arguments.tf32 else 1e-4):
-        raise SystemExit(f"{arguments.side}: logits differ by {error:.1e} of the largest")
-    return {"error_of_logits": error}
-
-
-def double_norm_bandwidth(cuda: bool) -> dict:
-    """Bytes that must move forward (x in, y out) by time, and the copy's for comparison."""
-    from jea._jittor import jt
-    from jea.ops import double_norm
-    synchronise, results = (lambda: jt.sync_all(True)), {}
-    source = jt.randn(64 << 20) if cuda else jt.randn(1 << 20)
-    source.sync()
-    results["copy_GB_per_s"] = 8e-9 * source.numel() / median_time(lambda: (source + 1.0).sync(), synchronise, 10)
-    for shape in ((1, 64, 4225), (8, 64, 16641), (64, 64, 16641)) if cuda else ((1, 64, 4225),):
-        for dtype in ("float32", "float16", "bfloat16") if cuda else ("float32",):
-            for layout in ("bsn", "bns"):
-                x = jt.randn(shape if layout == "bsn" else (shape[0], shape[2], shape[1]))
-                x = x.cast(dtype) if dtype != "float32" else x
-                g = jt.randn(x.shape).cast(dtype) if dtype != "float32" else jt.randn(x.shape)
-                jt.sync([x, g])
-                size = x.numel() * (4 if dtype == "float32" else 2)
-
-                def both():
-                    jt.grad((double_norm(x, layout=layout, impl="fused") * g).sum(), x).sync()
-                forward = median_time(lambda: double_norm(x, layout=layout, impl="fused").sync(), synchronise, 10)
-                results[f"{dtype} {layout} {shape}"] = {
-                    "forward_s": forward, "forward_GB_per_s": 2e-9 * size / forward,
-                    "forward_and_backward_s": median_time(both, synchronise, 10)}
-    return results
+    error = float(np.abs(output - wanted).max() / np.abs(wanted).max())
+    if not error <= LIMITS[mode]:
+        raise SystemExit(f"{arguments.side}: outputs differ by {error:.1e} of the largest")
+    said = {"error_of_outputs": error}
+    if mode == "tf32" and error < 3e-5 and arguments.device == "cuda":
+        said["note"] = "TF32 was not on: the outputs are float32's"
+    return said
 
 
 if __name__ == "__main__":

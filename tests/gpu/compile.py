@@ -313,7 +313,7 @@ def operators() -> dict:
             outputs = []
             try:
                 for fused in (True, False) if epilogue else (True,):  # no plan comes of kernels that do nothing
-                    plans.plan = lambda *_, **given: plans.Plan(address=1, run=1, refused="" if fused or not any(
+                    plans.plan = lambda *_, **given: plans.Plan(address=1, forward=1, backward=1, refused="" if fused or not any(
                         v for k, v in given.items() if k in ("bias", "residual", "relu")) else "not fused")
                     outputs += _gradient(conv2d(**inputs, relu=bool(epilogue), padding=kernel // 2, impl="fused"),
                                          *inputs.values())

@@ -23,10 +23,11 @@ cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 base=${JEA_GPU_BASE:-/tmp/jea-gpu}  # the same on every machine: Jittor's cache holds absolute paths
 export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu OMP_NUM_THREADS=1
-mkdir -p "$HOME" "$base/homes"
+export JEA_GPU_STORE=$base/store TORCHINDUCTOR_CACHE_DIR=$base/inductor TRITON_CACHE_DIR=$base/triton PYTHONWARNINGS=ignore
+mkdir -p "$HOME" "$base/homes" "$JEA_GPU_STORE"
 started=$SECONDS
 limit=${JEA_GPU_SECONDS:-540}
-cores=$(nproc)
+cores=$(env -u OMP_NUM_THREADS nproc)
 
 left() { echo $((limit - SECONDS + started)); }
 chosen() { case " ${JEA_GPU_STAGES:-install core together alone caches} " in *" $1 "*) ;; *) return 1 ;; esac; }
@@ -62,6 +63,9 @@ if chosen core; then
   timeout "$(left)" "$python" -m jea info >>"$out/log.txt" 2>&1
   timeout "$(left)" "$python" -c 'from jea._jittor import jt; print("has_cuda", jt.has_cuda, jt.flags.cuda_archs)' 2>&1 | tail -n 3 |
     tee -a "$out/log.txt"
+  for nvcc in "$JEA_HOME"/cuda/*/bin/nvcc; do  # kernels that several processes want are compiled once
+    [ ! -e "$nvcc" ] || [ -e "$nvcc.real" ] || { mv "$nvcc" "$nvcc.real" && cp tests/gpu/shared_nvcc.sh "$nvcc" && chmod 755 "$nvcc"; }
+  done
   say "Jittor's core is there"
   chosen caches && { tar -C "$base" -cf - home | xz -T0 -3 >"$base/core.tar.xz"
     split -b 15M -d --additional-suffix=.tar.xz "$base/core.tar.xz" "$out/core"; say "core handed back: $(du -h "$base/core.tar.xz" | cut -f1)"; } &
@@ -79,14 +83,18 @@ if chosen together; then
   own doctor $((seconds + 20)) "$python" -m jea doctor --device cuda &
   own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz ${wheels:+$(ls "$wheels"/steps-cpu.npz 2>/dev/null | sed 's/^/--compare /')} && '$python' tests/gpu/steps.py --deterministic \
     $base/steps-rule.npz --compare $base/steps-cuda.npz" &
-  for part in $alone; do  # compiles what is timed later, in the same copy
+  for part in $alone; do  # compiles what is timed later
     case $part in
-      bandwidth) own bandwidth $((seconds + 20)) "$python" tests/gpu/bandwidth.py "$base/bandwidth.json" --runs 1 & ;;
+      bandwidth) for shard in 0 1 2 3; do
+          own "bandwidth$shard" $((seconds + 20)) "$python" tests/gpu/bandwidth.py "$base/warm$shard.json" --warm "$shard/4" &
+        done ;;
       convolutions) own convolutions $((seconds + 20)) "$python" tests/gpu/convolutions.py "$base/values.json" --side values & ;;
-      bench) own bench $((seconds + 20)) "$python" tests/gpu/bench.py --json "$base/bench.json" --warm & ;;
+      bench) while IFS= read -r side; do
+          own "bench-${side//[\/ ]/-}" $((seconds + 20)) "$python" tests/gpu/bench.py --warm --only "$side" &
+        done < <("$python" tests/gpu/bench.py --list | grep -v "torch eager") ;;
     esac
   done
-  for worker in $(seq $((cores > 4 ? cores - 4 : 1))); do
+  for worker in $(seq $((cores > 2 ? cores - 1 : 1))); do
     (while [ "$(date +%s)" -lt "$JEA_QUEUE_UNTIL" ]; do  # a test that ends its process: the next process goes on
       own "worker$worker" $((seconds + 20)) "$python" -m pytest -q -p shared_queue -m cuda --rootdir . tests
       [ "$(cat "$queue/next" 2>/dev/null || echo 0)" -lt "$(cat "$queue/count" 2>/dev/null || echo 100000)" ] || break
@@ -95,22 +103,22 @@ if chosen together; then
   wait
   say "tests: $(grep -c '"outcome": "passed"' "$out/tests.jsonl" 2>/dev/null) passed, $(grep -c '"outcome": "failed"' "$out/tests.jsonl") failed"
   grep '"outcome": "failed"' "$out/tests.jsonl" | cut -c1-600
+  "$python" tests/gpu/merge_caches.py "$base/home" "$base"/homes/* | tee -a "$out/log.txt"
 fi
 
 if chosen alone; then
   for part in $alone; do
     case $part in
-      bandwidth) own bandwidth 60 "$python" tests/gpu/bandwidth.py "$out/bandwidth.json" ;;
+      bandwidth) own alone 60 "$python" tests/gpu/bandwidth.py "$out/bandwidth.json" ;;
       convolutions)
         for mode in "--dtype bfloat16 --training" "--tf32 --training" "--training" "--tf32" ""; do
           for side in torch jea; do
-            own convolutions 50 "$python" tests/gpu/convolutions.py "$base/convolutions-$side${mode//[- ]/}.json" --side $side $mode
-            tail -n 1 "$base/convolutions.log" | cut -c1-1500 | tee -a "$out/convolutions.txt"
+            own alone 50 "$python" tests/gpu/convolutions.py "$base/convolutions-$side${mode//[- ]/}.json" --side $side $mode
+            tail -n 1 "$base/alone.log" | cut -c1-1500 | tee -a "$out/convolutions.txt"
           done
-        done
-        ;;
-      bench) own bench 240 "$python" tests/gpu/bench.py --json "$out/bench.json" ;;
-      profile) own bench 60 "$python" tests/gpu/kernels_by_time.py "$out/profile.json" ;;
+        done ;;
+      bench) own alone "$(left)" "$python" tests/gpu/bench.py --json "$out/bench.json" --seconds $(($(left) - 40)) ;;
+      profile) own alone 45 "$python" tests/gpu/kernels_by_time.py "$out/profile.json" ;;
     esac
   done
 fi

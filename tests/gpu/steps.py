@@ -1,9 +1,11 @@
 """Five training steps of EANet-R50 as tests/tasks/test_segmentation_parity.py runs them, layer by layer.
 
-    python tests/gpu/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz]
+    python tests/gpu/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz] [--start START.npz]
+    python tests/gpu/steps.py OUT.npz --torch START.npz [--device cuda] [--compare OTHER.npz]
 
 Writes the losses and, before each step and at the end, 64 values of every parameter. --compare says where two runs (two devices,
-two choices of algorithms) begin to differ, and how far both are from the stored float64 run.
+two choices of algorithms) begin to differ, and how far both are from the stored float64 run. --start keeps the weights before the
+first step and the optimizer's groups, from which --torch makes the same steps in PyTorch: what float32 costs any library there.
 """
 from __future__ import annotations
 
@@ -62,10 +64,61 @@ def run(arguments) -> dict:
                 phase.set_rates = lambda step, set_rates=set_rates: (sample(step), set_rates(step))[1]
             return made
         task.phases = phases
+        if arguments.start:
+            state = task.model.state_dict()
+            names = {id(var): name for name, var in state.items()}
+            groups = [{"names": [names[id(var)] for var in group["params"]], "weight_decay": group.get("weight_decay", 0.)}
+                      for group in make_phases(45)[0].optimizer.param_groups]
+            np.savez(arguments.start, __groups__=json.dumps(groups), **{name: var.numpy() for name, var in state.items()})
         train(task, Path(folder), stop_after=5, progress=False)
         sample("end")
         found["losses"] = np.array([json.loads(line)["loss"] for line in Path(folder, LOG).read_text().splitlines()])
     return found
+
+
+def run_torch(arguments) -> dict:
+    sys.path.insert(0, str(ROOT / "tests" / "bench"))
+    import bm_eanet
+    import recipe
+    import torch
+    from torch.nn import functional as F
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = arguments.deterministic
+    network = bm_eanet.torch_eanet(output_stride=16)
+    with np.load(arguments.torch) as stored:
+        groups = json.loads(str(stored["__groups__"]))
+        network.load_state_dict({key: torch.from_numpy(stored[key]) for key in stored.files if key in network.state_dict()},
+                                strict=False)
+    network.to(arguments.device).to(memory_format=torch.channels_last)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    by_name = dict(network.named_parameters())
+    optimizer = torch.optim.SGD([{"params": [by_name[name] for name in group["names"]],
+                                  "weight_decay": group["weight_decay"]} for group in groups], lr=0.009, momentum=0.9)
+    image = torch.from_numpy(recipe.input_array("sgd/image/4x3x65x65", (4, 3, 65, 65))).to(arguments.device)
+    label = torch.from_numpy(recipe.label_map("sgd/label/4x65x65", (4, 65, 65), n_classes=21)).long().to(arguments.device)
+    with np.load(FIXTURES / "eanet50_s16_sgd5_frozenbn.npz") as stored:
+        rates = stored["lrs"]
+    found, losses = {}, []
+
+    def sample(step):
+        for name, var in network.state_dict().items():
+            values = var.detach().cpu().contiguous().numpy().reshape(-1)
+            found[f"{step}/{name}"] = values[recipe.sample_indices(name, values.size, 64)]
+    for step, rate in enumerate(rates):
+        sample(step)
+        for group, lr in zip(optimizer.param_groups, rate):
+            group["lr"] = float(lr)
+        loss = F.cross_entropy(network(image.to(memory_format=torch.channels_last)), label, ignore_index=255,
+                               reduction="none").mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    sample("end")
+    return dict(found, losses=np.array(losses))
 
 
 def compare(first: dict, second: dict) -> None:
@@ -78,7 +131,7 @@ def compare(first: dict, second: dict) -> None:
     for label in labels[1:]:
         errors = {}
         for key in first:
-            if key.startswith(label + "/"):
+            if key.startswith(label + "/") and key in second:
                 name = key[len(label) + 1:]
                 a, b = (run[key].astype(np.float64) - run[f"{start}/{name}"] for run in (first, second))
                 if np.abs(b).max() > 0:
@@ -94,8 +147,10 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--compare", type=Path)
+    parser.add_argument("--start", type=Path)
+    parser.add_argument("--torch", type=Path)
     arguments = parser.parse_args()
-    found = run(arguments)
+    found = run_torch(arguments) if arguments.torch else run(arguments)
     np.savez_compressed(arguments.out, **found)
     print("losses", found["losses"].tolist(), flush=True)
     if arguments.compare:

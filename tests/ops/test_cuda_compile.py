@@ -32,9 +32,8 @@ INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", call
     ("normalisation/batch_norm.cuh", "BatchNorm",
      "jea::batch_norm_forward(d, t, f, f, f, f, t, t, f, f, f);"
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),
-    ("convolution/cudnn/layout.cuh", "RunPlan",
-     "jea::reorder<true>(f, t, 1, 1, 1); jea::reorder<false>(t, f, 1, 1, 1); jea::epilogue(t, f, t, t, 1, 1, true);"
-     "jea::relu_backward(t, t, t, 1); jea::bias_backward(t, f, 1, 1);"),
+    ("convolution/cudnn/epilogue.cuh", "Epilogue",
+     "jea::epilogue(d, t, f, t, t); jea::relu_backward(d, t, t, t); jea::bias_backward(d, t, f);"),
     ("normalisation/batch_norm_nhwc.cuh", "BatchNormNhwc",
      "jea::batch_norm_forward(d, t, f, f, f, f, t, t, f, f, f);"
      "jea::batch_norm_backward(d, t, t, t, f, f, f, t, f, f, t, f);"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
+from jea.ops import kernels
 from jea.ops.convolution.cudnn import check, operator, plans
 
 CASES = {  # height, width, channels, out_channels, kernel, stride, padding, dilation
@@ -94,13 +95,11 @@ def test_fused_without_cuda_says_why():
 # -- the kernels around it, run on the CPU ---------------------------------------------------------------------------
 
 FUNCTIONS = """
-void pack(long o, long i, long k, const float* from, _Float16* to) { jea::reorder<true>(from, to, o, i, k); }
-void unpack(long o, long i, long k, const float* from, float* to) { jea::reorder<false>(from, to, o, i, k); }
 void epilogue(long rows, long c, bool relu, const float* x, const float* b, const float* r, float* y) {
-    jea::epilogue(x, b, r, y, rows * c, c, relu);
+    jea::epilogue(jea::Epilogue{rows, c, relu}, x, b, r, y);
 }
-void relu_backward(long n, const float* y, const float* dy, float* dx) { jea::relu_backward(y, dy, dx, n); }
-void bias_backward(long rows, long c, const float* dy, float* db) { jea::bias_backward(dy, db, rows, c); }
+void relu_backward(long n, const float* y, const float* dy, float* dx) { jea::relu_backward(jea::Epilogue{n, 1, false}, y, dy, dx); }
+void bias_backward(long rows, long c, const float* dy, float* db) { jea::bias_backward(jea::Epilogue{rows, c, false}, dy, db); }
 """
 
 
@@ -108,16 +107,39 @@ void bias_backward(long rows, long c, const float* dy, float* db) { jea::bias_ba
 def library(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    return cuda_on_cpu.build("convolution/cudnn/layout.cuh", FUNCTIONS, tmp_path_factory.mktemp("layout"))
+    return cuda_on_cpu.build("convolution/cudnn/epilogue.cuh", FUNCTIONS, tmp_path_factory.mktemp("epilogue"))
+
+
+# Of plan.cuh the part after what speaks to cuDNN.
+WEIGHTS = """
+void pack(long o, long i, long k, const float* from, _Float16* to) {
+    jea::reorder_either_way<float, _Float16>(true, from, to, o, i, k);
+}
+void unpack(long o, long i, long k, const float* from, float* to) {
+    jea::reorder_either_way<float, float>(false, from, to, o, i, k);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    text = kernels.header("convolution/cudnn/plan.cuh")
+    own = text[text.index("template <bool kToChannelsLast"):text.index("template <class From>\nvoid reorder_to(")]
+    shared = kernels.header("common/reduce.cuh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "header", lambda name: f"#include <cstdint>\n{shared}\nnamespace jea {{\n{own}}}\n")
+        return cuda_on_cpu.build("weights.cuh", WEIGHTS, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("o, i, k", ((5, 7, 9), (300, 3, 1), (2, 130, 4)))
-def test_weights_in_cudnns_order(library, o, i, k):
+def test_weights_in_cudnns_order(weights, o, i, k):
     weight = np.random.default_rng(0).standard_normal((o, i, k)).astype(np.float32)
     packed, back = np.full((o, k, i), np.nan, np.float16), np.full((o, i, k), np.nan, np.float32)
-    cuda_on_cpu.call(library.pack, o, i, k, weight, packed)
+    cuda_on_cpu.call(weights.pack, o, i, k, weight, packed)
     assert np.array_equal(packed, weight.swapaxes(1, 2).astype(np.float16))
-    cuda_on_cpu.call(library.unpack, o, i, k, np.ascontiguousarray(weight.swapaxes(1, 2)), back)
+    cuda_on_cpu.call(weights.unpack, o, i, k, np.ascontiguousarray(weight.swapaxes(1, 2)), back)
     assert np.array_equal(back, weight)
 
 
@@ -154,7 +176,7 @@ def card(tmp_path, monkeypatch):
         epilogue = bias or residual or relu
         state.asked.append((pass_, epilogue))
         refused = {pass_, "epilogue" if epilogue else pass_} & state.refused
-        return plans.Plan(refused="no engine") if refused else plans.Plan(address=1, run=2)
+        return plans.Plan(refused="no engine") if refused else plans.Plan(address=1, forward=2, backward=3)
 
     def compare(dtype, **geometry):
         state.compared.append((dtype, geometry))
@@ -264,12 +286,12 @@ def test_refused_shapes_run_as_jittors_own_and_say_so_once(card, monkeypatch, ca
 
 def answer(address=5, engine=9, knobs=((2, 90),), tried=3, refused=b""):
     flat = [number for knob in knobs for number in knob]
-    return plans._ANSWER.pack(address, 6, 4096, 2000, 10, tried, engine, len(knobs), *flat, *[0] * (48 - len(flat)), refused)
+    return plans._ANSWER.pack(address, 6, 7, 4096, 2000, 10, tried, engine, len(knobs), *flat, *[0] * (48 - len(flat)), refused)
 
 
 def test_an_answer_is_read():
     found = plans.read_answer(answer())
-    assert found == plans.Plan(5, 6, 2000, 4096, 3, 9, ((2, 90),), "")
+    assert found == plans.Plan(5, 6, 7, 2000, 4096, 3, 9, ((2, 90),), "")
     assert plans.read_answer(answer(address=0, refused=b"the graph: no")).refused == "the graph: no"
     assert plans.read_answer(bytes(plans._ANSWER.size)).refused  # a kernel that did nothing
 

@@ -57,7 +57,17 @@ struct Scratch {
     Scratch(const Scratch&) = delete;
     ~Scratch() { free(data); }
 };
-namespace jea { void fill_with_numbers(void*, int64_t bytes, cudnnDataType_t) { if (bytes < 1) abort(); } }
+std::string reorders;
+namespace jea {
+void fill_with_numbers(void*, int64_t bytes, cudnnDataType_t) { if (bytes < 1) abort(); }
+void reorder_weight(bool last, const void* from, cudnnDataType_t from_type, void* to, cudnnDataType_t to_type, int64_t o,
+                    int64_t i, int64_t taps) {
+    char text[160];
+    snprintf(text, sizeof text, "%%s[%%d, %%ld, %%d, %%ld, %%d, %%ld, %%ld, %%ld]", reorders.empty() ? "" : ", ", last, (long)from,
+             from_type, (long)to, to_type, (long)o, (long)i, (long)taps);
+    reorders += text;
+}
+}
 int main(int argc, char** argv) {
     std::vector<long> n;
     for (int i = 1; i < argc; i++) n.push_back(atol(argv[i]));
@@ -70,14 +80,20 @@ int main(int argc, char** argv) {
     trial.engines = n[19];
     const jea::Answer a = jea::answer<Scratch>(c, kept, trial, (cudnnHandle_t)77);
     printf("{\"plan\": %%d, \"workspace\": %%ld, \"nanoseconds\": %%ld, \"proposed\": %%ld, \"tried\": %%ld, \"engine\": %%ld, "
-           "\"knobs\": [[%%ld, %%ld]], \"count\": %%ld, \"refused\": \"%%s\", \"bytes\": %%d}", a.plan != 0, (long)a.workspace,
+           "\"knobs\": [[%%ld, %%ld]], \"count\": %%ld, \"refused\": \"%%s\", \"bytes\": %%d", a.plan != 0, (long)a.workspace,
            (long)a.nanoseconds, (long)a.proposed, (long)a.tried, (long)a.engine, (long)a.knob[0][0], (long)a.knob[0][1],
            (long)a.knobs, a.refused, (int)sizeof a);
-    if (!a.plan) return 0;
-    void* const bias = n[14] ? (void*)4096 : nullptr;
-    void* const residual = n[15] ? (void*)8192 : nullptr;
-    ((void (*)(const void*, const void*, const void*, const void*, const void*, const void*))a.run)(
-        (void*)a.plan, (void*)1024, (void*)2048, (void*)3072, bias, residual);
+    if (a.plan) {
+        void* const bias = n[14] ? (void*)4096 : nullptr;
+        void* const residual = n[15] ? (void*)8192 : nullptr;
+        void *const x = (void*)1024, *const w = (void*)2048, *const y = (void*)3072, *const plan = (void*)a.plan;
+        const auto forward = (void (*)(const void*, const void*, const void*, long, void*, const void*, const void*))a.forward;
+        const auto backward = (void (*)(const void*, const void*, const void*, const void*, long, const void*, void*, void*))a.backward;
+        if (n[0] == 0) forward(plan, x, w, n[20], y, bias, residual);
+        if (n[0] == 1) backward(plan, nullptr, nullptr, w, n[20], y, x, nullptr);
+        if (n[0] == 2) backward(nullptr, plan, x, nullptr, n[20], y, nullptr, w);
+    }
+    printf(", \"reorders\": [%%s]}", reorders.c_str());
 }
 """
 
@@ -107,10 +123,10 @@ class Descriptor(dict):
 
 
 def run(harness, tmp_path, pass_, type_, sizes, *, tf32=0, deterministic=0, epilogue=(0, 0, 0), kept=(-1, 0), trials=10,
-        refuse=None):
+        refuse=None, weight_type=None):
     log = tmp_path / "log"
     log.unlink(missing_ok=True)
-    numbers = [pass_, type_, tf32, deterministic, *sizes, *epilogue, *kept, trials]
+    numbers = [pass_, type_, tf32, deterministic, *sizes, *epilogue, *kept, trials, type_ if weight_type is None else weight_type]
     environment = dict(os.environ, JEA_STUB_CUDNN=str(log), **({"JEA_STUB_REFUSE": str(refuse)} if refuse else {}))
     done = subprocess.run([str(harness), *map(str, numbers)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -156,7 +172,7 @@ def expected_tensors(sizes) -> dict:
 @pytest.mark.parametrize("pass_", (FORWARD, DATA, WEIGHT), ids=("forward", "data", "weight"))
 def test_the_graph_is_the_convolution(harness, tmp_path, pass_, sizes, type_):
     said, made, executed = run(harness, tmp_path, pass_, type_, sizes)
-    assert said["plan"] and not said["refused"] and said["bytes"] == 704
+    assert said["plan"] and not said["refused"] and said["bytes"] == 712
     plan, pack = executed[-1]
     graph = plan["EXECUTION_PLAN_ENGINE_CONFIG"][0]  # of the heuristics: only their graph is known
     assert graph.kind == "ENGINECFG_DESCRIPTOR" and plan["EXECUTION_PLAN_HANDLE"] == [77]
@@ -179,10 +195,31 @@ def test_the_graph_is_the_convolution(harness, tmp_path, pass_, sizes, type_):
         shape, strides = expected_tensors(sizes)[name[-1]]
         assert tensor == {"TENSOR_DATA_TYPE": [type_], "TENSOR_DIMENSIONS": shape, "TENSOR_STRIDES": strides,
                           "TENSOR_UNIQUE_ID": [identity], "TENSOR_BYTE_ALIGNMENT": [16], "TENSOR_IS_VIRTUAL": [0]}, name
-    assert pack["VARIANT_PACK_UNIQUE_IDS"] == [1, 2, 3] and pack["VARIANT_PACK_DATA_POINTERS"] == [1024, 2048, 3072]
+    assert pack["VARIANT_PACK_UNIQUE_IDS"] == [1, 2, 3]
+    check_weight(pack, said["reorders"], pass_, sizes, type_, type_)
     assert len(pack["VARIANT_PACK_WORKSPACE"]) == 1
     for descriptor in (graph, operation, convolution, plan, pack):
         assert descriptor.finalized
+
+
+def check_weight(pack, reorders, pass_, sizes, type_, weight_type):
+    """The pointers; a weight that does not lie as cuDNN wants it goes through memory of its own."""
+    x, w, y = pack["VARIANT_PACK_DATA_POINTERS"][:3]
+    o, i, taps = sizes[4], sizes[3], sizes[5] * sizes[6]
+    assert (x, y) == (1024, 3072)
+    if taps == 1 and weight_type == type_:
+        assert w == 2048 and not reorders
+    elif pass_ == WEIGHT:
+        assert w != 2048 and reorders == [[0, w, type_, 2048, weight_type, o, i, taps]]
+    else:
+        assert w != 2048 and reorders == [[1, 2048, weight_type, w, type_, o, i, taps]]
+
+
+@pytest.mark.parametrize("sizes", (SIZES["1x1"], SIZES["3x3"]), ids=("1x1", "3x3"))
+@pytest.mark.parametrize("pass_", (FORWARD, DATA, WEIGHT), ids=("forward", "data", "weight"))
+def test_float32_weights_of_half_precision_products(harness, tmp_path, pass_, sizes):
+    said, _, executed = run(harness, tmp_path, pass_, HALF, sizes, weight_type=FLOAT)
+    check_weight(executed[-1][1], said["reorders"], pass_, sizes, HALF, FLOAT)
 
 
 @pytest.mark.parametrize("epilogue", ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1)), ids=str)
@@ -214,7 +251,8 @@ def test_bias_residual_and_relu_follow_in_order(harness, tmp_path, epilogue):
     identities = [tensor["TENSOR_UNIQUE_ID"][0] for tensor in made.values() if tensor.kind == "TENSOR_DESCRIPTOR"]
     assert len(identities) == len(set(identities))
     assert executed[-1][1]["VARIANT_PACK_UNIQUE_IDS"] == [1, 2, 3] + [4] * bias + [5] * residual
-    assert executed[-1][1]["VARIANT_PACK_DATA_POINTERS"] == [1024, 2048, 3072] + [4096] * bias + [8192] * residual
+    assert executed[-1][1]["VARIANT_PACK_DATA_POINTERS"][3:] == [4096] * bias + [8192] * residual
+    check_weight(executed[-1][1], said["reorders"], FORWARD, sizes, HALF, HALF)
 
 
 def test_the_fastest_engine_that_is_exact(harness, tmp_path):

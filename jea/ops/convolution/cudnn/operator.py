@@ -15,10 +15,14 @@ from jea.ops import kernels
 from jea.ops.convolution.cudnn import check, plans
 from jea.ops.products.half import HALF, conv2d_half
 
-_LAYOUT = "convolution/cudnn/layout.cuh"
-_RUN = """
-    const auto run = (jea::RunPlan)(intptr_t)data["run"];
-    run((const void*)(intptr_t)data["plan"], %s, %s, %s, %s, %s);
+_EPILOGUE = "convolution/cudnn/epilogue.cuh"
+_SIZES = 'const jea::Epilogue sizes{(int64_t)in0->num / in0_shape3, (int64_t)in0_shape3, data["relu"] != 0};'
+_FORWARD = """
+    ((jea::Forward)(intptr_t)data["run"])((const void*)(intptr_t)data["plan"], in0_p, in1_p, (long)data["w_type"], out0_p, %s, %s);
+"""
+_BACKWARD = """
+    ((jea::Backward)(intptr_t)data["run"])((const void*)(intptr_t)data["data"], (const void*)(intptr_t)data["weight"], in0_p,
+                                           in1_p, (long)data["w_type"], in2_p, %s, %s);
 """
 
 
@@ -37,68 +41,60 @@ class _Convolution(kernels.Function):
     def execute(self, x, weight, bias, residual, call):
         self.x, self.weight, self.call = x, weight, call
         self.bias_dtype = None if bias is None else bias.dtype
-        packed = pack_weight(weight, x.dtype)
         bias = None if bias is None else bias.float32()
         if call.fused:
-            y = _run(call.forward, call.shape, x.dtype, x=x, w=packed, bias=bias, residual=residual)
+            y = _forward(call, x, weight, bias, residual)
         else:
-            y = _run(call.forward, call.shape, x.dtype, x=x, w=packed)
+            y = _forward(call, x, weight)
             if bias is not None or residual is not None or call.relu:
                 y = _epilogue(y, bias, residual, call.relu)
         self.y = y if call.relu else None
         return y
 
     def grad(self, dy):
-        call, x = self.call, self.x
+        call, x, weight = self.call, self.x, self.weight
         if call.relu:
-            dy = kernels.cuda_code(dy.shape, dy.dtype, [self.y, dy], kernel=_LAYOUT,
-                                   source="jea::relu_backward(in0_p, in1_p, out0_p, in0->num);")
-        dx = dw = db = None
-        o, i, kh, kw = self.weight.shape
-        if call.gradients[0]:
-            dx = _run(plans.plan("data", str(x.dtype), call.sizes), x.shape, x.dtype, w=pack_weight(self.weight, x.dtype), y=dy)
-        if call.gradients[1]:
-            dw = _run(plans.plan("weight", str(x.dtype), call.sizes), (o, kh, kw, i), x.dtype, x=x, y=dy)
-            dw = _unpack(dw, self.weight)
+            dy = kernels.cuda_code(dy.shape, dy.dtype, [self.y, dy], kernel=_EPILOGUE, data={"relu": 1},
+                                   source=_SIZES + "jea::relu_backward(sizes, in0_p, in1_p, out0_p);")
+        db = None
         if self.bias_dtype is not None:
-            db = kernels.cuda_code((o,), "float32", [dy], kernel=_LAYOUT, source=(
-                "jea::bias_backward(in0_p, out0_p, in0->num / in0_shape3, in0_shape3);"))
+            db = kernels.cuda_code((dy.shape[3],), "float32", [dy], kernel=_EPILOGUE, data={"relu": 0},
+                                   source=_SIZES + "jea::bias_backward(sizes, in0_p, out0_p);")
             db = db if self.bias_dtype == "float32" else db.cast(self.bias_dtype)
-        return dx, dw, db, dy, None
+        return (*_backward(call, x, weight, dy), db, dy, None)
 
 
-def _run(plan, shape, dtype, **tensors):
-    """Run a plan. `tensors` are named x, w, y, bias, residual; the one of x, w, y that is missing is the result."""
-    tensors = {name: var for name, var in tensors.items() if var is not None}
-    names = list(tensors)
-    pointers = ["out0_p" if name not in tensors else f"in{names.index(name)}_p" for name in ("x", "w", "y")]
-    pointers += [f"in{names.index(name)}_p" if name in tensors else "nullptr" for name in ("bias", "residual")]
-    return kernels.cuda_code(shape, dtype, list(tensors.values()), kernel=_LAYOUT, source=_RUN % tuple(pointers),
-                             data={"run": plan.run, "plan": plan.address})
+def _forward(call, x, weight, bias=None, residual=None):
+    summands = [var for var in (bias, residual) if var is not None]
+    pointers = ("nullptr" if bias is None else "in2_p", "nullptr" if residual is None else f"in{1 + len(summands)}_p")
+    return kernels.cuda_code(call.shape, x.dtype, [x, weight, *summands], kernel="convolution/cudnn/call.cuh",
+                             source=_FORWARD % pointers, data={
+                                 "run": call.forward.forward, "plan": call.forward.address,
+                                 "w_type": plans.TYPES[str(weight.dtype)]})
+
+
+def _backward(call, x, weight, dy) -> tuple:
+    """The gradients of x and of weight; None where it is not wanted."""
+    found = [plans.plan(pass_, str(x.dtype), call.sizes) if wanted else None
+             for pass_, wanted in zip(("data", "weight"), call.gradients)]
+    wanted = [var for var, plan in zip((x, weight), found) if plan]
+    if not wanted:
+        return None, None
+    pointers = ("out0_p" if found[0] else "nullptr", f"out{len(wanted) - 1}_p" if found[1] else "nullptr")
+    made = iter(kernels.cuda_code(
+        [var.shape for var in wanted], [var.dtype for var in wanted], [x, weight, dy], kernel="convolution/cudnn/call.cuh",
+        source=_BACKWARD % pointers, data={
+            "run": next(plan for plan in found if plan).backward, "w_type": plans.TYPES[str(weight.dtype)],
+            **{name: plan.address if plan else 0 for name, plan in zip(("data", "weight"), found)}}))
+    return tuple(next(made) if plan else None for plan in found)
 
 
 def _epilogue(y, bias, residual, relu: bool):
     inputs = [y] + [var for var in (bias, residual) if var is not None]
     bias_p = "nullptr" if bias is None else "in1_p"
     residual_p = "(decltype(in0_p))nullptr" if residual is None else f"in{len(inputs) - 1}_p"
-    return kernels.cuda_code(y.shape, y.dtype, inputs, kernel=_LAYOUT, data={"relu": int(relu)}, source=(
-        f"jea::epilogue(in0_p, (const float*){bias_p}, {residual_p}, out0_p, in0->num, in0_shape3, data[\"relu\"] != 0);"))
-
-
-def pack_weight(weight, dtype: str):
-    """A weight (O, I, kH, kW) as (O, kH, kW, I) in `dtype`: cuDNN's order for channels-last pictures."""
-    o, i, kh, kw = weight.shape
-    if kh * kw == 1 and weight.dtype == dtype:
-        return weight.reshape(o, kh, kw, i)
-    return kernels.cuda_code((o, kh, kw, i), dtype, [weight], kernel=_LAYOUT, source=(
-        "jea::reorder<true>(in0_p, out0_p, in0_shape0, in0_shape1, in0_shape2 * in0_shape3);"))
-
-
-def _unpack(dw, weight):
-    if dw.shape[1] * dw.shape[2] == 1 and weight.dtype == dw.dtype:
-        return dw.reshape(weight.shape)
-    return kernels.cuda_code(weight.shape, weight.dtype, [dw], kernel=_LAYOUT, source=(
-        "jea::reorder<false>(in0_p, out0_p, out0_shape0, out0_shape1, out0_shape2 * out0_shape3);"))
+    return kernels.cuda_code(y.shape, y.dtype, inputs, kernel=_EPILOGUE, data={"relu": int(relu)}, source=(
+        _SIZES + f"jea::epilogue(sizes, in0_p, (const float*){bias_p}, {residual_p}, out0_p);"))
 
 
 def sizes_of(x, weight, stride: int, padding: int, dilation: int) -> tuple:

@@ -73,8 +73,8 @@ inline bool is_exact(const Convolution& c, const Descriptor& config) {
 
 class Plan {
 public:
-    Plan(const Descriptor& config, Engine engine, cudnnHandle_t handle)
-        : engine(std::move(engine)), handle_(handle), plan_(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
+    Plan(const Convolution& convolution, const Descriptor& config, Engine engine, cudnnHandle_t handle)
+        : convolution(convolution), engine(std::move(engine)), handle_(handle), plan_(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
         plan_.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, &handle_)
             .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config).finish("a plan");
         workspace = plan_.number(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE);
@@ -99,6 +99,7 @@ public:
         expect(cudnnBackendExecute(handle_, plan_.get(), pack.get()), "running the convolution");
     }
 
+    const Convolution convolution;
     Engine engine;
     int64_t workspace = 0, nanoseconds = 0;
 
@@ -117,8 +118,11 @@ inline std::vector<Descriptor> proposals(const Descriptor& graph, cudnnBackendHe
     return found;
 }
 
-// Writes numbers between 0.5 and 2 of a type to memory of the device: plan.cuh.
+// Kernels, in plan.cuh. Numbers between 0.5 and 2 of a type:
 void fill_with_numbers(void* memory, int64_t bytes, cudnnDataType_t type);
+// A weight from the order (O, I, taps) to (O, taps, I), or back, between types:
+void reorder_weight(bool to_channels_last, const void* from, cudnnDataType_t from_type, void* to, cudnnDataType_t to_type,
+                    int64_t out_channels, int64_t channels, int64_t taps);
 
 // How long engines may be tried for one convolution, and how many.
 struct Trial {
@@ -208,7 +212,7 @@ Found find_plan(const Convolution& c, const Trial& trial, cudnnHandle_t handle) 
                 if (found.plan && (found.tried >= trial.engines || spent.count() > trial.seconds)) break;
                 try {
                     if (!is_exact(c, config)) continue;
-                    std::unique_ptr<Plan> plan(new Plan(config, Engine::of(config), handle));
+                    std::unique_ptr<Plan> plan(new Plan(c, config, Engine::of(config), handle));
                     if (plan->workspace > trial.most_workspace) continue;
                     if (trial.engines > 0) {
                         if (!memory) memory.reset(new TrialMemory<Scratch>(c));
@@ -233,17 +237,51 @@ Found find_plan(const Convolution& c, const Trial& trial, cudnnHandle_t handle) 
 // What Python reads, as 64-bit integers and text.
 struct Answer {
     enum { kKnobs = 24 };
-    int64_t plan = 0, run = 0, workspace = 0, nanoseconds = 0, proposed = 0, tried = 0, engine = -1, knobs = 0;
+    int64_t plan = 0, forward = 0, backward = 0, workspace = 0, nanoseconds = 0, proposed = 0, tried = 0, engine = -1, knobs = 0;
     int64_t knob[kKnobs][2] = {};
     char refused[256] = {};
 };
 
+// A plan with a model's weight (O, I, kH, kW): as it is where that is cuDNN's order too, else reordered on the way. These two are
+// called through their addresses.
+inline bool is_packed(const Convolution& c, cudnnDataType_t weight_type) {
+    return c.kernel_h * c.kernel_w == 1 && weight_type == c.type;
+}
+
+inline void* pointer(const void* p) { return const_cast<void*>(p); }
+
 template <class Scratch>
-void run_plan(const void* plan, const void* x, const void* w, const void* y, const void* bias, const void* residual) {
+void run_plan(const Plan& plan, void* x, void* w, void* y, void* bias = nullptr, void* residual = nullptr) {
+    const Scratch workspace(plan.workspace);
+    plan.run(x, w, y, bias, residual, workspace.data);
+}
+
+template <class Scratch>
+void forward(const void* plan, const void* x, const void* w, long w_type, void* y, const void* bias, const void* residual) {
     const Plan& found = *static_cast<const Plan*>(plan);
-    const Scratch workspace(found.workspace);
-    const auto pointer = [](const void* p) { return const_cast<void*>(p); };
-    found.run(pointer(x), pointer(w), pointer(y), pointer(bias), pointer(residual), workspace.data);
+    const Convolution& c = found.convolution;
+    const auto type = static_cast<cudnnDataType_t>(w_type);
+    const Scratch packed(is_packed(c, type) ? 0 : c.w_values() * c.bytes_each());
+    if (packed.data) reorder_weight(true, w, type, packed.data, c.type, c.out_channels, c.channels, c.kernel_h * c.kernel_w);
+    run_plan<Scratch>(found, pointer(x), packed.data ? packed.data : pointer(w), y, pointer(bias), pointer(residual));
+}
+
+// Either gradient, or both; a plan that is null leaves its one out.
+template <class Scratch>
+void backward(const void* data, const void* weight, const void* x, const void* w, long w_type, const void* dy, void* dx,
+              void* dw) {
+    const auto type = static_cast<cudnnDataType_t>(w_type);
+    const Convolution& c = static_cast<const Plan*>(data ? data : weight)->convolution;
+    const int64_t taps = c.kernel_h * c.kernel_w;
+    const Scratch packed(is_packed(c, type) ? 0 : c.w_values() * c.bytes_each());
+    if (data) {
+        if (packed.data) reorder_weight(true, w, type, packed.data, c.type, c.out_channels, c.channels, taps);
+        run_plan<Scratch>(*static_cast<const Plan*>(data), dx, packed.data ? packed.data : pointer(w), pointer(dy));
+    }
+    if (weight) {
+        run_plan<Scratch>(*static_cast<const Plan*>(weight), pointer(x), packed.data ? packed.data : dw, pointer(dy));
+        if (packed.data) reorder_weight(false, packed.data, c.type, dw, type, c.out_channels, c.channels, taps);
+    }
 }
 
 // The plan for a convolution: by the engine that was kept, else by trial. The plan stays for the life of the process.
@@ -252,14 +290,15 @@ Answer answer(const Convolution& c, const Engine& kept, const Trial& trial, cudn
     Found found;
     if (kept.index >= 0) {
         try {
-            found.plan.reset(new Plan(kept.config(convolution_graph(c, handle)), kept, handle));
+            found.plan.reset(new Plan(c, kept.config(convolution_graph(c, handle)), kept, handle));
         } catch (const std::runtime_error&) {
             // of another cuDNN after all: try anew
         }
     }
     if (!found.plan) found = find_plan<Scratch>(c, trial, handle);
     Answer made;
-    made.run = reinterpret_cast<int64_t>(&run_plan<Scratch>);
+    made.forward = reinterpret_cast<int64_t>(&forward<Scratch>);
+    made.backward = reinterpret_cast<int64_t>(&backward<Scratch>);
     made.proposed = found.proposed;
     made.tried = found.tried;
     if (!found.plan) {

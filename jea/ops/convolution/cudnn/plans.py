@@ -26,7 +26,7 @@ PASSES = ("forward", "data", "weight")
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 9}  # cudnnDataType_t
 SIZES = ("batch", "height", "width", "channels", "out_channels", "kernel_h", "kernel_w", "stride", "padding", "dilation")
 
-_ANSWER = struct.Struct("<8q48q256s")  # Answer in plan.h
+_ANSWER = struct.Struct("<9q48q256s")  # Answer in plan.h
 _SOURCE = """
     const auto number = [&](const std::string& name) { return (int64_t)data[name]; };
     const jea::Convolution convolution{(jea::Pass)number("pass"), (cudnnDataType_t)number("type"), number("tf32") != 0,
@@ -51,7 +51,8 @@ deterministic = False
 class Plan:
     """How one convolution is run; or why cuDNN does not, in `refused`."""
     address: int = 0
-    run: int = 0
+    forward: int = 0  # address of the function that runs it: forward passes
+    backward: int = 0  # gradients
     nanoseconds: int = 0  # in the trial; 0 without one
     workspace: int = 0
     tried: int = 0
@@ -113,12 +114,12 @@ def _open(key: tuple, sizes: dict) -> Plan:
 def read_answer(data: bytes) -> Plan:
     """What plan.h's Answer says."""
     values = _ANSWER.unpack(data)
-    address, run, workspace, nanoseconds, _, tried, engine, count = values[:8]
-    knobs = tuple(zip(values[8:56:2], values[9:56:2]))[:count]
-    refused = values[56].split(b"\0")[0].decode(errors="replace")
+    address, forward, backward, workspace, nanoseconds, _, tried, engine, count = values[:9]
+    knobs = tuple(zip(values[9:57:2], values[10:57:2]))[:count]
+    refused = values[57].split(b"\0")[0].decode(errors="replace")
     if not address and not refused:
         refused = "no plan came back"
-    return Plan(address, run, nanoseconds, workspace, tried, engine, knobs, refused)
+    return Plan(address, forward, backward, nanoseconds, workspace, tried, engine, knobs, refused)
 
 
 # -- what stays on disk ----------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def folder() -> Path:
 
 def sources() -> str:
     """A short name for the kernels' text: what was seen of others says nothing."""
-    texts = (kernels.header(f"convolution/cudnn/{name}") for name in ("plan.cuh", "layout.cuh"))
+    texts = (kernels.header(f"convolution/cudnn/{name}") for name in ("plan.cuh", "call.cuh", "epilogue.cuh"))
     return hashlib.sha256("".join((*texts, _SOURCE)).encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-// What stands around cuDNN's convolutions of channels-last pictures: weights in its order, what it would not fuse.
+// What stands around cuDNN's convolutions of channels-last pictures: what it would not fuse, gradients of bias and ReLU.
 #pragma once
 #include <cstdint>
 #include <cuda_runtime.h>
@@ -6,30 +6,10 @@
 
 namespace jea {
 
-// A plan and the function that runs it, from plan.h: Python hands their addresses on.
-using RunPlan = void (*)(const void* plan, const void* x, const void* w, const void* y, const void* bias,
-                         const void* residual);
-
-// (O, I, K) -> (O, K, I), or back, between types. Reads and writes of a warp lie side by side in I; the K taps of a thread
-// come from one or two lines of the cache.
-template <bool kToChannelsLast, class From, class To>
-__global__ void __launch_bounds__(kThreads)
-reorder_weight(const From* __restrict__ from, To* __restrict__ to, int64_t out_channels, int64_t channels, int64_t taps) {
-    const int64_t at = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
-    if (at >= out_channels * channels) return;
-    const int64_t o = at / channels, i = at - o * channels;
-    for (int64_t k = 0; k < taps; k++) {
-        const int64_t plain = at * taps + k, last = (o * taps + k) * channels + i;
-        if (kToChannelsLast) to[last] = static_cast<To>(static_cast<float>(from[plain]));
-        else to[plain] = static_cast<To>(static_cast<float>(from[last]));
-    }
-}
-
-template <bool kToChannelsLast, class From, class To>
-void reorder(const From* from, To* to, int64_t out_channels, int64_t channels, int64_t taps) {
-    reorder_weight<kToChannelsLast><<<blocks_of(out_channels * channels, kThreads), kThreads>>>(from, to, out_channels,
-                                                                                                channels, taps);
-}
+struct Epilogue {
+    int64_t rows, channels;
+    bool relu;
+};
 
 // y = relu?(x + residual? + bias?) over rows of channels; in place where y is x.
 template <class T>
@@ -46,10 +26,11 @@ add_and_clip(const T* x, const float* __restrict__ bias, const T* __restrict__ r
 }
 
 template <class T>
-void epilogue(const T* x, const float* bias, const T* residual, T* y, int64_t count, int64_t channels, bool relu) {
+void epilogue(const Epilogue& d, const T* x, const float* bias, const T* residual, T* y) {
+    const int64_t count = d.rows * d.channels;
     const int64_t blocks = (count + kThreads - 1) / kThreads;
-    add_and_clip<<<static_cast<unsigned>(blocks < 8192 ? blocks : 8192), kThreads>>>(x, bias, residual, y, count, channels,
-                                                                                     relu);
+    add_and_clip<<<static_cast<unsigned>(blocks < 8192 ? blocks : 8192), kThreads>>>(x, bias, residual, y, count,
+                                                                                     d.channels, d.relu);
 }
 
 // dx = y > 0 ? dy : 0, the gradient of a ReLU with the result y.
@@ -62,7 +43,8 @@ where_positive(const T* __restrict__ y, const T* __restrict__ dy, T* __restrict_
 }
 
 template <class T>
-void relu_backward(const T* y, const T* dy, T* dx, int64_t count) {
+void relu_backward(const Epilogue& d, const T* y, const T* dy, T* dx) {
+    const int64_t count = d.rows * d.channels;
     const int64_t blocks = (count + kThreads - 1) / kThreads;
     where_positive<<<static_cast<unsigned>(blocks < 8192 ? blocks : 8192), kThreads>>>(y, dy, dx, count);
 }
@@ -84,8 +66,8 @@ column_sums(const T* __restrict__ dy, float* __restrict__ db, int64_t rows, int6
 }
 
 template <class T>
-void bias_backward(const T* dy, float* db, int64_t rows, int64_t channels) {
-    column_sums<<<blocks_of(channels, 32), dim3(32, 32)>>>(dy, db, rows, channels);
+void bias_backward(const Epilogue& d, const T* dy, float* db) {
+    column_sums<<<blocks_of(d.channels, 32), dim3(32, 32)>>>(dy, db, d.rows, d.channels);
 }
 
 }  // namespace jea
