@@ -10,8 +10,9 @@ VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "jea/__init__.py").read_te
 BUNDLED = re.findall(r"^  file: (\S+)$", (ROOT / "weights/index.yaml").read_text(), re.M)
 NEWEST_PYTHON = 13  # Jittor wants numpy below 2; numpy 1.26, the last such one, builds from source on 3.13
 if sys.version_info >= (3, NEWEST_PYTHON + 1):  # pip would say which Python is required, and not what to do
-    raise SystemExit(f"jea: Python 3.{sys.version_info.minor} is too new for Jittor. Put Python 3.{NEWEST_PYTHON} beside it: "
-                     f"`uv venv --python 3.{NEWEST_PYTHON} .venv` or `pyenv install 3.{NEWEST_PYTHON}`, and install there")
+    raise SystemExit(f"jea: Python 3.{sys.version_info.minor} is too new for Jittor. Put Python 3.{NEWEST_PYTHON} "
+                     f"beside it: `uv venv --python 3.{NEWEST_PYTHON} .venv` or `pyenv install 3.{NEWEST_PYTHON}`, and "
+                     "install there")
 LINUX_X86 = 'platform_system == "Linux" and platform_machine == "x86_64"'
 
 setup(
@@ -37,7 +38,8 @@ setup(
         f"onednn-devel-cpu-gomp==2022.2.1; {LINUX_X86}",
     ],
     extras_require={
-        # CUDA 13 with cuDNN 9 for jea/environment/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13 builds use.
+        # CUDA 13 with cuDNN 9 for jea/environment/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13
+        # builds use.
         "cuda13": [
             "nvidia-cuda-nvcc==13.0.88",
             "nvidia-nvvm==13.0.88",

@@ -32,7 +32,8 @@ def no_orthogonal_start(monkeypatch):
 
 @pytest.fixture(scope="session")
 def reference():
-    """reference("eanet50_s16") -> manifest (dict), arrays (npz), input(name) and, lazily, state(): upstream's weights."""
+    """reference("eanet50_s16") -> manifest (dict), arrays (npz), input(name) and, lazily, state(): upstream's
+    weights."""
     def load(name):
         manifest = json.loads((FIXTURES / f"{name}.json").read_text())
         arrays = np.load(FIXTURES / f"{name}.npz")

@@ -53,7 +53,7 @@ def machine() -> dict:
     from jea.commands.info import cpu_name, version
     return {"cpu": cpu_name(), "threads": threads(), "load": os.getloadavg()[0], "jea": jea.__version__,
             "jittor": version("jittor"), "oneDNN of jea": jea.environment.prepare().onednn, "torch": version("torch"),
-            "python": platform.pythonversion()}
+            "python": platform.python_version()}
 
 
 def table(rows: dict, formats: dict | None = None) -> str:
@@ -126,7 +126,8 @@ def scaling(runs: int, positions=POSITIONS, channels: int = 512, largest_map: in
         x = jt.randn(1, n, channels) * 0.1
         functions = {"external": lambda: external_attention(x, *memories).sync()}
         if n * n <= largest_map:
-            functions["self"] = lambda: jt.matmul(nn.softmax(jt.matmul(x[0], transpose(x[0], (1, 0))), dim=-1), x[0]).sync()
+            functions["self"] = lambda: jt.matmul(
+                nn.softmax(jt.matmul(x[0], transpose(x[0], (1, 0))), dim=-1), x[0]).sync()
         with jt.no_grad():
             for function in functions.values():
                 function()
@@ -149,7 +150,8 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         prog="jea bench", description="Measure external attention on this machine. Comparisons with PyTorch: "
         "tests/bench/bm_*.py in a checkout.", epilog="example: jea bench --cost")
-    parser.add_argument("--cost", action="store_true", help="only count parameters and multiplications; measures nothing")
+    parser.add_argument("--cost", action="store_true", help="only count parameters and multiplications; measures "
+                                                            "nothing")
     parser.add_argument("--runs", type=int, default=9, help="timed runs of each side (9)")
     parser.add_argument("--out", default="results/bench", help="folder for bench.json and scaling.png (results/bench)")
     arguments = parser.parse_args(argv)

@@ -13,8 +13,8 @@ from jea.errors import UserError, printable
 
 def run(command: str, function, arguments) -> int:
     """function(arguments), which returns a status or None for 0; errors that a user can mend become one message, not a
-    traceback. Whatever is printed meanwhile goes through `errors.printable`: names of files, and texts in them, are chosen
-    by others."""
+    traceback. Whatever is printed meanwhile goes through `errors.printable`: names of files, and texts in them, are
+    chosen by others."""
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Printable(sys.stdout), _Printable(sys.stderr, keeps="\r")  # a progress bar's
     try:

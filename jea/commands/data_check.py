@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 
 from jea.commands import console
-from jea.commands.arguments import load_config
+from jea.commands.session import load_config
 from jea.errors import ConfigError
 
 
@@ -18,8 +18,8 @@ def main(argv=None) -> int:
     parser.add_argument("action", choices=("check",))
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or its name in configs/")
     parser.add_argument("--data", metavar="DIR", help="root of the data set (data.root)")
-    parser.add_argument("--split", action="append", metavar="NAME", help="part to read, repeatable (default: data.split "
-                        "and eval.split)")
+    parser.add_argument("--split", action="append", metavar="NAME", help="part to read, repeatable (default: "
+                        "data.split and eval.split)")
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="processes that read (default: 2)")
     parser.add_argument("overrides", nargs="*", metavar="block.key=value", help="change the config: data.num_classes=3")
     return console.run("data", _data_check, parser.parse_intermixed_args(argv))

@@ -101,8 +101,8 @@ def advice(check: str, device: str, error) -> str:
     """What to do when a check failed: `error` is a number, or what was said."""
     if isinstance(error, float):
         if device == "cuda" and 1e-5 < error < 5e-3 and check != "kernel":
-            return ("it computes with TF32, 10 bits of mantissa: leave out --tf32, and unset NVIDIA_TF32_OVERRIDE or set it "
-                    "to 0")
+            return ("it computes with TF32, 10 bits of mantissa: leave out --tf32, and unset NVIDIA_TF32_OVERRIDE or "
+                    "set it to 0")
         return "it runs and computes something wrong: report this with the output of `jea info`"
     if device == "cuda":
         return {
@@ -110,16 +110,16 @@ def advice(check: str, device: str, error) -> str:
                       "'jea[cuda13]'` brings a set that fits; nvcc_path= turns CUDA off",
             "kernel": "nvcc cannot compile or the card cannot run a kernel: look at the compiler's message above, and "
                       "compare the driver's CUDA version with the toolkit's in `jea info`",
-            "convolution": "cuDNN fails: `jea info` shows its version; a driver older than the libraries, or no free memory "
-                           "on the card (nvidia-smi), are the usual reasons",
-            "matmul": "cuBLAS fails: `jea info` shows its toolkit; no free memory on the card (nvidia-smi) is the usual "
-                      "reason",
-            "graphs": "jea runs the convolutions of such kinds as Jittor's own, which are slower and right: nothing has to be "
-                      "done, but report this with the output of `jea info`",
+            "convolution": "cuDNN fails: `jea info` shows its version; a driver older than the libraries, or no free "
+                           "memory on the card (nvidia-smi), are the usual reasons",
+            "matmul": "cuBLAS fails: `jea info` shows its toolkit; no free memory on the card (nvidia-smi) is the "
+                      "usual reason",
+            "graphs": "jea runs the convolutions of such kinds as Jittor's own, which are slower and right: nothing "
+                      "has to be done, but report this with the output of `jea info`",
         }[check]
     return {
-        "import": "Jittor's core did not compile or load: g++ and Python's headers are needed (`jea info`, toolchain); if "
-                  "they are there, remove the folder that `jea info` calls jittor cache and try again",
+        "import": "Jittor's core did not compile or load: g++ and Python's headers are needed (`jea info`, toolchain); "
+                  "if they are there, remove the folder that `jea info` calls jittor cache and try again",
         "kernel": "g++ cannot compile jea's kernels: look at its message above; JEA_OPS=ref does without them, slowly",
         "convolution": "oneDNN fails: `jea info` shows which one is used; use_mkl=0 does without it, slowly",
         "matmul": "oneDNN fails: `jea info` shows which one is used; use_mkl=0 does without it, slowly",
@@ -179,8 +179,8 @@ def _ending(status: int) -> str:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
-        prog="jea doctor", description="Compile and run one kernel, one convolution and one matrix product, compare them "
-        "with numpy, and say what to do when one fails.", epilog="example: jea doctor --device cuda")
+        prog="jea doctor", description="Compile and run one kernel, one convolution and one matrix product, compare "
+        "them with numpy, and say what to do when one fails.", epilog="example: jea doctor --device cuda")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.add_argument("--run", choices=("cpu", "cuda"), help=argparse.SUPPRESS)
@@ -198,7 +198,8 @@ def _doctor(arguments) -> int:
         print(f"device: {device} ({environment.prepare().device_reason})", flush=True)
     results = examine(device)
     if arguments.json:
-        print(json.dumps({"device": device, "reason": environment.prepare().device_reason, "checks": results}, indent=1))
+        reason = environment.prepare().device_reason
+        print(json.dumps({"device": device, "reason": reason, "checks": results}, indent=1))
     else:
         _print(results)
     return 0 if all(result["ok"] for result in results.values()) else 1

@@ -29,7 +29,7 @@ def collect() -> dict:
         complete = str(error)
     info = {
         "jea": __version__,
-        "python": f"{platform.pythonversion()} ({sys.executable})",
+        "python": f"{platform.python_version()} ({sys.executable})",
         "jittor": version("jittor"),
         "numpy": version("numpy"),
         "pillow": version("pillow"),
@@ -131,8 +131,8 @@ def _output(command) -> str:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches and "
-                                     "what each operator runs.", epilog="example: jea info --json")
+    parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches "
+                                     "and what each operator runs.", epilog="example: jea info --json")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     return console.run("info", _info, parser.parse_args(argv))
 

@@ -11,7 +11,8 @@ from jea.checkpoint.errors import shown
 from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
 from jea.checkpoint.keymap import BUFFERS
 from jea.checkpoint.reader import outline
-from jea.commands import console, scan
+from jea.checkpoint.scan import CLEAN, DANGEROUS, UNREADABLE, WORDS, scan_all
+from jea.commands import console
 from jea.errors import printable
 
 
@@ -28,7 +29,7 @@ def main(argv=None):
                         "status 0 clean, 1 dangerous, 2 not readable")
     parser.add_argument("--no-ema", action="store_true", help="prefer the raw weights to the averaged ones")
     arguments = parser.parse_args(argv)
-    return console.run("inspect", scan.run if arguments.scan else _inspect, arguments)
+    return console.run("inspect", _scan if arguments.scan else _inspect, arguments)
 
 
 def _inspect(arguments):
@@ -90,6 +91,44 @@ def as_json(value):
     if isinstance(value, complex) or isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+# -- --scan: the work is in jea/checkpoint/scan.py ---------------------------------------------------------------------
+
+def _scan(arguments) -> int:
+    """Print a line for each file and what was found in it; return the worst verdict: 1 dangerous, 2 not readable, 0."""
+    is_folder, seen, skipped, status = os.path.isdir(arguments.file), 0, 0, CLEAN
+    for verdict in scan_all(arguments.file):
+        if is_folder and not verdict.is_checkpoint and not verdict.findings:
+            skipped += 1
+            continue
+        seen += 1
+        status = _worse(status, verdict.status)
+        if arguments.json:
+            print(json.dumps({"path": verdict.path, "verdict": WORDS[verdict.status], "formats": verdict.formats,
+                              "globals": verdict.names, "findings": verdict.findings, "problems": verdict.problems}))
+        else:
+            _print_verdict(verdict)
+    if is_folder and not arguments.json:
+        print(f"{printable(arguments.file)}: {seen} files looked into, {skipped} of other kinds: {WORDS[status]}")
+    if is_folder and not seen:
+        return UNREADABLE
+    return status
+
+
+def _worse(one, other):
+    return DANGEROUS if DANGEROUS in (one, other) else max(one, other)
+
+
+def _print_verdict(verdict):
+    kind = f" ({', '.join(verdict.formats)})" if verdict.formats else ""
+    print(f"{printable(verdict.path)}: {WORDS[verdict.status]}{kind}")
+    for text in (*verdict.findings, *verdict.problems[:20]):
+        print(f"  {text}")
+    listed = sorted(name for name, allowed in verdict.names.items() if allowed)
+    if listed:
+        more = f" and {len(listed) - 30} more" if len(listed) > 30 else ""
+        print(f"  names {', '.join(listed[:30])}{more}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from jea.commands import console, session
-from jea.commands.arguments import load_config, positive, run_parser
+from jea.commands.session import load_config, positive, run_parser
 from jea.environment import mpi
 from jea.errors import ConfigError
 from jea.files import shared_folder
@@ -13,11 +13,12 @@ from jea.files import shared_folder
 
 def main(argv=None) -> int:
     """Run the command; returns its exit status."""
-    parser = run_parser("test", "Evaluate the model of a config, or run it on pictures (--input). Without arguments: the "
-                        "demo network.", "example: python test.py --config configs/segmentation_eanet_resnet101_voc.yaml "
-                        "--weights eanet.pth --data VOCdevkit --split val --multi-scale")
-    parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry in "
-                        "weights/index.yaml)")
+    parser = run_parser("test", "Evaluate the model of a config, or run it on pictures (--input). Without arguments: "
+                        "the demo network.", "example: python test.py --config "
+                        "configs/segmentation_eanet_resnet101_voc.yaml --weights eanet.pth --data VOCdevkit --split "
+                        "val --multi-scale")
+    parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry "
+                        "in weights/index.yaml)")
     parser.add_argument("--split", help="part of the data set (default: eval.split); test writes the VOC submission")
     parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them")
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")

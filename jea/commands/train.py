@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jea.commands import console, session
-from jea.commands.arguments import load_config, positive, run_parser
+from jea.commands.session import load_config, positive, run_parser
 from jea.environment import mpi
 
 
@@ -16,7 +16,8 @@ def main(argv=None) -> int:
     parser.add_argument("--out", help="folder for checkpoints, log and curves (default: runs/<config>)")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/last.npz")
     parser.add_argument("--weights", help="start from this checkpoint, whole or backbone only (train.init_weights)")
-    parser.add_argument("--stop-after", type=positive, metavar="STEP", help="save and stop before this step, for time limits")
+    parser.add_argument("--stop-after", type=positive, metavar="STEP", help="save and stop before this step, for time "
+                                                                            "limits")
     arguments = parser.parse_intermixed_args(argv)
     return console.run("train", _train, arguments)
 

@@ -46,7 +46,8 @@ def choose_device(wanted: str) -> str:
 
 
 def allow_tf32() -> None:
-    """Undo jea's NVIDIA_TF32_OVERRIDE=0 (for --tf32). Before Jittor is imported: its libraries read it when they load."""
+    """Undo jea's NVIDIA_TF32_OVERRIDE=0 (for --tf32). Before Jittor is imported: its libraries read it when they
+    load."""
     if prepare().tf32_off:
         os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
 
@@ -61,7 +62,7 @@ class _BeforeJittor:
 
 
 def prepare_before_jittor() -> None:
-    """Have `prepare` run before a plain `import jittor` after `import jea` too: Jittor aborts the process where it finds
-    an nvcc and no GPU, and downloads what is installed already."""
+    """Have `prepare` run before a plain `import jittor` after `import jea` too: Jittor aborts the process where it
+    finds an nvcc and no GPU, and downloads what is installed already."""
     if not any(isinstance(finder, _BeforeJittor) for finder in sys.meta_path):
         sys.meta_path.insert(0, _BeforeJittor())

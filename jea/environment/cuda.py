@@ -60,8 +60,8 @@ def ask_driver() -> Driver:
         return Driver("libcuda.so.1 is not a usable NVIDIA driver")
     version = (more.value // 1000, more.value % 1000 // 10)
     cards = ", ".join(sorted({f"{major}.{minor}" for major, minor in capabilities}))
-    return Driver(f"{len(capabilities)} GPU{'s' if len(capabilities) > 1 else ''} of compute capability {cards}, driver for "
-                  f"CUDA {version[0]}.{version[1]}", tuple(capabilities), version)
+    return Driver(f"{len(capabilities)} GPU{'s' if len(capabilities) > 1 else ''} of compute capability {cards}, "
+                  f"driver for CUDA {version[0]}.{version[1]}", tuple(capabilities), version)
 
 
 def decide(found: Decisions) -> None:
@@ -138,7 +138,8 @@ def jittors_own_problem(toolkit) -> str | None:
     missing = [name for name in wanted if not any(glob for d in folders for glob in d.glob(name + "*"))]
     if missing:
         return (f"{', '.join(missing)} not found beside {toolkit.nvcc} (Jittor wants cuDNN 8); "
-                f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs a complete CUDA for Jittor")
+                f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs a complete CUDA for "
+                "Jittor")
     return None
 
 
@@ -156,18 +157,19 @@ def host_compiler_problem(toolkit) -> str | None:
     if not newest or not version or int(version.group()) <= int(newest.group(1)):
         return None
     limit = newest.group(1)
-    return (f"{compiler} {said.strip()} is newer than CUDA {toolkit.version[0]}.{toolkit.version[1]} accepts (up to {limit}): "
-            f"`apt install g++-{limit}` and export cc_path=g++-{limit}, or take a newer CUDA")
+    return (f"{compiler} {said.strip()} is newer than CUDA {toolkit.version[0]}.{toolkit.version[1]} accepts (up to "
+            f"{limit}): `apt install g++-{limit}` and export cc_path=g++-{limit}, or take a newer CUDA")
 
 
 def _use_cuda13(found: Decisions, driver: Driver, toolkit) -> str:
     if driver.version < cuda_home.LOWEST_DRIVER:
-        raise cuda_home.HomeError(f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home} wants a driver for "
-                                  "CUDA 13 (580 or newer): update the driver")
+        raise cuda_home.HomeError(f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home} wants a driver "
+                                  "for CUDA 13 (580 or newer): update the driver")
     old = [c for c in driver.capabilities if c < cuda_home.LOWEST_CAPABILITY]
     if old:
-        raise cuda_home.HomeError(f"CUDA 13 has no code for compute capability {old[0][0]}.{old[0][1]} (7.5 is its lowest); "
-                                  f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs CUDA 12")
+        raise cuda_home.HomeError(f"CUDA 13 has no code for compute capability {old[0][0]}.{old[0][1]} (7.5 is its "
+                                  f"lowest); `{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` "
+                                  "installs CUDA 12")
     problem = host_compiler_problem(toolkit)
     if problem:
         raise cuda_home.HomeError(problem)

@@ -1,6 +1,6 @@
 """The small files of the CUDA home (cuda_home.py) that bridge CUDA 13 and cuDNN 9 to what Jittor was written for."""
-# Jittor passes C++14, and for cards newer than it knows the code of compute capability 9.0 alone: with the portable form
-# (PTX) beside the first code the driver translates for them.
+# Jittor passes C++14, and for cards newer than it knows the code of compute capability 9.0 alone: with the portable
+# form (PTX) beside the first code the driver translates for them.
 NVCC = """#!/bin/sh
 portable=
 for argument do

@@ -1,9 +1,9 @@
 """A CUDA home that Jittor 1.3.11 accepts, made from CUDA 13 and cuDNN 9: a toolkit, NVIDIA's wheels, or both.
 
 Jittor is written for CUDA up to 12 and cuDNN 8. The home consists of links to the real files and of a few small ones
-that bridge the difference: nvcc compiles as C++17 (CUDA's C++ library wants it), members that left cudaDeviceProp, names
-that left CUB, NPP's limits, cuDNN's parts under their old names, and its old recurrent interface, which then fails at
-run time with CUDNN_STATUS_NOT_SUPPORTED. Convolutions and matrix products are the real ones.
+that bridge the difference: nvcc compiles as C++17 (CUDA's C++ library wants it), members that left cudaDeviceProp,
+names that left CUB, NPP's limits, cuDNN's parts under their old names, and its old recurrent interface, which then
+fails at run time with CUDNN_STATUS_NOT_SUPPORTED. Convolutions and matrix products are the real ones.
 """
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def read_toolkit(nvcc: str) -> Toolkit:
     """
     real = os.path.realpath(nvcc)  # a link to nvcc does not find its own parts
     try:
-        text = subprocess.run([real, "--version"], capture_output=True, text=True, timeout=60).stdout
-        dry = subprocess.run([real, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, timeout=60)
+        text, dry = (subprocess.run([real, *arguments], capture_output=True, text=True, timeout=60)
+                     for arguments in (["--version"], ["--dryrun", "-x", "cu", "-c", os.devnull]))
     except (OSError, subprocess.SubprocessError) as error:
         raise HomeError(f"{nvcc} does not run ({error})") from error
-    version = re.search(r"release (\d+)\.(\d+)", text)
+    version = re.search(r"release (\d+)\.(\d+)", text.stdout)
     if not version:
         raise HomeError(f"{nvcc} --version is not understood")
     top = re.search(r"^#\$ TOP=(.+)$", dry.stderr + dry.stdout, re.MULTILINE)
@@ -185,8 +185,8 @@ def prepare(toolkit: Toolkit, folder: Path) -> CudaHome:
         if not _is_whole(home):
             _build_atomically(home, toolkit, sources, record)
     except OSError as error:
-        raise HomeError(f"the CUDA home cannot be written to {home} ({error.strerror}: {error.filename}); set JEA_HOME to "
-                        "a folder that can be written") from error
+        raise HomeError(f"the CUDA home cannot be written to {home} ({error.strerror}: {error.filename}); set JEA_HOME "
+                        "to a folder that can be written") from error
     nccl = sources.header("nccl.h") and sources.shared_object("libnccl.so")
     return CudaHome(str(home / "bin" / "nvcc"), str(home / "include") if nccl else "",
                     str(home / "lib64") if nccl else "",
@@ -208,7 +208,8 @@ def _is_whole(home: Path) -> bool:
     """Whether a home is there and nothing that it links to is gone."""
     if not (home / "made_from.json").is_file():
         return False
-    return all(os.path.exists(entry) for part in ("include", "include/cub", "lib64") for entry in (home / part).iterdir())
+    parts = ("include", "include/cub", "lib64")
+    return all(os.path.exists(entry) for part in parts for entry in (home / part).iterdir())
 
 
 def _build_atomically(home: Path, toolkit: Toolkit, sources: _Sources, record: dict) -> None:

@@ -24,7 +24,8 @@ def kept():
     def interrupted(number, frame):
         if os.getpid() != own:
             os._exit(130)  # one of Jittor's compiling processes, which have inherited this
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # Jittor's ends the process when a program is killed on the way out
+        # Jittor's ends the process when a program is killed on the way out
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if not seen.is_set():
             seen.set()
             threading.Thread(target=insist, daemon=True).start()

@@ -98,9 +98,9 @@ def check_standard_library() -> None:
         return
     have, need = newest_glibcxx(ours), newest_glibcxx(theirs)
     if have and need and have < need:
-        raise SetupError(f"{ours} (GLIBCXX {_dotted(have)}) is older than {compiler}'s own (GLIBCXX {_dotted(need)}), so that "
-                         "compiled code will not load; update it: conda install -c conda-forge 'libstdcxx-ng>=13', or "
-                         f"start Python with LD_PRELOAD={theirs}")
+        raise SetupError(f"{ours} (GLIBCXX {_dotted(have)}) is older than {compiler}'s own (GLIBCXX {_dotted(need)}), "
+                         "so that compiled code will not load; update it: conda install -c conda-forge "
+                         f"'libstdcxx-ng>=13', or start Python with LD_PRELOAD={theirs}")
 
 
 def loaded_standard_library() -> Path | None:

@@ -13,7 +13,8 @@ def decide() -> None:
 
 @contextlib.contextmanager
 def only_under_mpirun():
-    """Around `import jittor`, which would compile its MPI part wherever there is an mpicc. The user's use_mpi stands."""
+    """Around `import jittor`, which would compile its MPI part wherever there is an mpicc. The user's use_mpi
+    stands."""
     turned_off = not {"OMPI_COMM_WORLD_SIZE", "use_mpi"} & os.environ.keys()
     if turned_off:
         os.environ["use_mpi"] = "0"

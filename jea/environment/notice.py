@@ -31,9 +31,9 @@ class CoreCompileNotice:
         folder, processes = compiled_cache(), compiling_processes()
         if folder is None or core_is_compiled(folder):
             return self
-        print("jea: first use of Jittor with this Python: compiling its core, once, about two minutes on two cores (kept in "
-              f"{folder}; {processes} process{'es' * (processes > 1)} at a time, as many as memory allows)", file=sys.stderr,
-              flush=True)
+        print("jea: first use of Jittor with this Python: compiling its core, once, about two minutes on two cores "
+              f"(kept in {folder}; {processes} process{'es' * (processes > 1)} at a time, as many as memory allows)",
+              file=sys.stderr, flush=True)
         self._started = time.time()
         self._thread = threading.Thread(target=self._watch, args=(folder,), daemon=True)
         self._thread.start()

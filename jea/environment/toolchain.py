@@ -38,11 +38,11 @@ def find_python_config() -> None:
 def check_versions() -> None:
     """SetupError for a numpy that Jittor cannot use, or another Jittor than jea was made for."""
     if version("numpy").partition(".")[0] not in ("", "0", "1"):
-        raise SetupError(f"numpy {version('numpy')}: Jittor {JITTOR} knows numpy 1 only and would compute garbage with it. "
-                         f"Install the last one: {os.path.basename(sys.executable)} -m pip install 'numpy<2'")
+        raise SetupError(f"numpy {version('numpy')}: Jittor {JITTOR} knows numpy 1 only and would compute garbage with "
+                         f"it. Install the last one: {os.path.basename(sys.executable)} -m pip install 'numpy<2'")
     if version("jittor") not in ("", JITTOR):
-        raise SetupError(f"Jittor {version('jittor')}: jea is made for {JITTOR} and mends faults of that version. Install "
-                         f"it: {os.path.basename(sys.executable)} -m pip install jittor=={JITTOR}")
+        raise SetupError(f"Jittor {version('jittor')}: jea is made for {JITTOR} and mends faults of that version. "
+                         f"Install it: {os.path.basename(sys.executable)} -m pip install jittor=={JITTOR}")
 
 
 def version(package: str) -> str:
@@ -56,12 +56,12 @@ def version(package: str) -> str:
 def check() -> None:
     """SetupError with the remedy if Jittor is missing or could not compile here."""
     if importlib.util.find_spec("jittor") is None:
-        raise SetupError(f"Jittor is not installed for {sys.executable}: `pip install jittor=={JITTOR}`, or install jea "
-                         "itself with pip, which brings it.")
+        raise SetupError(f"Jittor is not installed for {sys.executable}: `pip install jittor=={JITTOR}`, or install "
+                         "jea itself with pip, which brings it.")
     check_versions()
     if mpi.size() > 1 and not shutil.which(os.environ.get("mpicc_path") or "mpicc"):
-        raise SetupError("started by mpirun, but there is no mpicc, with which Jittor compiles its MPI part. Install it: "
-                         "`apt install libopenmpi-dev` (Debian, Ubuntu), or set mpicc_path.")
+        raise SetupError("started by mpirun, but there is no mpicc, with which Jittor compiles its MPI part. Install "
+                         "it: `apt install libopenmpi-dev` (Debian, Ubuntu), or set mpicc_path.")
     if platform.system() != "Linux":
         return  # Jittor's own rules apply there
     compiler = os.environ.get("cc_path") or "g++"

@@ -19,7 +19,8 @@ def test_everything_is_right_on_the_cpu():
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["device"] == "cpu" and list(report["checks"]) == list(doctor.CHECKS)
     assert all(check["ok"] and check["error"] <= doctor.LIMIT for check in report["checks"].values())
-    assert all(0 < report["checks"][name]["error"] for name in ("kernel", "convolution", "matmul"))  # compared, not copied
+    # compared, not copied
+    assert all(0 < report["checks"][name]["error"] for name in ("kernel", "convolution", "matmul"))
 
 
 @pytest.mark.cuda
@@ -49,9 +50,11 @@ def test_a_process_that_dies_in_a_check(monkeypatch, capsys):
 
 
 def test_wrong_numbers_and_tf32(monkeypatch):
-    results = fake(monkeypatch, GOOD.replace('"matmul", "seconds": 1.0, "error": 0.0', '"matmul", "seconds": 1, "error": 4e-4'))
+    results = fake(monkeypatch, GOOD.replace('"matmul", "seconds": 1.0, "error": 0.0', '"matmul", "seconds": 1, '
+                                                                                       '"error": 4e-4'))
     assert not results["matmul"]["ok"] and "TF32" in results["matmul"]["advice"]
-    results = fake(monkeypatch, GOOD.replace('"kernel", "seconds": 1.0, "error": 0.0', '"kernel", "seconds": 1, "error": 0.5'))
+    results = fake(monkeypatch, GOOD.replace('"kernel", "seconds": 1.0, "error": 0.0', '"kernel", "seconds": 1, '
+                                                                                       '"error": 0.5'))
     assert "computes something wrong" in results["kernel"]["advice"] and results["matmul"]["ok"]
 
 

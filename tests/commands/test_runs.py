@@ -49,7 +49,8 @@ def test_demo_weights_score_on_a_few_pictures(shapes, tmp_path, capsys):
 
 
 def test_submission_for_the_voc_server(shapes, tmp_path, capsys):
-    arguments = ["--data", str(shapes), "--out", str(tmp_path), "--split", "test", "data.name=voc", "data.num_classes=7",
+    arguments = ["--data", str(shapes), "--out", str(tmp_path), "--split", "test", "data.name=voc",
+                 "data.num_classes=7",
                  "data.scales=null", "eval.pictures=0"]
     assert test.main(arguments) == 0
     folder = tmp_path / "results/VOC2012/Segmentation/comp6_test_cls"
@@ -118,7 +119,8 @@ def test_errors_are_one_message_without_traceback(arguments, said, tmp_path, cap
 
 @pytest.mark.parametrize("command", [
     ["train", "--config", "nothing"], ["test", "--config", "nothing"], ["data", "check", "nothing"],
-    ["inspect", "no.pth"], ["convert", "no.pth", "x.npz"], ["convert", "weights/eamlp_tiny_shapes.npz", "x.npz", "--model", "eamlp"],
+    ["inspect", "no.pth"], ["convert", "no.pth", "x.npz"],
+    ["convert", "weights/eamlp_tiny_shapes.npz", "x.npz", "--model", "eamlp"],
     ["doctor", "--device", "cuda"], ["bench", "--out", "setup.py/bench"]])
 def test_every_command_ends_with_2_on_errors(command, capsys, monkeypatch):
     if "cuda" in command and environment.prepare().device == "cuda":
@@ -148,7 +150,8 @@ def test_a_fault_in_a_constructor_keeps_its_traceback(error, tmp_path, monkeypat
         with pytest.raises(type(error)):
             main(["--dry-run", "--out", str(tmp_path)])
     with pytest.raises(type(error)):
-        cli.main(["convert", str(ROOT / "weights/eanet_tiny_shapes.npz"), str(tmp_path / "x.npz"), "--model", "eanet_tiny"])
+        source = str(ROOT / "weights/eanet_tiny_shapes.npz")
+        cli.main(["convert", source, str(tmp_path / "x.npz"), "--model", "eanet_tiny"])
 
 
 def test_device_and_tf32_are_decided_before_the_config_is_read(tmp_path, monkeypatch):
@@ -156,7 +159,11 @@ def test_device_and_tf32_are_decided_before_the_config_is_read(tmp_path, monkeyp
     steps = []
     monkeypatch.setattr("jea.environment.choose_device", lambda wanted: steps.append(wanted) or "cpu")
     monkeypatch.setattr("jea.environment.allow_tf32", lambda: steps.append("tf32"))
-    monkeypatch.setattr("jea.config.load", lambda *a, **k: steps.append("config") or (_ for _ in ()).throw(ConfigError("end")))
+
+    def load(*arguments, **keywords):
+        steps.append("config")
+        raise ConfigError("end")
+    monkeypatch.setattr("jea.config.load", load)
     for main in (train.main, test.main):
         assert main(["--device", "cpu", "--tf32", "--dry-run"]) == 2
     assert steps == ["cpu", "tf32", "config"] * 2

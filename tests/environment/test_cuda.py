@@ -38,7 +38,8 @@ def test_cuda_13_with_cudnn_9_from_the_wheels(machine):
     assert "CUDA 13.0" in found.device_reason and "cuDNN 9.19" in found.device_reason
     assert os.environ["use_cutt"] == os.environ["use_cutlass"] == "0"
     home = Path(found.nvcc).parents[1]
-    assert os.environ["nccl_lib_path"] == str(home / "lib64") and os.environ["nccl_include_path"] == str(home / "include")
+    assert os.environ["nccl_lib_path"] == str(home / "lib64")
+    assert os.environ["nccl_include_path"] == str(home / "include")
     assert "use_nccl" not in os.environ and "cc_flags" not in os.environ
 
 
@@ -161,7 +162,8 @@ def test_the_driver_is_asked(tmp_path):
     def ask(source):
         (tmp_path / "cuda.c").write_text(source)
         subprocess.run(["gcc", "-shared", "-fPIC", tmp_path / "cuda.c", "-o", tmp_path / "libcuda.so.1"], check=True)
-        code = "from jea.environment import cuda; d = cuda.ask_driver(); print(d.said, d.capabilities, d.version, sep='|')"
+        code = ("from jea.environment import cuda; d = cuda.ask_driver(); "
+                "print(d.said, d.capabilities, d.version, sep='|')")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
                               env=dict(os.environ, LD_LIBRARY_PATH=str(tmp_path), nvcc_path=""))
         return done.stdout.strip()
@@ -173,7 +175,8 @@ def test_the_driver_is_asked(tmp_path):
     assert ask(driver.replace("STATUS", "0").replace("COUNT", "2")) == (
         "2 GPUs of compute capability 8.0, 9.0, driver for CUDA 12.8|((8, 0), (9, 0))|(12, 8)")
     assert ask(driver.replace("STATUS", "0").replace("COUNT", "0")).startswith("the NVIDIA driver sees no GPU|()")
-    for status, said in ((100, "it sees no GPU; CUDA_VISIBLE_DEVICES"), (803, "its library and the kernel's module are of"),
+    for status, said in ((100, "it sees no GPU; CUDA_VISIBLE_DEVICES"), (803, "its library and the kernel's module are "
+                                                                              "of"),
                          (7, "look at what nvidia-smi says")):
         assert ask(driver.replace("STATUS", str(status)).replace("COUNT", "1")).startswith(
             f"the NVIDIA driver does not start (cuInit error {status}: {said}")

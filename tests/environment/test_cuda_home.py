@@ -29,7 +29,8 @@ def test_what_the_home_holds(whole):
     home = Path(prepare(whole).nvcc).parents[1]
     assert home.name.startswith("cuda13.0-cudnn9.19-") and home.parent == whole.folder / "homes"
     for name in ("libcudart.so", "libcublas.so", "libcublasLt.so", "libcudnn.so", "libcudnn_ops_infer.so",
-                 "libcudnn_cnn_train.so", "libcurand.so", "libcufft.so", "libcusparse.so", "libnccl.so", "libcudadevrt.a"):
+                 "libcudnn_cnn_train.so", "libcurand.so", "libcufft.so", "libcusparse.so", "libnccl.so",
+                 "libcudadevrt.a"):
         assert (home / "lib64" / name).is_file(), name
     assert (home / "lib64/libcudnn_ops_infer.so").resolve().name == "libcudnn_ops.so.9"
     for own, real in (("cuda_runtime.h", "cuda_runtime_real.h"), ("cudnn.h", "cudnn_real.h"),
@@ -49,7 +50,8 @@ def test_nvcc_of_the_home(whole):
     assert passed("-std=c++14", "-c", "a b.cu") == "-std=c++17 -c a b.cu"
     assert passed("-arch=compute_90", "-code=sm_90") == "-arch=compute_90 -code=sm_90,compute_90"
     # The portable form of the oldest, for cards newer than Jittor knows: it takes them for 9.0.
-    assert passed("-arch=compute_80", "-code=sm_90", "-code=sm_80") == "-arch=compute_80 -code=sm_90,compute_80 -code=sm_80"
+    several = passed("-arch=compute_80", "-code=sm_90", "-code=sm_80")
+    assert several == "-arch=compute_80 -code=sm_90,compute_80 -code=sm_80"
 
 
 def test_the_home_is_made_once_and_anew_when_its_sources_change(whole):

@@ -37,7 +37,8 @@ def test_importing_jea_asks_no_driver_and_runs_no_nvcc(tmp_path, script):
     subprocess.run(["gcc", "-shared", "-fPIC", tmp_path / "cuda.c", "-o", tmp_path / "libcuda.so.1"], check=True)
     script(tmp_path / "nvcc", 'echo nvcc >>"$NOTES"; echo "release 13.0, V13.0.88"')
     notes = tmp_path / "notes"
-    variables = dict(os.environ, NOTES=str(notes), LD_LIBRARY_PATH=str(tmp_path), HOME=str(tmp_path), JEA_HOME=str(tmp_path),
+    here = str(tmp_path)
+    variables = dict(os.environ, NOTES=str(notes), LD_LIBRARY_PATH=here, HOME=here, JEA_HOME=here,
                      PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     variables.pop("nvcc_path", None)
 

@@ -127,8 +127,8 @@ def test_memory_that_a_container_may_take(tmp_path):
 
 def test_what_the_first_use_says(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(notice, "compiled_cache", lambda: tmp_path)
-    for memory, words in ((1 << 30, "1 process at a time"), (7 << 30, "2 processes at a time"), (99 << 30, "16 processes")):
-        monkeypatch.setattr(machine, "memory_limit", lambda memory=memory: memory)
+    for gigabytes, words in ((1, "1 process at a time"), (7, "2 processes at a time"), (99, "16 processes")):
+        monkeypatch.setattr(machine, "memory_limit", lambda size=gigabytes << 30: size)
         with notice.CoreCompileNotice():
             pass
         assert words in capsys.readouterr().err

@@ -52,15 +52,17 @@ def test_versions_that_came_in_later(tmp_path, package, version, said):
     record = tmp_path / f"{package}-{version}.dist-info" / "METADATA"
     record.parent.mkdir()
     record.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    done = subprocess.run([sys.executable, "-m", "jea", "train", "--dry-run", "--device", "cpu"], cwd=ROOT, capture_output=True,
-                          text=True, env=dict(os.environ, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"))
+    command = [sys.executable, "-m", "jea", "train", "--dry-run", "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.search("jea train: error: " + said, done.stderr) and len(done.stderr.splitlines()) == 1
 
 
 def test_the_supported_versions_pass(monkeypatch):
     toolchain.check_versions()
-    monkeypatch.setattr(toolchain, "version", {"numpy": "1.22.0", "jittor": ""}.get)  # a checkout on the path has no record
+    # a checkout on the path has no record
+    monkeypatch.setattr(toolchain, "version", {"numpy": "1.22.0", "jittor": ""}.get)
     toolchain.check_versions()
 
 

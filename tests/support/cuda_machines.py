@@ -1,6 +1,7 @@
 """Toolkits and wheels of CUDA as folders: names and a few lines of text, enough for whoever looks for them."""
 
-HEADERS_13 = {"toolkit": ("cuda_runtime.h", "crt/host_config.h", "cccl/cub/cub.cuh", "cccl/cub/util.cuh", "cccl/thrust/a.h"),
+HEADERS_13 = {"toolkit": ("cuda_runtime.h", "crt/host_config.h", "cccl/cub/cub.cuh", "cccl/cub/util.cuh",
+                          "cccl/thrust/a.h"),
               "wheels": ("cublas_v2.h", "curand.h", "cufft.h", "cusparse.h")}
 LIBRARIES_13 = {"toolkit": ("libcudart.so.13", "libcudadevrt.a"),
                 "wheels": ("libcublas.so.13", "libcublasLt.so.13", "libcurand.so.10", "libcufft.so.12",
