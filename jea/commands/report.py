@@ -72,6 +72,8 @@ def _split(values: dict) -> tuple:
         if isinstance(value, dict):
             for key, number in value.items():
                 rows.setdefault(key, {})[name] = number
+        elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            scores[name.replace("_", " ")] = ", ".join(value)
         elif isinstance(value, list):
             tables[name.replace("_", " ")] = {
                 str(next(iter(entry.values()))): {key: number for key, number in entry.items()

@@ -185,4 +185,15 @@ def _use_cuda13(found: Decisions, driver: Driver, toolkit) -> str:
         os.environ.setdefault("use_nccl", "0")
         found.notes.append("NCCL is missing, which several GPUs under mpirun need: pip install "
                            f"nvidia-nccl-cu13=={cuda_home.PACKAGES['nvidia-nccl-cu13']}")
+    found.notes += [f"LD_LIBRARY_PATH puts {path} before the library of {home.made_from}: take its folder out if CUDA "
+                    "fails"
+                    for path in _other_libraries(Path(home.nvcc).parents[1] / "lib64")]
     return f"{home.made_from}, made fit for Jittor in {Path(home.nvcc).parents[1]}"
+
+
+def _other_libraries(ours: Path) -> list:
+    """Libraries in LD_LIBRARY_PATH that the loader takes instead of those of the CUDA home."""
+    folders = [Path(folder) for folder in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
+    names = [path.name for path in sorted(ours.glob("*.so.*"))]
+    return [str(folder / name) for folder in folders for name in names
+            if (folder / name).exists() and (folder / name).resolve() != (ours / name).resolve()]

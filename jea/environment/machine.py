@@ -21,6 +21,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def check() -> None:
     """SetupError for the first thing that would keep Jittor from compiling or loading what it compiled."""
     check_cache(jittor_cache())
+    check_library_path()
     check_standard_library()
 
 
@@ -81,6 +82,24 @@ def memory_limit(files=_CGROUP) -> int:
         if text.isdecimal() and int(text) > 0:
             limits.append(int(text))
     return min(limits)
+
+
+def check_library_path() -> None:
+    """SetupError where LD_LIBRARY_PATH has another oneDNN, which the loader would take for the one that Jittor
+    links."""
+    if os.environ.get("use_mkl") == "0":
+        return
+    own = {os.path.realpath(path) for path in (jittor_cache() / "mkl").glob("dnnl*/lib/libdnnl.so.2")}
+    for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)):
+        for name in ("libdnnl.so.2", "libmkldnn.so"):
+            path = os.path.join(folder, name)
+            if os.path.exists(path) and os.path.realpath(path) not in own:
+                raise SetupError(f"LD_LIBRARY_PATH: {path} is another oneDNN than jea's and would be loaded instead of "
+                                 f"it; take {folder} out: export LD_LIBRARY_PATH={_without(folder)}")
+
+
+def _without(folder: str) -> str:
+    return os.pathsep.join(part for part in os.environ["LD_LIBRARY_PATH"].split(os.pathsep) if part not in ("", folder))
 
 
 # -- libstdc++ --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""jea convert on files that say which model they hold: whose names are written, and arguments that are wrong or huge."""
+"""jea convert on files that say which model they hold: whose names are written, and arguments that are wrong or
+huge."""
 import json
 import subprocess
 import sys
@@ -76,9 +77,11 @@ def test_a_prefix_before_all_names(demo, tmp_path, capsys):
 
 ARGUMENTS = [
     ("eanet_tiny", {"num_classes": "three"}, "num_classes: is 'three'; expected an integer"),
-    ("eanet_tiny", {"num_classes": [1]}, "expected an integer"), ("eanet_tiny", {"num_classes": None}, "expected an integer"),
+    ("eanet_tiny", {"num_classes": [1]}, "expected an integer"), ("eanet_tiny", {"num_classes": None}, "expected an "
+                                                                                                       "integer"),
     ("eanet_tiny", {"nonsense": 1}, "nonsense: unknown"), ("eanet_tiny", {"output_stride": 7}, "output_stride"),
-    ("eanet_tiny", {"dropout": {}}, "expected a number"), ("eanet_tiny", {"num_classes": 10 ** 9}, "larger than anything"),
+    ("eanet_tiny", {"dropout": {}}, "expected a number"), ("eanet_tiny", {"num_classes": 10 ** 9}, "larger than "
+                                                                                                   "anything"),
     ("eanet_tiny", {"num_classes": -5}, "says that it is eanet_tiny"), ("eanet_tiny", {"num_classes": True}, "an integer"),
     ("ea_pct_tiny_cls", {"layers": 10 ** 6}, "larger than anything"), ("ea_pct_cls", {"samples": ["a", {}]}, "samples"),
     ("ea_pct_cls", {"samples": []}, "says that it is ea_pct_cls"), ("ea_pct_cls", {"samples": 5}, "samples"),

@@ -48,3 +48,11 @@ def test_training_writes_one_at_each_evaluation(demo_home, monkeypatch, tmp_path
                      "train.steps=2", "train.num_workers=0", "data.num_train=64", "data.num_val=16"]) == 0
     text = (tmp_path / "report.html").read_text()
     assert "Curves of the run" in text and "OA" in text and "<mark>  steps: 2</mark>" in text
+
+
+def test_names_among_the_scores(tmp_path):
+    """Of classes without a label, for example: they stand as text."""
+    values = {"mIoU": 0.5, "absent_classes": ["ring", "cross"]}
+    report.write_report(tmp_path / "r.html", Evaluation(0.5, values, []), title="t", lead="l",
+                        config={"task": "segmentation"}, defaults={}, command=["test.py"])
+    assert "ring, cross" in (tmp_path / "r.html").read_text()

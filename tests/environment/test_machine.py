@@ -78,6 +78,27 @@ def test_a_network_disk_without_locks(tmp_path, monkeypatch, number):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_onednn_in_the_library_path(tmp_path, monkeypatch):
+    """Jittor's import ended with "undefined symbol: dnnl_engine_create"."""
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("use_mkl", raising=False)
+    other, right = tmp_path / "other", tmp_path / "right"
+    for folder in (other, right):
+        folder.mkdir()
+        (folder / "libdnnl.so.2").write_bytes(b"")
+    linked = jittor_home.jittor_cache() / "mkl" / "dnnl_lnx" / "lib" / "libdnnl.so.2"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(right / "libdnnl.so.2")
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{right}:/usr/lib")
+    machine.check_library_path()
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"/usr/lib:{other}:{right}")
+    with pytest.raises(SetupError, match="other/libdnnl.so.2 is another oneDNN.*export "
+                                         f"LD_LIBRARY_PATH=/usr/lib:{right}$"):
+        machine.check_library_path()
+    monkeypatch.setenv("use_mkl", "0")
+    machine.check_library_path()
+
+
 def library(path, *versions):
     names = [*(f"GLIBCXX_{v}".encode() for v in versions), b"GLIBCXX_DEBUG_MESSAGE_LENGTH", b""]
     path.write_bytes(b"\x7fELF" + b"\0".join(names))
