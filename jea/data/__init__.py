@@ -7,6 +7,10 @@ from jea.data.classification.folder import ImageFolder
 from jea.data.classification.shapes import ShapeClasses
 from jea.data.classification.tiny_imagenet import TinyImageNet
 from jea.data.dataset import Batch, Dataset
+from jea.data.detection.base import DetectionDataset
+from jea.data.detection.coco import COCODetection, COCOJson
+from jea.data.detection.scenes import ShapeScenes
+from jea.data.detection.voc import VOCDetection
 from jea.data.files.inputs import list_inputs
 from jea.data.files.labels import colour_to_index, read_label, write_index_png
 from jea.data.files.pictures import read_image, write_image
@@ -44,6 +48,10 @@ DATASETS = {
     "shapenet_part": ShapeNetPart,
     "solids": Solids,
     "solid_parts": SolidParts,
+    "coco_detection": COCODetection,
+    "coco_json": COCOJson,
+    "voc_detection": VOCDetection,
+    "shape_scenes": ShapeScenes,
 }
 
 
@@ -56,10 +64,10 @@ def dataset_class(name: str) -> type[Dataset]:
 
 
 __all__ = [
-    "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "Cityscapes",
-    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "ImageFolder", "Loader", "ModelNet40",
-    "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeNetPart", "Shapes",
-    "SolidParts", "Solids", "TinyImageNet", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class",
+    "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "COCODetection", "COCOJson", "Cityscapes",
+    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "DetectionDataset", "ImageFolder", "Loader", "ModelNet40",
+    "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeScenes", "ShapeNetPart", "Shapes",
+    "SolidParts", "Solids", "TinyImageNet", "VOCDetection", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class",
     "list_inputs",
     "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
 ]

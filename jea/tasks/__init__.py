@@ -10,6 +10,8 @@ TASKS = {
     "part_segmentation": "jea.tasks.part_segmentation:PartSegmentation",
     "classification": "jea.tasks.classification:Classification",
     "generation": "jea.tasks.generation:Generation",
+    "detection": "jea.tasks.detection:Detection",
+    "instance_segmentation": "jea.tasks.detection:InstanceSegmentation",
 }
 
 

@@ -4,7 +4,7 @@ from jea.models.detection.key_maps import infer_kwargs
 from jea.models.detection.retinanet import RetinaNet
 
 # Ours, for the demo and for tests: the same networks, small enough to train on two CPU cores.
-TINY = {"layers": (1, 1, 1, 1), "width": 16, "channels": 64, "norm": "live", "frozen_stages": -1}
+TINY = {"layers": (1, 1, 1, 1), "width": 16, "channels": 48, "norm": "live", "frozen_stages": -1}
 
 ENTRY_POINTS = {
     "ea_fasterrcnn_resnet50_fpn": (FasterRCNN, {"layers": (3, 4, 6, 3)}),
