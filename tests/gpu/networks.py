@@ -42,6 +42,7 @@ class Case:
         import jea
         from jea._jittor import jt
         from jea.nn import precision
+        from jea.nn.fold import Fused
         path = folder / f"{self.name}.npz"
         model = self.jea_model()
         if path.exists():
@@ -51,7 +52,7 @@ class Case:
             np.savez(path, **{key: var.numpy() for key, var in model.state_dict().items()})
         x, small, labels = (jt.array(value) for value in self.inputs())
         model.eval()
-        fused = jea.fuse(model, **({"precision": self.half} if self.half else {}))
+        fused = Fused(model, self.half) if self.half else jea.fuse(model)
 
         def autocast():
             return precision.autocast(self.half) if self.half else contextlib.nullcontext()

@@ -189,6 +189,8 @@ def card(tmp_path, monkeypatch):
     monkeypatch.setattr(plans, "folder", lambda: state.folder)
     monkeypatch.setattr(plans, "tf32", lambda: False)
     monkeypatch.setattr(operator, "_already_said", set())
+    monkeypatch.setattr(plans, "trials", 10)
+    monkeypatch.setattr(plans, "deterministic", False)
     check._verdicts.cache_clear()
     yield state
     check._verdicts.cache_clear()
@@ -268,6 +270,24 @@ def test_an_epilogue_that_cudnn_does_not_fuse_stands_beside_it(card):
     card.refused = {"epilogue"}
     call, _ = planned(epilogue=("bias", "relu"))
     assert call.forward.address and not call.fused and call.relu
+
+
+def test_a_call_is_planned_once(card, monkeypatch):
+    applied = []
+    monkeypatch.setattr(operator, "_Convolution", SimpleNamespace(apply=lambda *given: applied.append(given[-1])))
+    monkeypatch.setattr(plans, "calls", {})
+    x, weight, bias = jt.randn(2, 9, 9, 8), jt.randn(16, 8, 3, 3), jt.randn(16)
+    with jt.flag_scope(use_cuda=0):
+        for _ in range(2):
+            operator.conv2d(x, weight, padding=1)
+        asked = len(card.asked)
+        assert asked == 3 and applied[0] is applied[1] and len(plans.calls) == 1
+        for given in ({"x": x.stop_grad()}, {"bias": bias}, {"relu": True}, {"stride": 2}, {"weight": weight.float16()},
+                      {"impl": "fused"}):
+            operator.conv2d(**{"x": x, "weight": weight, "padding": 1, **given})
+    assert len({id(call) for call in applied}) == 7 and len(plans.calls) == 6  # what is asked for by name is not kept
+    plans.choose_by_rule()
+    assert not plans.calls
 
 
 def test_refused_shapes_run_as_jittors_own_and_say_so_once(card, monkeypatch, capfd):

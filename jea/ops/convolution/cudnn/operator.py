@@ -34,7 +34,8 @@ class _Call:
     forward: plans.Plan
     fused: bool  # bias, residual and relu are inside `forward`
     relu: bool
-    gradients: tuple  # of x, of weight: whether they are wanted
+    data: plans.Plan | None  # for the gradient of x, where it is wanted
+    weight: plans.Plan | None
 
 
 class _Convolution(kernels.Function):
@@ -75,8 +76,7 @@ def _forward(call, x, weight, bias=None, residual=None):
 
 def _backward(call, x, weight, dy) -> tuple:
     """The gradients of x and of weight; None where it is not wanted."""
-    found = [plans.plan(pass_, str(x.dtype), call.sizes) if wanted else None
-             for pass_, wanted in zip(("data", "weight"), call.gradients)]
+    found = call.data, call.weight
     wanted = [var for var, plan in zip((x, weight), found) if plan]
     if not wanted:
         return None, None
@@ -131,14 +131,19 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     Raises:
         ValueError: shapes or dtypes that do not agree, a picture smaller than the kernel, or "fused" where it cannot run.
     """
+    gradients = tuple(not jt.flags.no_grad and not var.is_stop_grad() for var in (x, weight))
+    key = (tuple(x.shape), tuple(weight.shape), str(x.dtype), str(weight.dtype), stride, padding, dilation, gradients, relu,
+           *(None if var is None else (tuple(var.shape), str(var.dtype)) for var in (bias, residual)), jt.flags.use_cuda)
+    call = plans.calls.get(key) if impl == "auto" else None  # a training step asks for each convolution again
+    if call is not None:
+        return _Convolution.apply(x, weight, bias, residual, call)
     sizes, shape = sizes_of(x, weight, stride, padding, dilation)
     if bias is not None and tuple(bias.shape) != shape[3:]:
         raise ValueError(f"conv2d: bias has shape {tuple(bias.shape)}; expected {shape[3:]}")
     if residual is not None and (tuple(residual.shape) != shape or residual.dtype != x.dtype):
         raise ValueError(f"conv2d: residual is {residual.dtype} {tuple(residual.shape)}; expected {x.dtype} {shape}")
-    gradients = tuple(not jt.flags.no_grad and not var.is_stop_grad() for var in (x, weight))
     epilogue = {"bias": bias is not None, "residual": residual is not None, "relu": bool(relu)}
-    call, reason = None, ""
+    reason = ""
     if impl != "ref" and not kernels.references_only() or impl == "fused":
         call, reason = _planned(sizes, shape, str(x.dtype), epilogue, gradients)
     if not kernels.use_fused(impl, name="conv2d", possible=call is not None, reason=reason):
@@ -146,6 +151,8 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
             _say_once(f"{x.dtype} {sizes['kernel_h']}x{sizes['kernel_w']}, stride {stride}, dilation {dilation}, "
                       f"{sizes['channels']} to {sizes['out_channels']} channels: {reason}")
         return conv2d_reference(x, weight, bias, residual, relu, stride, padding, dilation)
+    if impl == "auto":
+        plans.calls[key] = call
     return _Convolution.apply(x, weight, bias, residual, call)
 
 
@@ -158,9 +165,10 @@ def _planned(sizes: dict, shape: tuple, dtype: str, epilogue: dict, gradients: t
     forward = plans.plan("forward", dtype, sizes, **epilogue) if fused else None
     if not fused or forward.refused:
         fused, forward = False, plans.plan("forward", dtype, sizes)
-    needed = [forward] + [plans.plan(pass_, dtype, sizes) for pass_, wanted in zip(("data", "weight"), gradients) if wanted]
-    refused = next((f"cuDNN: {plan.refused}" for plan in needed if plan.refused), "")
-    return (None, refused) if refused else (_Call(sizes, shape, forward, fused, epilogue["relu"], gradients), "")
+    data, weight = (plans.plan(pass_, dtype, sizes) if wanted else None
+                    for pass_, wanted in zip(("data", "weight"), gradients))
+    refused = next((f"cuDNN: {plan.refused}" for plan in (forward, data, weight) if plan and plan.refused), "")
+    return (None, refused) if refused else (_Call(sizes, shape, forward, fused, epilogue["relu"], data, weight), "")
 
 
 _already_said: set = set()
