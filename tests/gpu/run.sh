@@ -81,8 +81,10 @@ if chosen together; then
   seconds=${JEA_GPU_TOGETHER:-120}
   export JEA_QUEUE=$queue JEA_QUEUE_UNTIL=$(($(date +%s) + seconds))
   own doctor $((seconds + 20)) "$python" -m jea doctor --device cuda &
-  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz ${wheels:+$(ls "$wheels"/steps-cpu.npz 2>/dev/null | sed 's/^/--compare /')} && '$python' tests/gpu/steps.py --deterministic \
-    $base/steps-rule.npz --compare $base/steps-cuda.npz" &
+  carried=${wheels:+$(ls "$wheels"/steps-cpu.npz 2>/dev/null)}
+  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz --start $base/start.npz ${carried:+--compare $carried}
+    '$python' tests/gpu/steps.py $base/steps-torch.npz --torch $base/start.npz --compare $base/steps-cuda.npz
+    '$python' tests/gpu/steps.py --deterministic $base/steps-rule.npz --compare $base/steps-cuda.npz" &
   for part in $alone; do  # compiles what is timed later
     case $part in
       bandwidth) for shard in 0 1 2 3; do
@@ -123,5 +125,5 @@ if chosen alone; then
   done
 fi
 wait
-(cd "$base" && tar -czf "$out/details.tar.gz" $(ls *.json *.npz *.log home/jea/convolutions homes/*/jea/convolutions -d 2>/dev/null))
+(cd "$base" && rm -f start.npz; tar -czf "$out/details.tar.gz" $(ls *.json *.npz *.log home/jea/convolutions homes/*/jea/convolutions -d 2>/dev/null))
 say "end"
