@@ -268,7 +268,10 @@ def parts() -> dict:
 def _gradient(output, *inputs):
     from jea._jittor import jt
     loss = sum((v.float32() * v.float32()).sum() for v in flattened(output))
-    return jt.grad(loss, list(inputs))
+    gradients = jt.grad(loss, list(inputs))
+    wrong = [(tuple(g.shape), tuple(v.shape)) for g, v in zip(gradients, inputs) if g.shape != v.shape]
+    assert not wrong, f"error: shapes of gradients and of their inputs differ: {wrong}"
+    return gradients
 
 
 def operators() -> dict:
