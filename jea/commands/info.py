@@ -50,35 +50,17 @@ def collect() -> dict:
     return info
 
 
-# Operators with a fused CPU kernel (float32), and whether the kernel needs oneDNN. A test compares it with jea.ops.
-FUSED_ON_CPU = {"batch_norm": False, "batch_norm_blocked": False, "conv2d_blocked": True, "conv2d_nhwc": True,
-                "cross_entropy": False, "double_norm": False, "external_attention": True, "farthest_point_sample":
-                False, "from_blocked": False, "gather_points": False, "knn": False, "layer_norm": False, "linear":
-                True, "max_last": False, "max_pool_blocked": False, "max_pool_nhwc": False, "resize_bilinear": False,
-                "soft_split": False, "three_interpolate": False, "to_blocked": False}
-
-# Operators with a fused CUDA kernel, and the types that it takes.
-_ALL_FLOATS = "float32, float16, bfloat16"
-FUSED_ON_CUDA = {"batch_norm": "float32", "cross_entropy": _ALL_FLOATS, "double_norm": _ALL_FLOATS,
-                 "farthest_point_sample": "float32", "gather_points": "float32", "knn": "float32",
-                 "layer_norm": "float32", "linear": f"{_ALL_FLOATS}, behind cuBLAS's product", "max_last": "float32",
-                 "resize_bilinear": "float32", "soft_split": _ALL_FLOATS, "three_interpolate": "float32"}
-
-
 def operators() -> dict:
-    """What each operator would run on the chosen device, and why."""
-    found = environment.prepare()
+    """What each operator runs on the chosen device, and why, as the operators themselves say."""
+    from jea.ops import support
 
-    def describe(name: str, needs_onednn: bool) -> str:
+    def describe(row) -> str:
         if os.environ.get("JEA_OPS") == "ref":
             return "reference: JEA_OPS=ref"
-        if found.device == "cuda":
-            return (f"fused: CUDA kernel, {FUSED_ON_CUDA[name]}" if name in FUSED_ON_CUDA
-                    else "reference: there is no CUDA kernel")
-        if needs_onednn and not found.onednn:
-            return "reference: oneDNN is missing"
-        return "fused: CPU kernel, float32"
-    return {name: describe(name, needs_onednn) for name, needs_onednn in FUSED_ON_CPU.items()}
+        if row.reason:
+            return f"{row.instead}: {row.reason}"
+        return f"fused: {'CUDA' if row.device == 'cuda' else 'CPU'} kernel, {', '.join(row.dtypes)}"
+    return {row.operator: describe(row) for row in support()}
 
 
 def _precision(found) -> str:

@@ -14,7 +14,7 @@ from jea.checkpoint.keymap import BUFFERS
 from jea.nn import precision
 from jea.nn.formats import Activation
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
-from jea.ops import kernels
+from jea.ops.function import single_use
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ class _Checkpoint(jt.Function):
         # before it calls this. The executor runs operators in the order of their making, so that this block's second run
         # waits for the gradients of the later blocks.
         x = self.x.detach().start_grad()
-        with precision.autocast(self.dtype), keeping_buffers(self.block), kernels.single_use():  # statistics moved already
+        with precision.autocast(self.dtype), keeping_buffers(self.block), single_use():  # statistics moved already
             y = self.run(x)
         # Gradients that still had a gradient would keep the block's activations until the optimizer has used them.
         return [g.stop_grad() for g in jt.grad((y * dy.detach()).sum(), [x, *self.parameters_of_block])]

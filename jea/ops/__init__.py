@@ -1,31 +1,50 @@
-"""Operators. Each stands in a file of its own, with its formula, gradient and reference."""
-from jea.ops.attention.double_norm import double_norm
-from jea.ops.attention.external_attention import external_attention
-from jea.ops.convolution.blocked import (
-                                         batch_norm_blocked,
-                                         can_block,
-                                         conv2d_blocked,
-                                         from_blocked,
-                                         max_pool_blocked,
-                                         to_blocked,
-)
-from jea.ops.convolution.conv import conv2d_nhwc, conv_nhwc_unavailable, pack_conv
-from jea.ops.losses.cross_entropy import cross_entropy
-from jea.ops.normalisation.batch_norm import batch_norm
-from jea.ops.normalisation.layer_norm import layer_norm
-from jea.ops.pictures.max_pool import max_pool_nhwc
-from jea.ops.pictures.resize import resize_bilinear
-from jea.ops.pictures.soft_split import soft_split
-from jea.ops.points.farthest_point import farthest_point_sample
-from jea.ops.points.gather_points import gather_points
-from jea.ops.points.knn import knn
-from jea.ops.points.max_last import max_last
-from jea.ops.points.three_interpolate import three_interpolate
-from jea.ops.products.linear import linear
-from jea.ops.shapes.transpose import transpose
+"""Operators. Each stands in a file of its own, with its formula, gradient and reference; README.md says how.
 
-__all__ = ["batch_norm", "batch_norm_blocked", "can_block", "conv2d_blocked", "conv2d_nhwc", "conv_nhwc_unavailable",
-           "cross_entropy", "double_norm", "external_attention", "farthest_point_sample", "from_blocked",
-           "gather_points", "knn", "layer_norm", "linear", "max_last", "max_pool_blocked", "max_pool_nhwc",
-           "pack_conv", "resize_bilinear", "soft_split", "three_interpolate", "to_blocked",
-           "transpose"]
+An operator is imported when it is first asked for, and Jittor with it: `support` does without.
+"""
+from __future__ import annotations
+
+import importlib
+
+_OPERATORS = {
+    "attention.double_norm": ("double_norm",),
+    "attention.external_attention": ("external_attention",),
+    "convolution.blocked": ("batch_norm_blocked", "can_block", "conv2d_blocked", "from_blocked", "max_pool_blocked",
+                            "to_blocked"),
+    "convolution.conv": ("conv2d_nhwc", "conv_nhwc_unavailable", "pack_conv"),
+    "losses.cross_entropy": ("cross_entropy",),
+    "normalisation.batch_norm": ("batch_norm",),
+    "normalisation.layer_norm": ("layer_norm",),
+    "pictures.max_pool": ("max_pool_nhwc",),
+    "pictures.resize": ("resize_bilinear",),
+    "pictures.soft_split": ("soft_split",),
+    "points.farthest_point": ("farthest_point_sample",),
+    "points.gather_points": ("gather_points",),
+    "points.knn": ("knn",),
+    "points.max_last": ("max_last",),
+    "points.three_interpolate": ("three_interpolate",),
+    "products.linear": ("linear",),
+    "shapes.transpose": ("transpose",),
+}
+_MODULES = {name: module for module, names in _OPERATORS.items() for name in names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'jea.ops' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"jea.ops.{_MODULES[name]}"), name)
+    return value
+
+
+def support(device: str | None = None) -> list:
+    """A row for each operator: its name, the device, the types that its kernel takes there, or why there is none.
+
+    Args:
+        device: "cpu" or "cuda"; the one that jea chooses on this machine if None.
+    """
+    from jea import environment
+    from jea.ops import declared
+    found = environment.prepare()
+    return declared.rows(device or found.device, onednn=bool(found.onednn))

@@ -1,65 +1,38 @@
 """The only caller of jt.code: kernels from the plain headers beside the operators."""
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import re
-from pathlib import Path
 
 from jea._jittor import jt
 from jea.environment.jittor_home import jittor_cache
+from jea.ops import builds
+from jea.ops.declared import Support
+from jea.ops.sources import header
 
-FOLDER = Path(__file__).parent
+builds.tell(jt)
 
+def use_fused(impl: str, support: Support, *values, unless: str = "") -> bool:
+    """Whether the operator's kernel runs for these Vars. `auto` asks it; JEA_OPS=ref turns all kernels off.
 
-_INCLUDE = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
-_UNREAD = re.compile(r"^ +|^ *//.*\n|^\n", re.MULTILINE)  # by a compiler
-
-
-@functools.lru_cache(maxsize=None)
-def header(name: str) -> str:
-    """The text of a kernel header, with the neighbours that it includes in place of their #include lines.
-
-    Text, not an #include that Jittor's compiler would follow, so that an edited header is compiled anew. Without
-    comments and indentation: Jittor copies and hashes it at each run of an operator.
-    """
-    seen = {name}
-
-    def insert(match) -> str:
-        neighbour = match.group(1)
-        if neighbour in seen:
-            return ""
-        seen.add(neighbour)
-        return _INCLUDE.sub(insert, _read(neighbour))
-    return _UNREAD.sub("", _INCLUDE.sub(insert, _read(name)))
-
-
-def _read(name: str) -> str:
-    path = FOLDER / name
-    try:
-        return path.read_text().replace("#pragma once\n", "")
-    except OSError as error:
-        raise RuntimeError(f"jea's kernel {path} cannot be read ({error.strerror}): reinstall jea") from error
-
-
-def use_fused(impl: str, *, name: str, possible: bool, reason: str) -> bool:
-    """Whether the fused kernel runs. `auto` asks the operator's predicate; JEA_OPS=ref turns all kernels off.
-
+    `unless`: why it does not run, where the device and the types are not the reason.
     Raises:
-        ValueError: unknown `impl`, or "fused" where the kernel does not exist.
+        ValueError: unknown `impl`, or "fused" where the kernel does not run.
     """
     if impl not in ("auto", "fused", "ref"):
-        raise ValueError(f'{name}: impl is {impl!r}; expected "auto", "fused" or "ref"')
-    if impl == "fused" and not possible:
-        raise ValueError(f"{name}: no fused kernel here: {reason}")
-    return possible and impl != "ref" and (impl == "fused" or not references_only())
-
-
-def float_types() -> tuple:
-    """The types that kernels written for all of CUDA's take on the chosen device, and the same in words."""
-    types = ("float32", "float16", "bfloat16") if jt.flags.use_cuda else ("float32",)
-    return types, f"it takes {', '.join(types)} on {'CUDA' if jt.flags.use_cuda else 'the CPU'}"
+        raise ValueError(f'{support.operator}: impl is {impl!r}; expected "auto", "fused" or "ref"')
+    if impl == "ref":
+        return False
+    types = support.cuda if jt.flags.use_cuda else support.cpu
+    reason = unless
+    if not types or (support.onednn and not jt.flags.use_cuda and onednn_include() is None):
+        reason = support.refusal("cuda" if jt.flags.use_cuda else "cpu", onednn=onednn_include() is not None)
+    for value in values:
+        if not reason and value.dtype not in types:
+            reason = support.refusal("cuda" if jt.flags.use_cuda else "cpu", [value.dtype])
+    if impl == "fused" and reason:
+        raise ValueError(f"{support.operator}: no fused kernel here: {reason}")
+    return not reason and (impl == "fused" or not references_only())
 
 
 # Every operator asks. Looking for what the environment lacks goes through an exception, so it is read once.
@@ -79,58 +52,6 @@ def onednn_include() -> str | None:
         return None
     folders = sorted((jittor_cache() / "mkl").glob("dnnl*/include/dnnl.hpp"))
     return str(folders[0].parent) if folders else None
-
-
-_Var = jt.Var
-
-
-class Function:
-    """An operator with a gradient of its own, used as jt.Function: subclasses define execute(*args) and grad(*douts).
-
-    It costs less than jt.Function, which is a Module, and can let go of what it keeps: see single_use.
-    """
-
-    @classmethod
-    def apply(cls, *args):
-        return cls()(*args)
-
-    def __call__(self, *args):
-        self._wanted = [i for i, arg in enumerate(args) if isinstance(arg, _Var) and not arg.is_stop_grad()]
-        if jt.flags.no_grad or not self._wanted:
-            return self.execute(*args)
-        args = list(args)
-        for i in self._wanted:
-            args[i] = args[i].tape()
-        self._once = _single_use[-1]
-        results = self.execute(*args)
-        several = isinstance(results, (list, tuple))
-        taped = [result.tape() for result in (results if several else (results,))]
-        jt.tape_together([args[i] for i in self._wanted], taped, self._gradients)
-        return taped if several else taped[0]
-
-    def _gradients(self, *douts):
-        found = self.grad(*douts)
-        found = found if isinstance(found, (list, tuple)) else (found,)
-        found = [found[i] for i in self._wanted]
-        if self._once:
-            vars(self).clear()
-        return found
-
-
-_single_use = [False]
-
-
-@contextlib.contextmanager
-def single_use():
-    """Operators called inside let go of what they keep for their gradient once it is made: it can be made once.
-
-    Otherwise Jittor frees that at the end of the whole step, when it frees the operators.
-    """
-    _single_use.append(True)
-    try:
-        yield
-    finally:
-        _single_use.pop()
 
 
 def cpu_code(shape, dtype, inputs, *, kernel: str, source: str, data: dict | None = None, onednn: bool = False):

@@ -93,7 +93,7 @@ def run(work: Path, arguments) -> int:
             else:
                 print(line, end="", flush=True)
         process.wait()
-        if ready is not None and fnmatch.fnmatch(NCCL, arguments.only) and shutil.which("mpirun"):
+        if ready is not None and not arguments.host and fnmatch.fnmatch(NCCL, arguments.only) and shutil.which("mpirun"):
             part = ask_under_mpirun(environment, deadline)
             known = {name for other in parts for name in other["kernels"]}
             part["kernels"] = {path.name: pool.submit(compile_kernel, nvcc, path, compiled, deadline)

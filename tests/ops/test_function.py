@@ -1,12 +1,12 @@
-"""kernels.Function: what jt.Function does, and letting go of what gradients need."""
+"""Function: what jt.Function does, and letting go of what gradients need."""
 import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import kernels
+from jea.ops.function import Function, single_use
 
 
-class Product(kernels.Function):
+class Product(Function):
     made: list = []
 
     def execute(self, x, scale, w):
@@ -53,7 +53,7 @@ def test_a_second_gradient(values):
 
 def test_single_use_lets_go(values):
     x, w = values
-    with kernels.single_use():
+    with single_use():
         y, _ = Product.apply(x, 2.0, w)
     outside, _ = Product.apply(x, 2.0, w)
     dx, = jt.grad((y + outside).sum(), [x])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jea.ops import kernels
+from jea.ops import sources
 
 HEADER = Path(__file__).parent / "cuda_on_cpu.h"
 
@@ -38,7 +38,7 @@ def without_launches(text: str) -> str:
 def build(kernel: str, functions: str, folder: Path) -> ctypes.CDLL:
     """A library with the extern "C" `functions`, which call what jea/ops/`kernel` defines."""
     source, library = (folder / f"{Path(kernel).stem}{end}" for end in (".cc", ".so"))
-    source.write_text(f'#include "{HEADER}"\n{without_launches(kernels.header(kernel))}\nextern "C" {{\n'
+    source.write_text(f'#include "{HEADER}"\n{without_launches(sources.header(kernel))}\nextern "C" {{\n'
                       f"{functions}\n}}\n")
     done = subprocess.run(["g++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", str(source), "-o", str(library)],
                           capture_output=True, text=True)

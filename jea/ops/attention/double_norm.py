@@ -7,7 +7,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
 
+SUPPORT = Support("double_norm", cpu=FLOAT, cuda=FLOATS)
 EPSILON = 1e-9  # upstream adds it to the denominator of the L1 step only
 
 # (batch, S, N), or (batch, N, S) with S the memories of all heads
@@ -18,7 +21,7 @@ _SIZES = """
 """
 
 
-class _DoubleNorm(kernels.Function):
+class _DoubleNorm(Function):
     def execute(self, x, layout, eps, heads):
         self.numbers = {"positions_last": int(layout == "bsn"), "eps": eps, "heads": heads}
         positions = x.shape[2 if layout == "bsn" else 1]
@@ -62,7 +65,7 @@ def cuda_held(memories: int) -> int:
     return next((held for held in (8, 16, 32, 64, 128, 256) if memories <= held), 512)
 
 
-class _DoubleNormCuda(kernels.Function):
+class _DoubleNormCuda(Function):
     def execute(self, x, layout, eps, heads):
         memories, positions = x.shape[1:] if layout == "bsn" else (x.shape[2] // heads, x.shape[1])
         batch = x.shape[0] * heads
@@ -90,9 +93,6 @@ class _DoubleNormCuda(kernels.Function):
 
 
 _AXES = {"bsn": 2, "bns": 2, "bnhs": 3}  # of one map
-_KERNELS = {  # CUDA or not
-    False: (_DoubleNorm, ("float32",), "it takes float32 on the CPU"),
-    True: (_DoubleNormCuda, ("float32", "float16", "bfloat16"), "it takes float32, float16 and bfloat16 on CUDA")}
 
 
 def double_norm_reference(logits, *, layout: str = "bsn", eps: float = EPSILON):
@@ -157,11 +157,10 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
         raise ValueError(f"double_norm: logits have shape {shape}; expected at least 1 along each axis")
     if check:
         _refuse_without_softmax(logits, layout)
-    kernel, dtypes, reason = _KERNELS[bool(jt.flags.use_cuda)]
-    small = math.prod(shape[-axes:]) < 2 ** 31
-    if not kernels.use_fused(impl, name="double_norm", possible=logits.dtype in dtypes and small,
-                             reason=reason if small else "a map has 2^31 elements or more"):
+    unless = "" if math.prod(shape[-axes:]) < 2 ** 31 else "a map has 2^31 elements or more"
+    if not kernels.use_fused(impl, SUPPORT, logits, unless=unless):
         return double_norm_reference(logits, layout=layout, eps=eps)
+    kernel = _DoubleNormCuda if jt.flags.use_cuda else _DoubleNorm
     if len(shape) == 3 and axes == 2:
         return kernel.apply(logits, layout, float(eps), 1)
     heads = shape[-2] if layout == "bnhs" else 1

@@ -1,11 +1,14 @@
 """External attention between a feature and two memories (paper, section 3)."""
 from __future__ import annotations
 
-from jea._jittor import jt
 from jea.ops import kernels
 from jea.ops.attention.double_norm import EPSILON, double_norm
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
 from jea.ops.products.linear import linear
 from jea.ops.shapes.transpose import transpose
+
+SUPPORT = Support("external_attention", cpu=FLOAT, onednn=True, instead="two products around double_norm")
 
 _SIZES = """
     const bool channels_first = data["channels_first"] != 0;
@@ -14,7 +17,7 @@ _SIZES = """
 """
 
 
-class _ExternalAttention(kernels.Function):
+class _ExternalAttention(Function):
     def execute(self, x, m_k, m_v, layout, eps):
         self.inputs, self.numbers = [x, m_k, m_v], {"channels_first": int(layout == "bcn"), "eps": eps}
         positions = x.shape[2 if layout == "bcn" else 1]
@@ -76,12 +79,7 @@ def external_attention(x, m_k, m_v, *, layout: str = "bnc", eps: float = EPSILON
             or min(*shape, *m_k.shape) < 1):
         raise ValueError(f"external_attention: x is {shape}, m_k {tuple(m_k.shape)} and m_v {tuple(m_v.shape)}; "
                          f"expected {'(B, N, C)' if layout == 'bnc' else '(B, C, N)'}, (S, C) and (S, C), none empty")
-    onednn = kernels.onednn_include() is not None
-    reason = ("it does not hand out the map" if return_attention else "Jittor runs without oneDNN" if not onednn
-              else "it takes float32 on the CPU")
-    possible = (onednn and not return_attention and not jt.flags.use_cuda
-                and all(v.dtype == "float32" for v in (x, m_k, m_v)))
-    if kernels.use_fused(impl, name="external_attention", possible=possible, reason=reason):
+    if kernels.use_fused(impl, SUPPORT, x, m_k, m_v, unless="it does not hand out the map" if return_attention else ""):
         return _ExternalAttention.apply(x, m_k, m_v, layout, float(eps))
     y, attention = external_attention_composed(x, m_k, m_v, layout=layout, eps=eps, impl=impl)
     return (y, attention) if return_attention else y

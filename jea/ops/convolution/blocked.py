@@ -12,8 +12,14 @@ from jea import ranks
 from jea._jittor import jt
 from jea.ops import kernels
 from jea.ops.convolution.conv import conv_nhwc_unavailable
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
 from jea.ops.normalisation.batch_norm import batch_norm_over_ranks
 from jea.ops.normalisation.batch_norm_functions import BatchNorm
+
+SUPPORT = (  # `can_block` says where they run
+    Support("conv2d_blocked", cpu=FLOAT, onednn=True), Support("batch_norm_blocked", cpu=FLOAT),
+    Support("max_pool_blocked", cpu=FLOAT), Support("to_blocked", cpu=FLOAT), Support("from_blocked", cpu=FLOAT))
 
 _CONV = """
     const auto number = [&](const char* name) { return (int64_t)data[name]; };
@@ -70,7 +76,7 @@ def _from_blocked(x):
                                 "in0_shape4);")
 
 
-class _ToBlocked(kernels.Function):
+class _ToBlocked(Function):
     def execute(self, x):
         return _to_blocked(x)
 
@@ -78,7 +84,7 @@ class _ToBlocked(kernels.Function):
         return _from_blocked(dy)
 
 
-class _FromBlocked(kernels.Function):
+class _FromBlocked(Function):
     def execute(self, x):
         return _from_blocked(x)
 
@@ -102,7 +108,7 @@ def from_blocked(x):
 
 # -- convolution ------------------------------------------------------------------------------------------------------
 
-class _Conv(kernels.Function):
+class _Conv(Function):
     def execute(self, x, weight, bias, numbers):
         self.numbers, self.x, self.weight = numbers, x, weight
         n = self.numbers
@@ -204,7 +210,7 @@ def batch_norm_blocked(x, weight, bias, *, statistics=None, residual=None, relu:
 
 # -- maximum ----------------------------------------------------------------------------------------------------------
 
-class _MaxPool(kernels.Function):
+class _MaxPool(Function):
     def execute(self, x):
         b, groups, h, w, block = self.shape = tuple(x.shape)
         shape = (b, groups, (h + 1) // 2, (w + 1) // 2, block)

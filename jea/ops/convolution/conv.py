@@ -14,6 +14,9 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+
+SUPPORT = Support("conv2d_nhwc", cpu=FLOAT, onednn=True)
 
 _DESCRIPTOR_BYTES = 1024  # kDescriptorBytes in conv.h
 
@@ -38,11 +41,7 @@ class PackedConv:
 
 def conv_nhwc_unavailable() -> str:
     """Why conv2d_nhwc cannot run here, or "" where it can."""
-    if jt.flags.use_cuda:
-        return "it runs on the CPU, and CUDA is on"
-    if kernels.onednn_include() is None:
-        return "Jittor runs without oneDNN (see `jea info`)"
-    return ""
+    return SUPPORT.refusal("cuda" if jt.flags.use_cuda else "cpu", onednn=kernels.onednn_include() is not None)
 
 
 def pack_conv(weight, bias=None, *, scale=None, stride: int = 1, padding: int = 0, dilation: int = 1,

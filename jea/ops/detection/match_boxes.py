@@ -5,7 +5,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.detection.nms import _array, _var
+
+SUPPORT = Support("match_boxes", cpu=FLOAT, cuda=FLOAT)
 
 BACKGROUND, BETWEEN = -1, -2
 _RULES = {None: 0, "restore": 1, "overwrite": 2}
@@ -71,8 +74,7 @@ def match_boxes(boxes, truths, *, high: float, low: float, low_quality=None, lea
         raise ValueError(f"match_boxes: quality is {tuple(quality.shape)}; expected ({count}, {n})")
     if n == 0 or count == 0:
         return np.full(n, BACKGROUND, np.int32), np.zeros(n, np.float32)
-    possible = boxes.dtype == truths.dtype == "float32"
-    if not kernels.use_fused(impl, name="match_boxes", possible=possible, reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, boxes, truths):
         matrix = iou_matrix(truths.numpy(), boxes.numpy()) if quality is None else _array(quality, np.float32)
         return match_reference(matrix, high, low, low_quality, least)
     numbers = {"high": high, "low": low, "rule": _RULES[low_quality], "least": least, "given": int(quality is not None)}

@@ -5,6 +5,9 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+
+SUPPORT = Support("nms", cpu=FLOAT, cuda=FLOAT)
 
 _SCRATCH = 257  # beside a number per box, in boxes.cuh
 
@@ -59,8 +62,7 @@ def nms(boxes, scores, groups=None, *, threshold: float, impl: str = "auto"):
         return np.zeros(0, np.int32)
     groups = np.zeros(n, np.int32) if groups is None else groups
     threshold = _largest_float32(threshold)
-    possible = all(v.dtype == "float32" for v in (boxes, scores))
-    if not kernels.use_fused(impl, name="nms", possible=possible, reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, boxes, scores):
         return nms_reference(np.asarray(boxes.numpy()), np.asarray(scores.numpy()), _array(groups, np.int32), threshold)
     with jt.no_grad():
         kept = kernels.code((n,), "int32", [boxes, scores, _var(groups, np.int32)], kernel="detection/boxes",

@@ -5,7 +5,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.detection.nms import _array, _var
+
+SUPPORT = Support("paste_masks", cpu=FLOAT, cuda=FLOAT)
 
 RULES = ("expand", "grid")
 
@@ -76,7 +79,7 @@ def paste_masks(masks, boxes, size, *, rule: str = "expand", threshold=0.5, impl
                          "expected (N, h, w), (N, 4) and a height and a width of at least 1")
     if count == 0:
         return np.zeros((0, *size), np.float32 if threshold is None else bool)
-    if not kernels.use_fused(impl, name="paste_masks", possible=True, reason=""):
+    if not kernels.use_fused(impl, SUPPORT):
         return paste_masks_reference(_array(masks, np.float32), _array(boxes, np.float32), size, rule=rule,
                                      threshold=threshold)
     dtype, pointer = ("float32", "float") if threshold is None else ("uint8", "unsigned char")

@@ -5,12 +5,16 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.detection.nms import _array, _var
+from jea.ops.function import Function
+
+SUPPORT = Support("roi_align", cpu=FLOAT, cuda=FLOAT)
 
 MAX_LEVELS = 8  # kLevels in roi_align.h
 
 
-class _RoiAlign(kernels.Function):
+class _RoiAlign(Function):
     def execute(self, rois, levels, numbers, *features):
         self.rois, self.levels, self.numbers = rois, levels, numbers
         self.shapes = [tuple(f.shape) for f in features]
@@ -120,8 +124,7 @@ def roi_align(features, rois, levels=None, *, size, scales, sampling: int = 0, a
         raise ValueError(f"roi_align: levels are {tuple(levels.shape)}; expected ({count},)")
     if min(size) < 1 or sampling < 0:
         raise ValueError(f"roi_align: size is {tuple(size)}, sampling {sampling}; expected at least 1 and 0")
-    possible = all(f.dtype == "float32" for f in features)
-    if not kernels.use_fused(impl, name="roi_align", possible=possible, reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, *features):
         return roi_align_reference(features, rois, levels, size=size, scales=scales, sampling=sampling, aligned=aligned)
     numbers = {"batch": shapes[0][0], "channels": shapes[0][1], "out_h": int(size[0]), "out_w": int(size[1]),
                "levels": len(shapes), "sampling": int(sampling), "aligned": int(aligned)}

@@ -5,12 +5,16 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.detection.nms import _array, _var
+from jea.ops.function import Function
+
+SUPPORT = Support("sigmoid_focal_loss", cpu=FLOAT, cuda=FLOAT)
 
 _SIZES = 'const jea::Focal sizes{in0_shape0, in0_shape1, (float)data["alpha"], (float)data["gamma"]};'
 
 
-class _FocalLoss(kernels.Function):
+class _FocalLoss(Function):
     def execute(self, logits, labels, alpha, gamma):
         self.logits, self.labels, self.numbers = logits, labels, {"alpha": float(alpha), "gamma": float(gamma)}
         return kernels.code((logits.shape[0],), "float32", [logits, labels], kernel="detection/focal", data=self.numbers,
@@ -50,7 +54,6 @@ def sigmoid_focal_loss(logits, labels, *, alpha: float = 0.25, gamma: float = 2.
     if logits.ndim != 2 or tuple(labels.shape) != (logits.shape[0],) or min(logits.shape) < 1:
         raise ValueError(f"sigmoid_focal_loss: logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; expected "
                          "(N, K) and (N,), not empty")
-    if not kernels.use_fused(impl, name="sigmoid_focal_loss", possible=logits.dtype == "float32",
-                             reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, logits):
         return sigmoid_focal_loss_reference(logits, labels, alpha=alpha, gamma=gamma)
     return _FocalLoss.apply(logits, _var(labels, np.int32), alpha, gamma)

@@ -5,13 +5,17 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
+
+SUPPORT = Support("cross_entropy", cpu=FLOAT, cuda=FLOATS)
 
 _SIZES = """
     const jea::CrossEntropy sizes{in0_shape0, in0_shape1, in0_shape2, (long)data["ignored"], (float)data["smoothing"]};
 """
 
 
-class _CrossEntropy(kernels.Function):
+class _CrossEntropy(Function):
     def execute(self, logits, labels, numbers):
         self.numbers, self.logits, self.labels = numbers, logits, labels
         losses, self.maxima, self.inverses = kernels.code(
@@ -68,8 +72,7 @@ def cross_entropy(logits, labels, *, ignore_index: int = 255, label_smoothing: f
         raise ValueError(f"cross_entropy: labels are {labels.dtype}; expected int32 class indices")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}; expected 0 <= label_smoothing < 1")
-    dtypes, reason = kernels.float_types()
-    if not kernels.use_fused(impl, name="cross_entropy", possible=logits.dtype in dtypes, reason=reason):
+    if not kernels.use_fused(impl, SUPPORT, logits):
         return cross_entropy_reference(logits, labels, ignore_index=ignore_index, label_smoothing=label_smoothing)
     numbers = {"ignored": ignore_index, "smoothing": label_smoothing}
     losses = _CrossEntropy.apply(logits.reshape(shape[0], shape[1], -1), labels.reshape(shape[0], -1), numbers)

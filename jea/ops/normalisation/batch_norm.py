@@ -4,8 +4,11 @@ from __future__ import annotations
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
 from jea.ops.normalisation.batch_norm_functions import function_for
 from jea.ops.products.half import single
+
+SUPPORT = Support("batch_norm", cpu=FLOAT, cuda=FLOATS)
 
 
 def moments(x, axes):
@@ -103,11 +106,11 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
         raise ValueError(f"batch_norm: residual is {tuple(residual.shape)}; expected x's shape {shape}")
     if statistics is None and ranks.size() > 1:
         return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps, layout=layout)
-    dtypes, reason = kernels.float_types()
     function = function_for(layout)
-    possible = function is not None and x.dtype in dtypes and all(v.dtype == "float32" for v in vectors.values())
-    if not kernels.use_fused(impl, name="batch_norm", possible=possible,
-                             reason=reason if function else "on the CPU it takes the layout nchw"):
+    unless = "" if function else "on the CPU it takes the layout nchw"
+    if any(vector.dtype != "float32" for vector in vectors.values()):
+        unless = "it takes float32 vectors"
+    if not kernels.use_fused(impl, SUPPORT, x, unless=unless):
         residual = None if residual is None else single(residual)
         return batch_norm_reference(single(x), weight, bias, statistics=statistics, residual=residual, relu=relu,
                                     eps=eps, layout=layout)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.function import Function
 
 _SIZES = """
     const jea::BatchNorm sizes{in0_shape0, in0_shape1, in0_shape2, data["training"] != 0, data["relu"] != 0,
@@ -10,7 +11,7 @@ _SIZES = """
 """
 
 
-class BatchNorm(kernels.Function):
+class BatchNorm(Function):
     """x and residual (B, C, N); the statistics are None while training. Leaves self.mean and self.variance."""
 
     kernel, sizes, forward, backward = "normalisation/batch_norm.h", _SIZES, "jea::batch_norm_forward", "jea::batch_norm_backward"
@@ -50,7 +51,7 @@ def cuda_splits(channels: int, count: int) -> int:
     return max(1, min(-(-count // 2048), -(-1024 // max(channels, 1))))
 
 
-class BatchNormCuda(kernels.Function):
+class BatchNormCuda(Function):
     """As BatchNorm."""
 
     def execute(self, x, weight, bias, residual, statistics, numbers):
@@ -93,7 +94,7 @@ _NHWC_SIZES = """
 """
 
 
-class BatchNormNhwcCuda(kernels.Function):
+class BatchNormNhwcCuda(Function):
     """As BatchNorm, with x and residual (rows, C)."""
 
     def execute(self, x, weight, bias, residual, statistics, numbers):

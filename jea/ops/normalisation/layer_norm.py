@@ -5,13 +5,17 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
 from jea.ops.normalisation.batch_norm import moments
 from jea.ops.products.half import single
+
+SUPPORT = Support("layer_norm", cpu=FLOAT, cuda=FLOAT)
 
 _SIZES = 'const jea::LayerNorm sizes{in0_shape0, in0_shape1, data["eps"]};\n'
 
 
-class _LayerNorm(kernels.Function):
+class _LayerNorm(Function):
     """x (rows, width); weight and bias (width,)."""
 
     def execute(self, x, weight, bias, eps):
@@ -41,7 +45,7 @@ def cuda_vectors(width: int) -> tuple:
     return -(-width // (32 * each)), each
 
 
-class _LayerNormCuda(kernels.Function):
+class _LayerNormCuda(Function):
     """As _LayerNorm."""
 
     def execute(self, x, weight, bias, eps):
@@ -102,10 +106,9 @@ def layer_norm(x, weight, bias, *, eps: float = 1e-5, impl: str = "auto"):
                          "last axes of x")
     x = single(x)
     width = math.prod(normalised)
-    narrow = width <= WIDEST or not jt.flags.use_cuda
-    possible = narrow and all(v.dtype == "float32" for v in (x, weight, bias))
-    reason = "it takes float32" if narrow else f"on CUDA it takes rows of up to {WIDEST} values"
-    if not kernels.use_fused(impl, name="layer_norm", possible=possible, reason=reason):
+    wide = width > WIDEST and jt.flags.use_cuda
+    if not kernels.use_fused(impl, SUPPORT, x, weight, bias,
+                             unless=f"on CUDA it takes rows of up to {WIDEST} values" if wide else ""):
         return layer_norm_reference(x, weight, bias, eps=eps)
     function = _LayerNormCuda if jt.flags.use_cuda else _LayerNorm
     return function.apply(x.reshape(-1, width), weight.reshape(width), bias.reshape(width), float(eps)).reshape(shape)

@@ -3,14 +3,18 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
 from jea.ops.shapes.transpose import transpose
+
+SUPPORT = Support("max_pool_nhwc", cpu=FLOAT, cuda=FLOATS)
 
 _SIZES = """
     const jea::MaxPool sizes{(long)data["batch"], (int)data["height"], (int)data["width"], (int)data["channels"]};
 """
 
 
-class _MaxPoolCuda(kernels.Function):
+class _MaxPoolCuda(Function):
     def execute(self, x):
         b, h, w, c = self.shape = tuple(x.shape)
         self.numbers = {"batch": b, "height": h, "width": w, "channels": c}
@@ -41,11 +45,8 @@ def max_pool_nhwc(x, *, impl: str = "auto"):
     """
     if x.ndim != 4 or min(x.shape) < 1:
         raise ValueError(f"max_pool_nhwc: got shape {tuple(x.shape)}; expected (B, H, W, C), none empty")
-    dtypes, reason = kernels.float_types()
-    inference = jt.flags.no_grad or x.is_stop_grad()
-    if not jt.flags.use_cuda and not inference:
-        dtypes, reason = (), "on the CPU it has no gradient"
-    if not kernels.use_fused(impl, name="max_pool_nhwc", possible=x.dtype in dtypes, reason=reason):
+    gradient = not (jt.flags.use_cuda or jt.flags.no_grad or x.is_stop_grad())
+    if not kernels.use_fused(impl, SUPPORT, x, unless="on the CPU it has no gradient" if gradient else ""):
         return max_pool_nhwc_reference(x)
     if jt.flags.use_cuda:
         return _MaxPoolCuda.apply(x)

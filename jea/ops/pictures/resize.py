@@ -3,11 +3,15 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
 from jea.ops.products.half import single
 from jea.ops.shapes.transpose import transpose
 
+SUPPORT = Support("resize_bilinear", cpu=FLOAT, cuda=FLOATS)
 
-class _Resize(kernels.Function):
+
+class _Resize(Function):
     def execute(self, x, out_h, out_w):
         self.shape = tuple(x.shape)
         b, c = self.shape[:2]
@@ -28,7 +32,7 @@ _NHWC_SIZES = """
 """
 
 
-class _ResizeNhwcCuda(kernels.Function):
+class _ResizeNhwcCuda(Function):
     def execute(self, x, out_h, out_w):
         self.shape, self.dtype = tuple(x.shape), x.dtype
         b, h, w, c = self.shape
@@ -73,13 +77,11 @@ def resize_bilinear(x, size, *, layout: str = "nchw", impl: str = "auto"):
     if (out_h, out_w) == tuple(x.shape[2:] if layout == "nchw" else x.shape[1:3]):
         return single(x)
     if layout == "nhwc":
-        dtypes, reason = kernels.float_types()
-        possible = bool(jt.flags.use_cuda) and x.dtype in dtypes
-        if kernels.use_fused(impl, name="resize_bilinear", possible=possible,
-                             reason=reason if jt.flags.use_cuda else "on the CPU it takes the layout nchw"):
+        if kernels.use_fused(impl, SUPPORT, x,
+                             unless="" if jt.flags.use_cuda else "on the CPU it takes the layout nchw"):
             return _ResizeNhwcCuda.apply(x, out_h, out_w)
         return resize_bilinear_reference(single(x), (out_h, out_w), layout=layout)
     x = single(x)
-    if kernels.use_fused(impl, name="resize_bilinear", possible=x.dtype == "float32", reason="it takes float32"):
+    if kernels.use_fused(impl, SUPPORT, x):
         return _Resize.apply(x, out_h, out_w)
     return resize_bilinear_reference(x, (out_h, out_w))

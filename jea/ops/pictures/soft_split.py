@@ -3,7 +3,11 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
 from jea.ops.shapes.transpose import transpose
+
+SUPPORT = Support("soft_split", cpu=FLOAT, cuda=FLOATS)
 
 _SIZES = """
     const jea::SoftSplit sizes{(long)data["batch"], (long)data["channels"], (long)data["height"], (long)data["width"],
@@ -12,7 +16,7 @@ _SIZES = """
 """
 
 
-class _SoftSplit(kernels.Function):
+class _SoftSplit(Function):
     def execute(self, x, numbers, shape):
         self.shape, self.numbers = x.shape, numbers
         return kernels.code(shape, x.dtype, [x], kernel="pictures/soft_split", data=numbers,
@@ -53,8 +57,7 @@ def soft_split(x, *, kernel_size: int, stride: int, padding: int, channels_last:
         raise ValueError(f"soft_split: picture {height} x {width} is too small for patches of {kernel_size} with "
                          f"padding {padding}")
     geometry = {"stride": stride, "padding": padding}
-    dtypes, reason = kernels.float_types()
-    if not kernels.use_fused(impl, name="soft_split", possible=x.dtype in dtypes, reason=reason):
+    if not kernels.use_fused(impl, SUPPORT, x):
         return soft_split_reference(x, kernel_size=kernel_size, channels_last=channels_last, **geometry)
     numbers = dict(geometry, batch=batch, channels=channels, height=height, width=width, kernel=kernel_size,
                    channels_last=int(channels_last))

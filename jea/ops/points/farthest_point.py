@@ -5,7 +5,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.points.checks import check_clouds
+
+SUPPORT = Support("farthest_point_sample", cpu=FLOAT, cuda=FLOAT)
 
 NEAR_ZERO = np.float32(1e-3)  # kNearZero in points.h
 
@@ -53,8 +56,7 @@ def farthest_point_sample(points, num_samples: int, *, skip_near_zero: bool = Tr
     if not 1 <= num_samples <= n:
         raise ValueError(f"farthest_point_sample: num_samples is {num_samples}; the clouds have {n} points: "
                          f"expected 1 to {n}")
-    if not kernels.use_fused(impl, name="farthest_point_sample", possible=points.dtype == "float32",
-                          reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, points):
         return farthest_point_sample_reference(points, num_samples, skip_near_zero=skip_near_zero)
     return kernels.code((b, num_samples), "int32", [points], kernel="points/points", workspace=b * n,
                      data={"skip_near_zero": int(skip_near_zero)}, source="""

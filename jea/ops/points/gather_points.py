@@ -4,9 +4,13 @@ from __future__ import annotations
 import math
 
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
+
+SUPPORT = Support("gather_points", cpu=FLOAT, cuda=FLOAT)
 
 
-class _Gather(kernels.Function):
+class _Gather(Function):
     """features (B, C, N), index (B, G, K), centres (B, C, G) or None -> (B, C, G, K)."""
 
     def execute(self, features, index, centres):
@@ -71,7 +75,6 @@ def gather_points(features, index, *, centres=None, impl: str = "auto"):
     if centres is not None and tuple(centres.shape) != (*shape[:2], at[1]):
         raise ValueError(f"gather_points: centres are {tuple(centres.shape)}; expected {(*shape[:2], at[1])}")
     y_shape, index = (*shape[:2], *at[1:]), index.reshape(at[0], at[1], math.prod(at[2:]))
-    possible = features.dtype == "float32" and (centres is None or centres.dtype == "float32")
-    if kernels.use_fused(impl, name="gather_points", possible=possible, reason="it takes float32"):
+    if kernels.use_fused(impl, SUPPORT, features, *(() if centres is None else (centres,))):
         return _Gather.apply(features, index, centres).reshape(y_shape)
     return gather_points_reference(features, index, centres).reshape(y_shape)

@@ -5,7 +5,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
 from jea.ops.points.checks import check_clouds
+
+SUPPORT = Support("knn", cpu=FLOAT, cuda=FLOAT)
 
 
 def knn_reference(query, points, k: int):
@@ -35,8 +38,7 @@ def knn(query, points, k: int, *, impl: str = "auto"):
     n = points.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"knn: k is {k}; the clouds have {n} points: expected 1 to {n}")
-    if not kernels.use_fused(impl, name="knn", possible=query.dtype == points.dtype == "float32",
-                          reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, query, points):
         return knn_reference(query, points, k)
     return kernels.code((*query.shape[:2], k), "int32", [query, points], kernel="points/points", source="""
         jea::nearest_points(in0_p, in1_p, out0_p, in0_shape0, in0_shape1, in1_shape1, out0_shape2);""")

@@ -5,9 +5,13 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
+
+SUPPORT = Support("max_last", cpu=FLOAT, cuda=FLOAT)
 
 
-class _MaxLast(kernels.Function):
+class _MaxLast(Function):
     def execute(self, x):
         self.shape = tuple(x.shape)
         y, self.places = kernels.code([self.shape[:1]] * 2, ["float32", "int32"], [x], kernel="points/points",
@@ -39,6 +43,6 @@ def max_last(x, *, impl: str = "auto"):
     shape = tuple(x.shape)
     if len(shape) < 2 or shape[-1] < 1:
         raise ValueError(f"max_last: got shape {shape}; expected (..., K), at least two axes and K at least 1")
-    if not kernels.use_fused(impl, name="max_last", possible=x.dtype == "float32", reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, x):
         return max_last_reference(x)
     return _MaxLast.apply(x.reshape(math.prod(shape[:-1]), shape[-1])).reshape(shape[:-1])

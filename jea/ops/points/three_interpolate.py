@@ -3,15 +3,19 @@ from __future__ import annotations
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, Support
+from jea.ops.function import Function
 from jea.ops.points.checks import check_clouds
 from jea.ops.points.gather_points import gather_points_reference, scatter_workspace
 from jea.ops.points.knn import knn_reference
 from jea.ops.shapes.transpose import transpose
 
+SUPPORT = Support("three_interpolate", cpu=FLOAT, cuda=FLOAT)
+
 EPS = 1e-8  # kInterpolationEps in points.h
 
 
-class _Interpolate(kernels.Function):
+class _Interpolate(Function):
     def execute(self, features, index, weights):
         self.index, self.weights, self.shape = index, weights, tuple(features.shape)
         return kernels.code((*self.shape[:2], index.shape[1]), "float32", [features, index, weights], kernel="points/points",
@@ -57,8 +61,7 @@ def three_interpolate(known_xyz, unknown_xyz, known_features, *, impl: str = "au
     b, m, _ = known_xyz.shape
     if known_features.ndim != 3 or (known_features.shape[0], known_features.shape[2]) != (b, m):
         raise ValueError(f"three_interpolate: known_features are {tuple(known_features.shape)}; expected ({b}, C, {m})")
-    possible = all(v.dtype == "float32" for v in (known_xyz, unknown_xyz, known_features))
-    if not kernels.use_fused(impl, name="three_interpolate", possible=possible, reason="it takes float32"):
+    if not kernels.use_fused(impl, SUPPORT, known_xyz, unknown_xyz, known_features):
         return three_interpolate_reference(known_xyz, unknown_xyz, known_features)
     shape = (b, unknown_xyz.shape[1], min(3, m))
     with jt.no_grad():

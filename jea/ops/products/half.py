@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.function import Function
 
 HALF = ("float16", "bfloat16")
 
@@ -26,7 +27,7 @@ def single(x):
     return x.float32() if x.dtype in HALF else x
 
 
-class _Conv(kernels.Function):
+class _Conv(Function):
     def execute(self, x, weight, numbers, shape):
         self.x, self.weight, self.numbers = x, weight, numbers
         return self.run([x, weight], shape, "conv.forward<Scratch>(in0_p, in1_p, out0_p);")

@@ -5,6 +5,10 @@ import math
 
 from jea._jittor import jt, nn
 from jea.ops import kernels
+from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.function import Function
+
+SUPPORT = Support("linear", cpu=FLOAT, cuda=FLOATS, onednn=True)
 
 _SIZES = """
     const jea::Linear sizes{in0_shape0, in0_shape1, in1_shape0};
@@ -12,7 +16,7 @@ _SIZES = """
 """
 
 
-class _Linear(kernels.Function):
+class _Linear(Function):
     """x (rows, in), weight (out, in), bias (out,) or None, summand (rows, out) or None."""
 
     def execute(self, x, weight, bias, summand, gelu):
@@ -41,7 +45,7 @@ class _Linear(kernels.Function):
         return dx, dweight, dbias if bias else None, dy if self.numbers["summand"] else None, None
 
 
-class _LinearEpilogueCuda(kernels.Function):
+class _LinearEpilogueCuda(Function):
     """What follows the product (rows, out): bias (out,) or None, summand (rows, out) or None."""
 
     def execute(self, product, bias, summand, gelu):
@@ -124,12 +128,8 @@ def linear(x, weight, bias=None, *, gelu: bool = False, summand=None, impl: str 
             raise ValueError(f"linear: {name} is {tuple(value.shape)}; expected {wanted}")
     if gelu and summand is not None:
         raise ValueError("linear: gelu and summand together; add after the call")
-    floats = [v for v in (x, weight, bias, summand) if v is not None]
-    dtypes, reason = kernels.float_types()
-    library = bool(jt.flags.use_cuda) or kernels.onednn_include() is not None
-    possible = library and x.dtype in dtypes and all(v.dtype == x.dtype for v in floats)
-    if not kernels.use_fused(impl, name="linear", possible=possible,
-                          reason=reason if library else "Jittor runs without oneDNN"):
+    mixed = any(v is not None and v.dtype != x.dtype for v in (weight, bias, summand))
+    if not kernels.use_fused(impl, SUPPORT, x, unless="it takes operands of one type" if mixed else ""):
         return linear_reference(x, weight, bias, gelu=gelu, summand=summand)
     summand = None if summand is None else summand.reshape(-1, out)
     function = _linear_cuda if jt.flags.use_cuda else _Linear.apply

@@ -5,9 +5,11 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.declared import FLOATS, Support
+from jea.ops.function import Function
 
 OTHER_AXES = 4  # that the kernel can walk over, beside the two of its tiles
-TYPES = ("float32", "float16", "bfloat16", "int32", "float64", "int64")
+SUPPORT = Support("transpose", cuda=FLOATS + ("int32", "float64", "int64"))
 
 _SIZES = """
     const auto number = [&](const char* name) { return (long)data[name]; };
@@ -17,7 +19,7 @@ _SIZES = """
 """
 
 
-class _Transpose(kernels.Function):
+class _Transpose(Function):
     """x has the elements of `shape`, the result is flat."""
 
     def execute(self, x, shape, axes):
@@ -81,10 +83,9 @@ def transpose(x, axes, *, impl: str = "auto"):
     if short == tuple(range(len(short))):
         return x.reshape(wanted)
     moves_last = short[-1] != len(short) - 1
-    possible = bool(jt.flags.use_cuda) and moves_last and x.dtype in TYPES and len(short) <= OTHER_AXES + 2
-    reason = ("it runs on CUDA" if not jt.flags.use_cuda else "the last axis stays, and Jittor's own is on the GPU too"
-              if not moves_last else f"it takes {', '.join(TYPES)} and up to {OTHER_AXES + 2} axes that move")
-    if kernels.use_fused(impl, name="transpose", possible=possible, reason=reason):
+    unless = ("the last axis stays, and Jittor's own is on the GPU too" if not moves_last
+              else f"it takes up to {OTHER_AXES + 2} axes that move" if len(short) > OTHER_AXES + 2 else "")
+    if kernels.use_fused(impl, SUPPORT, x, unless=unless):
         return _Transpose.apply(x, lengths, short).reshape(wanted)
     if jt.flags.use_cuda and not moves_last:
         return jt.transpose(x.reshape(lengths), short).reshape(wanted)  # axes of length 1 hide that the last one stays

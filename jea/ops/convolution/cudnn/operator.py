@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from jea._jittor import jt, nn
 from jea.ops import kernels
 from jea.ops.convolution.cudnn import check, plans
+from jea.ops.declared import FLOATS, Support
+from jea.ops.function import Function
 from jea.ops.products.half import HALF, conv2d_half
+
+SUPPORT = Support("conv2d", cuda=FLOATS)
 
 _EPILOGUE = "convolution/cudnn/epilogue.cuh"
 _SIZES = 'const jea::Epilogue sizes{(int64_t)in0->num / in0_shape3, (int64_t)in0_shape3, data["relu"] != 0};'
@@ -38,7 +42,7 @@ class _Call:
     weight: plans.Plan | None
 
 
-class _Convolution(kernels.Function):
+class _Convolution(Function):
     def execute(self, x, weight, bias, residual, call):
         self.x, self.weight, self.call = x, weight, call
         self.bias_dtype = None if bias is None else bias.dtype
@@ -146,7 +150,7 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     reason = ""
     if impl != "ref" and not kernels.references_only() or impl == "fused":
         call, reason = _planned(sizes, shape, str(x.dtype), epilogue, gradients)
-    if not kernels.use_fused(impl, name="conv2d", possible=call is not None, reason=reason):
+    if not kernels.use_fused(impl, SUPPORT, x, unless=reason):
         if reason and jt.flags.use_cuda:
             _say_once(f"{x.dtype} {sizes['kernel_h']}x{sizes['kernel_w']}, stride {stride}, dilation {dilation}, "
                       f"{sizes['channels']} to {sizes['out_channels']} channels: {reason}")

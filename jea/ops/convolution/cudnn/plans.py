@@ -21,6 +21,7 @@ import numpy as np
 from jea import files
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.sources import header
 
 PASSES = ("forward", "data", "weight")
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 9}  # cudnnDataType_t
@@ -159,7 +160,7 @@ def folder() -> Path:
 
 def sources() -> str:
     """A short name for the kernels' text: what was seen of others says nothing."""
-    texts = (kernels.header(f"convolution/cudnn/{name}") for name in ("plan.cuh", "call.cuh", "epilogue.cuh"))
+    texts = (header(f"convolution/cudnn/{name}") for name in ("plan.cuh", "call.cuh", "epilogue.cuh"))
     return hashlib.sha256("".join((*texts, _SOURCE)).encode()).hexdigest()[:12]
 
 
