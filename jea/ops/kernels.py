@@ -24,12 +24,13 @@ def use_fused(impl: str, support: Support, *values, unless: str = "") -> bool:
     if impl == "ref":
         return False
     types = support.cuda if jt.flags.use_cuda else support.cpu
-    reason = unless
+    reason = ""
     if not types or (support.onednn and not jt.flags.use_cuda and onednn_include() is None):
         reason = support.refusal("cuda" if jt.flags.use_cuda else "cpu", onednn=onednn_include() is not None)
     for value in values:
         if not reason and value.dtype not in types:
             reason = support.refusal("cuda" if jt.flags.use_cuda else "cpu", [value.dtype])
+    reason = reason or unless
     if impl == "fused" and reason:
         raise ValueError(f"{support.operator}: no fused kernel here: {reason}")
     return not reason and (impl == "fused" or not references_only())

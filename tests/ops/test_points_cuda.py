@@ -62,7 +62,7 @@ def values(rng, *shape):
 
 def test_farthest_points(run):
     rng = np.random.default_rng(0)
-    for b, n, m in ((1, 1, 1), (2, 7, 7), (2, 300, 20), (1, 600, 40)):
+    for b, n, m in ((1, 1, 1), (2, 7, 7), (1, 1500, 12), (1, 2100, 6), (2, 300, 20), (1, 600, 40)):
         for skip in (True, False):
             x = values(rng, b, n, 3)
             x[:, n // 2] = 0
@@ -79,7 +79,7 @@ def test_farthest_points(run):
 
 def test_neighbours_and_weights(run):
     rng = np.random.default_rng(1)
-    for b, m, n, k in ((1, 1, 1, 1), (2, 9, 5, 5), (1, 3, 70, 33), (2, 17, 300, 3)):
+    for b, m, n, k in ((1, 1, 1, 1), (2, 9, 5, 5), (1, 3, 70, 33), (1, 4, 1100, 7), (2, 17, 300, 3)):
         q, p = (rng.integers(-2, 3, (b, size, 3)).astype(np.float32) for size in (m, n))  # with ties
         index, weights = places(b, m, k), nan(b, m, k)
         run("neighbours", q, p, index, b, m, n, k)

@@ -4,6 +4,7 @@
 #pragma once
 #include <cfloat>
 #include <climits>
+#include <type_traits>
 #include <cuda_runtime.h>
 #include "common/reduce.cuh"
 
@@ -40,19 +41,34 @@ __device__ inline float square_between(const float* __restrict__ a, float x, flo
     return dx * dx + dy * dy + dz * dz;
 }
 
-// A block per cloud. nearest (batch, n): the squared distance to the nearest chosen point, or -1: never chosen. A
-// thread reads only what it wrote itself.
+// A block per cloud; a thread has the points thread, thread + kThreads, ... Their coordinates and the squared distance
+// to the nearest chosen point, or -1: never chosen, are in its registers where K is their number, else (K = 0) in memory,
+// the distances in nearest (batch, n), of which it reads only what it wrote itself.
+template <int K>
 __global__ void __launch_bounds__(kThreads)
 choose_farthest(const float* __restrict__ points, int* __restrict__ chosen, float* __restrict__ nearest, long n, long m,
                 bool skip_near_zero) {
     __shared__ Key of_warps[2][kWarps];
+    constexpr int kOwn = K > 0 ? K : 1;
     const long b = blockIdx.x;
     const float* cloud = points + b * n * 3;
     float* distance = nearest + b * n;
-    for (long i = threadIdx.x; i < n; i += kThreads) {
-        const float square = square_between(cloud + 3 * i, 0.f, 0.f, 0.f);
+    float own[kOwn][4];
+    const auto first_distance = [&](float x, float y, float z) {
+        const float square = x * x + y * y + z * z;
         const bool finite = distance_bits(square) < 0x7f800000u;
-        distance[i] = !finite || (skip_near_zero && square <= kNearZero) ? -1.f : FLT_MAX;
+        return !finite || (skip_near_zero && square <= kNearZero) ? -1.f : FLT_MAX;
+    };
+    if (K > 0) {
+        #pragma unroll
+        for (int k = 0; k < kOwn; k++) {
+            const long i = threadIdx.x + k * kThreads;
+            for (int axis = 0; axis < 3; axis++) own[k][axis] = i < n ? cloud[3 * i + axis] : 0.f;
+            own[k][3] = i < n ? first_distance(own[k][0], own[k][1], own[k][2]) : -1.f;
+        }
+    } else {
+        for (long i = threadIdx.x; i < n; i += kThreads)
+            distance[i] = first_distance(cloud[3 * i], cloud[3 * i + 1], cloud[3 * i + 2]);
     }
     long last = 0;
     for (long j = 0; j < m; j++) {
@@ -60,13 +76,19 @@ choose_farthest(const float* __restrict__ points, int* __restrict__ chosen, floa
         float x = cloud[3 * last], y = cloud[3 * last + 1], z = cloud[3 * last + 2];
         if (distance_bits(x * x + y * y + z * z) >= 0x7f800000u) x = y = z = 0.f;  // only index 0
         Key most = 0;
-        for (long i = threadIdx.x; i < n; i += kThreads) {
-            const float before = distance[i];
-            if (before < 0.f) continue;
-            const float now = fminf(square_between(cloud + 3 * i, x, y, z), before);
-            distance[i] = now;
-            const Key key = key_of(bits_of(now), UINT_MAX - static_cast<unsigned>(i));
+        const auto consider = [&](float before, const float* point, unsigned i) {
+            const float now = fminf(square_between(point, x, y, z), before);
+            const Key key = key_of(bits_of(now), UINT_MAX - i);
             most = key > most ? key : most;
+            return now;
+        };
+        if (K > 0) {
+            #pragma unroll
+            for (int k = 0; k < kOwn; k++)
+                if (own[k][3] >= 0.f) own[k][3] = consider(own[k][3], own[k], threadIdx.x + k * kThreads);
+        } else {
+            for (long i = threadIdx.x; i < n; i += kThreads)
+                if (distance[i] >= 0.f) distance[i] = consider(distance[i], cloud + 3 * i, static_cast<unsigned>(i));
         }
         // Two rows in turn: the next round writes the other one, so that one barrier is enough.
         most = most_of_warp(most);
@@ -79,11 +101,21 @@ choose_farthest(const float* __restrict__ points, int* __restrict__ chosen, floa
 
 inline void farthest_points(const float* points, int* chosen, float* scratch, long batch, long n, long m,
                             bool skip_near_zero) {
-    choose_farthest<<<static_cast<unsigned>(batch), kThreads>>>(points, chosen, scratch, n, m, skip_near_zero);
+    const auto launch = [&](auto own) {
+        choose_farthest<decltype(own)::value><<<static_cast<unsigned>(batch), kThreads>>>(points, chosen, scratch, n, m,
+                                                                                          skip_near_zero);
+    };
+    if (n <= 2 * kThreads) launch(std::integral_constant<int, 2>());
+    else if (n <= 4 * kThreads) launch(std::integral_constant<int, 4>());
+    else if (n <= 8 * kThreads) launch(std::integral_constant<int, 8>());
+    else launch(std::integral_constant<int, 0>());
 }
 
-// A warp per query: in each of k rounds the least key (distance, index) above the last one. weights: null, or
-// 1 / (d^2 + eps) divided by the sum.
+// A warp per query: in each of k rounds the least key (distance, index), which then no longer counts. A lane has the
+// points lane, lane + 32, ... and knows the least of its keys: in a round only the lane whose key it was looks for its
+// next one. The distances are in registers where K is their number, else (K = 0) they are computed anew. weights: null,
+// or 1 / (d^2 + eps) divided by the sum.
+template <int K>
 __global__ void __launch_bounds__(kThreads)
 find_nearest(const float* __restrict__ queries, const float* __restrict__ points, int* __restrict__ index,
              float* __restrict__ weights, long all_queries, long m, long n, long k) {
@@ -92,18 +124,39 @@ find_nearest(const float* __restrict__ queries, const float* __restrict__ points
     const int lane = threadIdx.x % 32;
     const float* cloud = points + query / m * n * 3;
     const float x = queries[3 * query], y = queries[3 * query + 1], z = queries[3 * query + 2];
-    Key last = 0;
+    constexpr Key kNone = ~static_cast<Key>(0);
+    unsigned own[K > 0 ? K : 1];
+    if (K > 0) {
+        #pragma unroll
+        for (int t = 0; t < K; t++) {
+            const long i = lane + 32 * t;
+            own[t] = i < n ? distance_bits(square_between(cloud + 3 * i, x, y, z)) : UINT_MAX;
+        }
+    }
+    // The least of this lane's keys above `before`, or the least of all (begin).
+    const auto next = [&](Key before, bool begin) {
+        Key least = kNone;
+        const auto consider = [&](unsigned bits, long i) {
+            const Key key = key_of(bits, static_cast<unsigned>(i));
+            if ((begin || key > before) && key < least) least = key;
+        };
+        if (K > 0) {
+            #pragma unroll
+            for (int t = 0; t < K; t++)
+                if (own[t] != UINT_MAX) consider(own[t], lane + 32 * t);
+        } else {
+            for (long i = lane; i < n; i += 32) consider(distance_bits(square_between(cloud + 3 * i, x, y, z)), i);
+        }
+        return least;
+    };
+    Key least = next(0, true);
     float sum = 0.f;
     for (long j = 0; j < k; j++) {
-        Key least = ~static_cast<Key>(0);
-        for (long i = lane; i < n; i += 32) {
-            const Key key = key_of(distance_bits(square_between(cloud + 3 * i, x, y, z)), static_cast<unsigned>(i));
-            if ((j == 0 || key > last) && key < least) least = key;
-        }
-        last = least_of_warp(least);
-        if (lane == 0) index[query * k + j] = static_cast<int>(last & UINT_MAX);
+        const Key found = least_of_warp(least);
+        if (found == least && j + 1 < k) least = next(found, false);
+        if (lane == 0) index[query * k + j] = static_cast<int>(found & UINT_MAX);
         if (weights) {
-            const float square = __int_as_float(static_cast<int>(last >> 32));
+            const float square = __int_as_float(static_cast<int>(found >> 32));
             const float weight = __fdiv_rn(1.f, square + kInterpolationEps);
             if (lane == 0) weights[query * k + j] = weight;
             sum += weight;
@@ -113,13 +166,24 @@ find_nearest(const float* __restrict__ queries, const float* __restrict__ points
         for (long j = 0; j < k; j++) weights[query * k + j] = __fdiv_rn(weights[query * k + j], sum);
 }
 
+inline void find_all(const float* queries, const float* points, int* index, float* weights, long batch, long m, long n,
+                     long k) {
+    const auto launch = [&](auto own) {
+        find_nearest<decltype(own)::value><<<blocks_for(batch * m, kWarps), kThreads>>>(queries, points, index, weights,
+                                                                                        batch * m, m, n, k);
+    };
+    if (n <= 8 * 32) launch(std::integral_constant<int, 8>());
+    else if (n <= 32 * 32) launch(std::integral_constant<int, 32>());
+    else launch(std::integral_constant<int, 0>());
+}
+
 inline void nearest_points(const float* queries, const float* points, int* index, long batch, long m, long n, long k) {
-    find_nearest<<<blocks_for(batch * m, kWarps), kThreads>>>(queries, points, index, nullptr, batch * m, m, n, k);
+    find_all(queries, points, index, nullptr, batch, m, n, k);
 }
 
 inline void interpolation_weights(const float* unknown, const float* known, int* index, float* weights, long batch,
                                   long m, long n, long k) {
-    find_nearest<<<blocks_for(batch * m, kWarps), kThreads>>>(unknown, known, index, weights, batch * m, m, n, k);
+    find_all(unknown, known, index, weights, batch, m, n, k);
 }
 
 // A row (b, c) is cut into chunks of kThreads, one block each. An index that is none of the points gives NaN.

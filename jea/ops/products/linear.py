@@ -128,8 +128,9 @@ def linear(x, weight, bias=None, *, gelu: bool = False, summand=None, impl: str 
             raise ValueError(f"linear: {name} is {tuple(value.shape)}; expected {wanted}")
     if gelu and summand is not None:
         raise ValueError("linear: gelu and summand together; add after the call")
-    mixed = any(v is not None and v.dtype != x.dtype for v in (weight, bias, summand))
-    if not kernels.use_fused(impl, SUPPORT, x, unless="it takes operands of one type" if mixed else ""):
+    operands = [v for v in (x, weight, bias, summand) if v is not None]
+    mixed = any(v.dtype != x.dtype for v in operands)
+    if not kernels.use_fused(impl, SUPPORT, *operands, unless="it takes operands of one type" if mixed else ""):
         return linear_reference(x, weight, bias, gelu=gelu, summand=summand)
     summand = None if summand is None else summand.reshape(-1, out)
     function = _linear_cuda if jt.flags.use_cuda else _Linear.apply
