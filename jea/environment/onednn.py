@@ -19,8 +19,11 @@ def set_up(found: Decisions) -> None:
     if os.environ.get("use_mkl") == "0":
         found.onednn_reason = "turned off by use_mkl=0"
         return
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
+    if platform.system() != "Linux":
         found.onednn, found.onednn_reason = "jittor's own download", "no wheel for this platform"
+        return
+    if platform.machine() != "x86_64":
+        _without_a_wheel(found)
         return
     base = jittor_cache() / "mkl"
     target = base / ONEDNN_FOLDER
@@ -47,6 +50,19 @@ def set_up(found: Decisions) -> None:
         found.onednn_reason = f"cannot be linked into {target}: {error.strerror}: {error.filename}"
         return
     found.onednn, found.onednn_reason = ONEDNN_VERSION, str(shared_object)
+
+
+def _without_a_wheel(found: Decisions) -> None:
+    """aarch64: Jittor would download oneDNN 2.2, and its import would fail where its server cannot be reached."""
+    machine = platform.machine()
+    library = jittor_cache() / "mkl" / f"{ONEDNN_FOLDER}_{machine}" / "lib" / "libmkldnn.so"
+    if library.is_file() or os.environ.get("use_mkl") == "1":
+        found.onednn, found.onednn_reason = "jittor's own download", str(library)
+        return
+    os.environ["use_mkl"] = "0"
+    found.onednn_reason = f"has no wheel for {machine}: convolutions are about 130 times slower. " + (
+        "use_mkl=1 lets Jittor download it from its own server" if machine == "aarch64" else
+        "A machine with an x86-64 processor has it")
 
 
 def installed() -> tuple[dict, Path | None]:

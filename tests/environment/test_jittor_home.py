@@ -32,6 +32,25 @@ def test_without_onednn_the_user_is_told(fresh, monkeypatch):
     assert "130 times slower" in found.onednn_reason and "pip install" in found.onednn_reason
 
 
+@pytest.mark.parametrize("machine, words", [
+    ("aarch64", "use_mkl=1 lets Jittor download it from its own server"), ("riscv64", "x86-64 processor")])
+def test_processors_without_a_wheel_of_onednn(fresh, monkeypatch, machine, words):
+    """Jittor's import would end with a traceback of its download."""
+    monkeypatch.setattr(onednn.platform, "machine", lambda: machine)
+    found = Decisions()
+    onednn.set_up(found)
+    assert os.environ["use_mkl"] == "0" and not found.onednn
+    assert f"no wheel for {machine}: convolutions are about 130 times slower" in found.onednn_reason
+    assert words in found.onednn_reason
+    library = jittor_home.jittor_cache() / "mkl" / f"dnnl_lnx_2.2.0_cpu_gomp_{machine}" / "lib" / "libmkldnn.so"
+    for prepare in (lambda: os.environ.update(use_mkl="1"), lambda: (os.environ.pop("use_mkl"),
+                                                                   library.parent.mkdir(parents=True), library.touch())):
+        prepare()
+        found = Decisions()
+        onednn.set_up(found)
+        assert found.onednn == "jittor's own download" and os.environ.get("use_mkl") != "0"
+
+
 @pytest.mark.skipif(onednn.installed()[1] is None, reason="oneDNN's wheels are not installed")
 def test_several_processes_link_onednn_at_once(tmp_path):
     environment = dict(os.environ, HOME=str(tmp_path), JITTOR_HOME=str(tmp_path / "jh"))
