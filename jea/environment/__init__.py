@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import sys
 
-from jea.environment import cuda, jittor_home, mpi, onednn, toolchain
-from jea.environment.decisions import Decisions
 from jea.errors import SetupError
 
-_decisions: Decisions | None = None
+_decisions = None
 
 
-def prepare() -> Decisions:
-    """Set up the environment for `import jittor`, once per process. Compiles nothing and never raises."""
+def prepare():
+    """Set up the environment for `import jittor`, once per process; returns the decisions.Decisions. Compiles nothing and
+    never raises."""
+    # Here and not above: whoever imports jea pays for none of it, and Ctrl-C meets little before a command's own care.
+    from jea.environment import cuda, jittor_home, mpi, onednn, toolchain
+    from jea.environment.decisions import Decisions
     global _decisions
     if _decisions is None:
         found = Decisions()

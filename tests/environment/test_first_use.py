@@ -106,3 +106,21 @@ sys.exit(console.run("train", work, None))
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and err.splitlines()[-1] == "jea train: interrupted", err
     assert "Caught" not in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 1.0, 1.5, 2.0, 3.0])
+def test_ctrl_c_after_the_start_of_a_training(seconds, tmp_path):
+    """Whatever it is doing then, it ends with 130 and says so in a line, if it has come so far."""
+    command = [sys.executable, "train.py", "--out", str(tmp_path), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                               start_new_session=True, env=dict(os.environ, JEA_HOME=str(tmp_path / "home")))
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode == -signal.SIGINT:
+        pytest.skip("this machine is so slow that Python itself had not started")
+    assert process.returncode == 130 and "Caught" not in err and "Traceback" not in err, err
