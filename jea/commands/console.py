@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from jea.environment import mpi
+from jea.environment import interrupts, mpi
 from jea.errors import UserError, printable
 
 
@@ -15,12 +15,14 @@ def run(command: str, function, arguments) -> int:
     """function(arguments), which returns a status or None for 0; errors that a user can mend become one message, not a
     traceback. Whatever is printed meanwhile goes through `errors.printable`: names of files, and texts in them, are
     chosen by others."""
+    interrupts.last_words = f"jea {command}: interrupted\n"
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Printable(sys.stdout), _Printable(sys.stderr, keeps="\r")  # a progress bar's
     try:
         status = _status(command, function, arguments)
     finally:
         sys.stdout, sys.stderr = streams
+        interrupts.last_words = ""
     if status and "jea.ranks" in sys.modules:
         sys.modules["jea.ranks"].leave(status)
     return status

@@ -15,8 +15,8 @@ _decisions = None
 
 
 def prepare():
-    """Set up the environment for `import jittor`, once per process; returns the decisions.Decisions. Compiles nothing and
-    never raises."""
+    """Set up the environment for `import jittor`, once per process; returns the decisions.Decisions. Compiles nothing
+    and never raises."""
     # Here and not above: whoever imports jea pays for none of it, and Ctrl-C meets little before a command's own care.
     from jea.environment import cuda, jittor_home, mpi, onednn, toolchain
     from jea.environment.decisions import Decisions

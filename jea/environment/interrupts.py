@@ -6,6 +6,10 @@ import os
 import signal
 import threading
 
+# What a command says at its end (jea/commands/console.py sets it), so that it can end at once and wherever it is. A
+# program that imports jea has no such line, and gets a KeyboardInterrupt.
+last_words = ""
+
 
 @contextlib.contextmanager
 def kept():
@@ -24,8 +28,12 @@ def kept():
     def interrupted(number, frame):
         if os.getpid() != own:
             os._exit(130)  # one of Jittor's compiling processes, which have inherited this
-        # Jittor's ends the process when a program is killed on the way out
+        # Jittor's handler ends the process when a program is killed on the way out.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if last_words:
+            os.write(2, last_words.encode())
+            _end_compiling(jittor_utils)
+            os._exit(130)
         if not seen.is_set():
             seen.set()
             threading.Thread(target=insist, daemon=True).start()
@@ -57,3 +65,11 @@ def kept():
         jittor_utils.pool_initializer = start
     if seen.is_set() and previous is signal.default_int_handler:
         raise KeyboardInterrupt
+
+
+def _end_compiling(jittor_utils) -> None:
+    """End the processes in which Jittor compiles, which a signal to this process alone has not reached."""
+    if jittor_utils.pool_size:
+        for process in jittor_utils.p._pool:
+            with contextlib.suppress(OSError):
+                os.kill(process.pid, signal.SIGTERM)

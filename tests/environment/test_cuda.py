@@ -156,7 +156,8 @@ def test_another_cuda_in_the_library_path_is_noted(machine, monkeypatch):
     (other / "libcufft.so.11").touch()  # of another major version, which nothing here asks for
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{machine.folder / 'site/nvidia/cudnn/lib'}:{other}")
     notes = machine.decide(machine.hopper, [machine.toolkit_13()], wheels).notes
-    assert len(notes) == 1 and f"LD_LIBRARY_PATH puts {other / 'libcudnn.so.9'} before the library of CUDA 13.0" in notes[0]
+    assert len(notes) == 1
+    assert f"LD_LIBRARY_PATH puts {other / 'libcudnn.so.9'} before the library of CUDA 13.0" in notes[0]
 
 
 def test_float32_stays_float32_unless_asked(machine, monkeypatch):

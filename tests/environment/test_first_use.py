@@ -81,22 +81,22 @@ except KeyboardInterrupt:
     assert done.stdout.strip().endswith("interrupted") and done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.2, 1.6, 2.0])
-def test_ctrl_c_while_jittor_is_imported(seconds):
-    code = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from jea.commands import console
-def work(arguments):
-    print("begun", flush=True)
-    import jea._jittor
-    import time
-    time.sleep(60)
-sys.exit(console.run("train", work, None))
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               cwd=ROOT, start_new_session=True)
-    assert process.stdout.readline() == "begun\n"
+IMPORTS = {
+    "a command": ("from jea.commands import console\n"
+                  "def work(arguments):\n    begin()\n    import jea._jittor, time\n    time.sleep(60)\n"
+                  "sys.exit(console.run('train', work, None))"),
+    "a program": ("begin()\n"
+                  "try:\n    import jea._jittor, time\n    time.sleep(60)\n"
+                  "except KeyboardInterrupt:\n    print('jea train: interrupted', file=sys.stderr)\n    os._exit(130)"),
+}
+
+
+def interrupted(command, seconds, *, begun=True, **variables):
+    """Start a command, send Ctrl-C to it and its children after a while; (exit status, what it wrote to stderr)."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                               start_new_session=True, env=dict(os.environ, **variables))
+    if begun:
+        assert process.stdout.readline() == "begun\n"
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     try:
@@ -104,23 +104,25 @@ sys.exit(console.run("train", work, None))
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130 and err.splitlines()[-1] == "jea train: interrupted", err
-    assert "Caught" not in err and "Traceback" not in err
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.2, 1.6, 2.0])
+@pytest.mark.parametrize("code", IMPORTS.values(), ids=IMPORTS)
+def test_ctrl_c_while_jittor_is_imported(code, seconds):
+    start = ("import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+             "begin = lambda: print('begun', flush=True)\n")
+    status, err = interrupted([sys.executable, "-c", start + code], seconds)
+    assert status == 130 and err.splitlines()[-1] == "jea train: interrupted" and "Caught" not in err, err
+    if "console" in code:
+        assert err == "jea train: interrupted\n"
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.5, 1.0, 1.5, 2.0, 3.0])
 def test_ctrl_c_after_the_start_of_a_training(seconds, tmp_path):
     """Whatever it is doing then, it ends with 130 and says so in a line, if it has come so far."""
     command = [sys.executable, "train.py", "--out", str(tmp_path), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-                               start_new_session=True, env=dict(os.environ, JEA_HOME=str(tmp_path / "home")))
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode == -signal.SIGINT:
+    status, err = interrupted(command, seconds, begun=False, JEA_HOME=str(tmp_path / "home"))
+    if status == -signal.SIGINT:
         pytest.skip("this machine is so slow that Python itself had not started")
-    assert process.returncode == 130 and "Caught" not in err and "Traceback" not in err, err
+    assert status == 130 and "Caught" not in err and "Traceback" not in err, err
