@@ -1,9 +1,10 @@
 """The logits of one whole picture: several scales, mirrored, in one piece or in sliding windows, in bounded memory."""
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import Sequence
 
 import numpy as np
+from PIL import Image
 
 from jea._jittor import jt
 from jea.data.views.crops import fit_size, normalise, pad_8n1
@@ -19,10 +20,17 @@ class PictureLogits:
     values: (C, h, w) float32. rows (h,), columns (w,): places in the picture. Between them values are interpolated.
     """
 
-    def __init__(self, classes: int, size: Tuple[int, int], stride: int):
+    def __init__(self, classes: int, size: tuple[int, int], stride: int):
         self.size = size
         self.rows, self.columns = (np.unique([*range(0, n, stride), n - 1]) for n in size)
         self.values = np.zeros((classes, len(self.rows), len(self.columns)), np.float32)
+
+    def stretch(self, size: tuple[int, int]) -> PictureLogits:
+        """Make these the logits of a picture of another size, of which this one was a smaller copy: corners on corners."""
+        self.rows, self.columns = (places * ((new - 1) / max(old - 1, 1))
+                                   for places, old, new in zip((self.rows, self.columns), self.size, size))
+        self.size = size
+        return self
 
     def full(self) -> np.ndarray:
         """The logits of all pixels, (C, H, W) float32."""
@@ -39,6 +47,20 @@ class PictureLogits:
         """Logits of the rows from `top` to `bottom`, (C, bottom - top, W)."""
         values = _interpolate(self.values, self.rows, np.arange(top, bottom), axis=1)
         return _interpolate(values, self.columns, np.arange(self.size[1]), axis=2)
+
+
+def shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A copy of a picture (H, W, 3) uint8 of at most so many pixels, in its shape."""
+    height, width = image.shape[:2]
+    factor = (pixels / (height * width)) ** 0.5
+    size = max(1, min(pixels, int(width * factor))), max(1, min(pixels, int(height * factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (H, W) uint8 in another size, nearest neighbour."""
+    return labels if labels.shape == size else \
+        np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _interpolate(values: np.ndarray, known: np.ndarray, wanted: np.ndarray, *, axis: int) -> np.ndarray:
@@ -58,7 +80,7 @@ def _interpolate(values: np.ndarray, known: np.ndarray, wanted: np.ndarray, *, a
 
 
 def picture_logits(network, image: np.ndarray, *, scales: Sequence[float] = (1.0,), flip: bool = False,
-                   fit: Optional[Sequence[int]] = None, window: Optional[int] = None, window_stride: int = 1,
+                   fit: Sequence[int] | None = None, window: int | None = None, window_stride: int = 1,
                    stride: int = 1, probabilities: bool = False) -> PictureLogits:
     """Run a network over a picture.
 
@@ -101,7 +123,7 @@ def picture_logits(network, image: np.ndarray, *, scales: Sequence[float] = (1.0
     return total
 
 
-def window_boxes(size: Tuple[int, int], window: Optional[int], stride: int) -> list:
+def window_boxes(size: tuple[int, int], window: int | None, stride: int) -> list:
     """[(top, left, height, width), ...] that cover a picture of this size; one box where `window` is None."""
     if window is None:
         return [(0, 0, *size)]
@@ -110,7 +132,7 @@ def window_boxes(size: Tuple[int, int], window: Optional[int], stride: int) -> l
     return [(top, left, min(window, size[0]), min(window, size[1])) for top in starts[0] for left in starts[1]]
 
 
-def _padded(box, output_stride: int) -> Tuple[int, int]:
+def _padded(box, output_stride: int) -> tuple[int, int]:
     return pad_8n1(box[2], output_stride), pad_8n1(box[3], output_stride)
 
 

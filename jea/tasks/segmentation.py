@@ -1,6 +1,7 @@
 """Semantic segmentation: training as upstream's train_torch.py, evaluation as its eval_torch.py and test_torch.py."""
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import segmentation as options
-from jea.tasks.picture_logits import PictureLogits, picture_logits
+from jea.tasks.picture_logits import PictureLogits, picture_logits, resized_labels, shrunk
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.schedules import poly
 from jea.tasks.task import Evaluation, Shown, Task, without_name
+from jea.training.log import say
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
 
+LARGE = 2 ** 21  # pixels of a user's picture from which on it is shrunk: 2048 x 1024
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # upstream's test scales, each also mirrored
 
 
@@ -37,6 +40,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
+    _said_large = False
     shares_evaluation = True
 
     def __init__(self, **blocks):
@@ -106,10 +110,25 @@ class Segmentation(Task):
         """The class of each pixel, (H, W) uint8; on a tie the first. Options as `logits`."""
         return self._run(image, scales, flip).argmax()
 
-    def _run(self, image: np.ndarray, scales, flip) -> PictureLogits:
+    def predict_any_size(self, image: np.ndarray) -> np.ndarray:
+        """`predict` in bounded memory and time: what has more than LARGE pixels is looked at in a smaller copy, or, where
+        the config says how to look at pictures (eval.fit, eval.mode=slide), its logits are added up more sparsely."""
+        height, width = image.shape[:2]
+        if height * width <= LARGE:
+            return self.predict(image)
+        if not self._said_large:
+            self._said_large = True
+            say(f"{width} x {height}: pictures of more than {LARGE:,} pixels are fitted into as many; eval.mode=slide goes "
+                "over them in windows at their own size, eval.fit=[longer, shorter] chooses another one")
+        if self.eval.mode == "whole" and self.eval.fit is None:
+            return self._run(shrunk(image, LARGE)).stretch((height, width)).argmax()
+        return self._run(image, stride=math.ceil(math.sqrt(height * width / LARGE))).argmax()
+
+    def _run(self, image: np.ndarray, scales=None, flip=None, stride: int = 1) -> PictureLogits:
         e = self.eval
         return picture_logits(self.network, image, scales=e.scales if scales is None else scales,
-                              flip=e.flip if flip is None else flip, fit=e.fit, stride=e.logit_stride,
+                              flip=e.flip if flip is None else flip, fit=e.fit,
+                              stride=max(stride, e.logit_stride),
                               window=e.window if e.mode == "slide" else None, window_stride=e.window_stride,
                               probabilities=e.probabilities)
 
@@ -180,10 +199,12 @@ class Segmentation(Task):
         for item in outputs.each((".png", "_overlay.png"), unit="picture", progress=progress):
             with item:
                 image = read_image(item.input, exif=True)
-                prediction = self.predict(image)
+                prediction = self.predict_any_size(image)
                 write_index_png(item.path(".png"), prediction, palette)
+                small = shrunk(image, LARGE) if image.shape[0] * image.shape[1] > LARGE else image
                 write_image(item.path("_overlay.png"), side_by_side(
-                    image, prediction, palette=palette, class_names=class_names, background=background))
+                    small, resized_labels(prediction, small.shape[:2]), palette=palette, class_names=class_names,
+                    background=background))
                 present, pixels = np.unique(prediction, return_counts=True)
                 item.found(prediction=str(item.path(".png")), classes={
                     class_names[c]: round(n / prediction.size, 4) for c, n in zip(present, pixels)})

@@ -12,25 +12,21 @@ from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops import batch_norm, batch_norm_blocked, can_block, from_blocked, to_blocked
 from jea.tasks.classification import Classification
+from jea.tasks.generation import Generation
+from jea.tasks.point_classification import PointClassification
 from jea.tasks.segmentation import Segmentation
+from jea.tasks.task import Evaluation
 from jea.training import log, loop, state
-
-
-def initialised(task):
-    """The task with its random weights computed: as they are lazy, their values depend on when that happens."""
-    for var in task.model.state_dict().values():
-        var.assign(var.numpy())
-    return task
 
 
 # A ReLU whose input crosses zero by a rounding error changes gradients of this small batch by 1%, between two
 # implementations in one process as well. With this rate that stays below 1e-5, and a wrong gradient does not.
 def segmentation(shapes, **train):
-    return initialised(Segmentation(
+    return Segmentation(
         model={"name": "eanet_tiny", "num_classes": 7, "output_stride": 8, "dropout": 0.0},
         data={"name": "voc", "root": str(shapes), "num_classes": 7, "crop_size": 65, "scales": [0.75, 1]},
         train={"steps": 3, "batch_size": 8, "lr": 2e-4, "num_workers": 0, "log_every": 1, "eval_every": 0, "seed": 5,
-               **train}, eval={"pictures": 2, "num_workers": 0}))
+               **train}, eval={"pictures": 2, "num_workers": 0})
 
 
 class WithoutDropout(Classification):
@@ -50,11 +46,11 @@ class WithoutDropout(Classification):
 
 
 def classification():
-    return initialised(WithoutDropout(
+    return WithoutDropout(
         model={"name": "eamlp_tiny", "num_classes": 10, "img_size": 32},
         data={"name": "shape_classes", "size": 32, "num_train": 40, "num_val": 17},
         train={"steps": 3, "batch_size": 8, "num_workers": 0, "log_every": 1, "eval_every": 0, "seed": 3},
-        eval={"num_workers": 0, "batch_size": 3}))
+        eval={"num_workers": 0, "batch_size": 3})
 
 
 def norm(shapes, out):
@@ -106,6 +102,31 @@ def plain(result):
     return {k: v for k, v in log.plain(result).items() if not k.startswith(("seconds", "images_per", "peak"))}
 
 
+def start(shapes, out):
+    """The weights with which each rank begins its first step, of a task of each kind."""
+    train = {"steps": 1, "batch_size": 6, "num_workers": 0, "eval_every": 0}
+    tasks = {
+        "eanet": segmentation(shapes, **train), "eamlp": classification(),
+        "gan": Generation(model={"name": "ea_sagan_tiny", "width": 8}, data={"name": "plain_shapes", "size": 32,
+                          "num_train": 12}, train=train, eval={"metrics": False}),
+        "points": PointClassification(model={"name": "ea_pct_tiny_cls", "num_classes": 10}, data={"name": "solids", "num_train": 12},
+                                      train=train, eval={"num_workers": 0})}
+    for name, task in tasks.items():
+        task.options.batch_size, task.options.steps = 6, 1
+        task.evaluate = lambda *_, **__: Evaluation(None, {"nothing": 0})
+        begin = task.begin_training
+
+        def note(name=name, task=task, begin=begin):
+            begin()
+            weights = {f"{kind}/{key}": var.numpy() for kind, module in task.modules.items()
+                       for key, var in module.state_dict().items()}
+            for rank, found in enumerate(ranks.gather(weights)):
+                if ranks.is_first():
+                    np.savez(out / f"{name}-{rank}.npz", **found)
+        task.begin_training = note
+        loop.train(task, out / name, progress=False)
+
+
 def failing(shapes, out, how):
     task, steps = segmentation(shapes, steps=50), []
     losses = task.losses
@@ -132,4 +153,4 @@ if __name__ == "__main__":
     if case in ("error", "kill"):
         failing(data, target, {"error": error, "kill": kill}[case])
     else:
-        {"train": train, "resume": resume, "evaluate": evaluate}[case](data, target)
+        {"train": train, "resume": resume, "evaluate": evaluate, "start": start}[case](data, target)

@@ -61,6 +61,22 @@ def test_batch_norm_over_two_processes(trained):
     check_same(dict(one), dict(two), 2e-5)
 
 
+def test_one_two_and_three_processes_begin_with_the_same_weights(shapes, tmp_path):
+    wanted = {}
+    for count in (1, 2, 3):
+        out = tmp_path / str(count)
+        out.mkdir()
+        run(count, WORKER, "start", shapes, out)
+        for name in ("eanet", "eamlp", "gan", "points"):
+            for rank in range(count):
+                found = dict(np.load(out / f"{name}-{rank}.npz"))
+                first = wanted.setdefault(name, found)
+                assert first.keys() == found.keys() and len(found) > 20
+                assert any(np.std(value) > 0.01 for value in found.values())
+                for key in first:
+                    assert np.array_equal(first[key], found[key]), (count, rank, name, key)
+
+
 @pytest.mark.parametrize("name", ["eanet", "eamlp"])
 def test_two_processes_train_as_one(trained, name):
     one, two = (model_of(trained[count] / name) for count in (1, 2))
