@@ -15,6 +15,7 @@ from jea.commands import console
 from jea.environment import machine, toolchain
 from jea.environment.jittor_home import compiled_cache, core_is_compiled
 from jea.errors import SetupError
+from jea.files import jea_home
 
 
 def collect() -> dict:
@@ -40,7 +41,7 @@ def collect() -> dict:
         "compiler": _compiler(),
         "toolchain": complete,
         "nvcc": _nvcc(found),
-        **({"precision": _precision(found)} if found.device == "cuda" else {}),
+        **({"precision": _precision(found), "cuDNN's graphs": graphs()} if found.device == "cuda" else {}),
         "jittor cache": str(cache or "jittor is not installed"),
         "jittor core": "compiled" if cache and core_is_compiled(cache) else "compiled at the first use",
         "operators": operators(),
@@ -61,6 +62,21 @@ def operators() -> dict:
             return f"{row.instead}: {row.reason}"
         return f"fused: {'CUDA' if row.device == 'cuda' else 'CPU'} kernel, {', '.join(row.dtypes)}"
     return {row.operator: describe(row) for row in support()}
+
+
+def graphs() -> str:
+    """What the self-checks of the convolutions on cuDNN's graphs have said so far (jea/ops/convolution/cudnn)."""
+    said = []
+    for path in sorted((jea_home() / "convolutions").glob("*/verdicts.json")):
+        try:
+            tables = json.loads(path.read_text())
+            verdicts = next((table for key, table in tables.items() if key.startswith(f"jea {__version__} ")), {})
+            wrong = [f"{kind}: {verdict}" for kind, verdict in verdicts.items() if verdict != "right"]
+        except (OSError, ValueError, AttributeError):
+            continue
+        said.append(f"{path.parent.name}: {len(verdicts) - len(wrong)} kinds of convolutions checked and right"
+                    + "".join(f"; as Jittor's own: {one}" for one in wrong))
+    return "; ".join(said) or "each kind of convolution is checked at its first use (`jea doctor --device cuda`)"
 
 
 def _precision(found) -> str:

@@ -370,3 +370,17 @@ def test_deterministic_takes_cudnns_first_proposal(table):
 
 def test_the_name_of_the_card_is_a_name_for_a_folder():
     assert plans.card() and set(plans.card()) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+
+
+def test_info_shows_the_verdicts(tmp_path, monkeypatch):
+    import jea
+    from jea.commands import info
+    monkeypatch.setenv("JEA_HOME", str(tmp_path))
+    assert "checked at its first use" in info.graphs()
+    path = tmp_path / "convolutions" / "a-card" / "verdicts.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({f"jea {jea.__version__} abc": {"float32 1x1": check.RIGHT, "float16 3x3": "wrong on this card"}}))
+    assert info.graphs() == ("a-card: 1 kinds of convolutions checked and right; "
+                             "as Jittor's own: float16 3x3: wrong on this card")
+    path.write_text("[")
+    assert "checked at its first use" in info.graphs()
