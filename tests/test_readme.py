@@ -184,9 +184,28 @@ def test_lengths():
     assert len(README.splitlines()) <= 180
 
 
+def test_a_model_a_data_set_and_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
+    page = TEXTS["jea/README.md"]
+    section = page[page.index("## Adding a model"):page.index("## Set-up in detail")]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", section, re.M | re.S)
+    model, data, task = [text for language, text in blocks if language == "python"]
+    (tmp_path / "mine.py").write_text(f"{model}\n{task}")
+    (tmp_path / "points.py").write_text(data)
+    config, = [text for language, text in blocks if language == "yaml"]
+    (tmp_path / "line.yaml").write_text(config)
+    commands, = [text for language, text in blocks if not language]
+    monkeypatch.chdir(tmp_path)
+    for command in commands.splitlines():
+        words = shlex.split(command)
+        assert cli.main([words[1].replace(".py", ""), *words[2:]]) == 0
+    said = capsys.readouterr().out
+    assert all(float(error) < 0.01 for error in re.findall(r"^error: ([\d.e-]+)$", said, re.M)) and said.count("error: ") == 2
+    assert (tmp_path / "runs/line/report.html").is_file() and (tmp_path / "runs/line/best.npz").is_file()
+
+
 def test_the_architecture_table_names_what_is_there():
     page = TEXTS["jea/README.md"]
-    table = page[page.index("## Architecture"):page.index("## Set-up in detail")]
+    table = page[page.index("## Architecture"):page.index("## Adding a model")]
     for name in re.findall(r"`(jea/[\w/.]+|\w+\.py)`", table):
         assert any((folder / name).exists() for folder in (ROOT, ROOT / "jea", ROOT / "jea" / "commands")), name
     for part in (ROOT / "jea").iterdir():

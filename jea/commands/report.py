@@ -27,6 +27,7 @@ def write_report(path, evaluation, *, title: str, lead: str, config: dict, defau
         command: words of the command line.
         curves: the picture of a training run's curves.
     """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)  # an evaluation need not have written anything
     scores, tables = _split(evaluation.values)
     worst = sorted(evaluation.shown, key=lambda entry: (entry.score is None, entry.score))
     charts = [_picture(entry) for entry in evaluation.charts]

@@ -23,7 +23,7 @@ from typing import Any, Callable, Iterable, Iterator
 import numpy as np
 
 from jea.data.dataset import Batch, Dataset
-from jea.errors import DataError
+from jea.errors import ConfigError, DataError, UserError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PARENT_DECIDES = (signal.SIGINT, signal.SIGTERM)
@@ -226,7 +226,7 @@ class _Worker:
         good, value, text = self._answers.pop(ticket)
         if good:
             return value
-        raise value from (None if isinstance(value, DataError) else RuntimeError(f"in a data worker:\n{text}"))
+        raise value from (None if isinstance(value, UserError) else RuntimeError(f"in a data worker:\n{text}"))
 
     def close(self) -> None:
         self._pipe.close()  # ends the worker, at the latest when it sends its next result
@@ -241,6 +241,7 @@ class _Worker:
 def _serve(pipe, payload: bytes) -> None:
     for number in _PARENT_DECIDES:  # they go to the whole process group
         signal.signal(number, signal.SIG_IGN)
+    sys.modules["jea._jittor"] = _NoJittor("jea._jittor")
     function = None
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
         while True:
@@ -251,6 +252,16 @@ def _serve(pipe, payload: bytes) -> None:
             except Exception as error:
                 message = (False, _sendable(error), traceback.format_exc())
             pipe.send(message)
+
+
+class _NoJittor(types.ModuleType):
+    """Stands for Jittor in a worker, which would take seconds and memory to import it and fail in the end."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ConfigError("the data set's file imports Jittor, which the processes that read data do without: put the data set "
+                          "into a file of its own, or say train.num_workers=0 (and eval.num_workers=0)")
 
 
 def _sendable(error: Exception) -> Exception:

@@ -11,6 +11,7 @@ import pytest
 
 import jea.data
 from jea.data import DataError, Dataset, Loader, map_ordered
+from jea.errors import ConfigError
 
 ROOT = Path(jea.data.__file__).parents[2]
 
@@ -338,3 +339,15 @@ def test_ctrl_c_reaches_the_parent_only():
         loader.close()
     """))
     assert run(["-c", script], start_new_session=True) == ["main", "stopped 6", ""]
+
+
+def test_a_data_set_whose_file_imports_jittor_is_told_so(tmp_path, monkeypatch):
+    """A worker that imported Jittor would take seconds, and fail while Jittor starts processes of its own."""
+    (tmp_path / "both.py").write_text("from jea._jittor import jt\nfrom jea.data import Dataset\n\n\nclass Both(Dataset):\n"
+                                      "    def __len__(self):\n        return 4\n\n    def train_sample(self, index, rng):\n"
+                                      "        return {'x': index}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import both
+    with pytest.raises(ConfigError, match="file of its own, or say train.num_workers=0"):
+        with Loader(both.Both(), batch_size=2, num_workers=1, seed=0) as loader:
+            next(iter(loader.epoch(0)))
