@@ -241,7 +241,8 @@ class _Worker:
 def _serve(pipe, payload: bytes) -> None:
     for number in _PARENT_DECIDES:  # they go to the whole process group
         signal.signal(number, signal.SIG_IGN)
-    sys.modules["jea._jittor"] = _NoJittor("jea._jittor")
+    jittor = f"{__package__.split('.')[0]}._jittor"  # which is not imported here, but kept from being so
+    sys.modules[jittor] = _NoJittor(jittor)
     function = None
     with contextlib.suppress(EOFError, OSError):  # the parent closed the pipe, or is gone
         while True:
