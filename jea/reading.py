@@ -17,12 +17,13 @@ MAX_WEIGHT = 50_000  # of a YAML document with all of its aliases written out: n
 Error = Callable[[str], Exception]
 
 
-def read_file(path: str | Path, *, limit: int, error: Error, what: str = "file", too_large: str = "") -> bytes:
+def read_file(path: str | Path, *, limit: int, error: Error, what: str = "file", too_large: str = "",
+              empty: bool = False) -> bytes:
     """Read a whole file. Its size is compared with `limit` before anything is allocated.
 
     Args:
         limit: most bytes. error: makes the exception of a message. what: the messages' word for the file.
-        too_large: what to do about a file over the limit.
+        too_large: what to do about a file over the limit. empty: a file of 0 bytes is none to complain about.
     Raises:
         error(message): no such file; a folder, pipe, socket or device; unreadable; empty; over the limit.
     """
@@ -48,9 +49,26 @@ def read_file(path: str | Path, *, limit: int, error: Error, what: str = "file",
         raise error(f"{path}: cannot read the {what}: {problem.strerror or problem}") from None
     finally:
         os.close(descriptor)
-    if not data:
+    if not data and not empty:
         raise error(f"{path}: {what} is empty (0 bytes)")
     return data
+
+
+def check_regular(path: str | Path, *, error: Error, what: str = "file") -> int:
+    """The size of a file that something else opens; error(message) unless it is a regular one that is not empty."""
+    try:
+        state = os.stat(path)
+    except FileNotFoundError:
+        raise error(f"{path}: {what} does not exist") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot read the {what}: {problem.strerror or problem}") from None
+    except ValueError:  # a NUL in the path
+        raise error(f"{str(path)!r}: no name of a {what}") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise error(f"{path}: {what} is {_kind(state.st_mode)}; expected a regular file")
+    if not state.st_size:
+        raise error(f"{path}: {what} is empty (0 bytes); fetch it again")
+    return state.st_size
 
 
 def _kind(mode: int) -> str:

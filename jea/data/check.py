@@ -12,6 +12,8 @@ from jea.data.loader import map_ordered
 from jea.errors import DataError
 from jea.progress import progress
 
+_AS_STORED = "are read as they are stored, as the tools of this data set read them"
+
 
 @dataclass
 class Report:
@@ -70,7 +72,7 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
     Problems are files that are missing, broken, empty or of another kind, labels of another size than their picture,
     with values that are no class or with nothing but ignored pixels, labels without a picture, ids listed twice or
     names that occur twice, pictures that occur twice (also in two splits), and classes that never occur in the first
-    split.
+    split. Notes are files of other types, links to what is read already, and pictures that EXIF data turn.
     """
     if num_workers < 0:
         raise DataError(f"num_workers is {num_workers}; expected 0 or more")
@@ -88,15 +90,39 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
         if report.pictures_with is None:
             report.labels, report.pictures_with = (np.zeros(dataset.num_classes, np.int64) for _ in range(2))
         before = report.pictures_with.copy()
+        turned: list[str] = []
+        labels_before, ignored_before = report.labels.copy(), report.ignored
         results = map_ordered(dataset.examine, range(len(dataset)), num_workers)
         for result in progress(results, total=len(dataset), title=split, unit=dataset.unit, shown=shown):
             _add(report, result, split, seen, dataset.unit)
+            turned += [result.name] * result.rotated
         report.pictures[split] = len(dataset)
+        if turned:
+            report.notes.append(f"{len(turned)} {dataset.what} of split {split} ask in their EXIF data to be turned, and "
+                                f"{'are turned upright' if dataset.follows_exif else _AS_STORED}: "
+                                f"{', '.join(turned[:5])}{' ...' * (len(turned) > 5)}")
         labelled = report.pictures_with - before
-        if number == 0 and labelled.any():
+        if number == 0 and (labelled.any() or report.ignored > ignored_before):
             report.problems += [f"{dataset.root}: class {c} ({dataset.class_names[c]}) occurs in no label of split "
                                 f"{split}" for c in np.flatnonzero(labelled == 0)]
+            report.problems += _object_is_ignored(dataset, split, report.labels - labels_before,
+                                                  report.ignored - ignored_before)
     return report
+
+
+def _object_is_ignored(dataset: Dataset, split: str, labels: np.ndarray, ignored: int) -> list[str]:
+    """What to say of masks in which an object has the value that stands for ignored pixels."""
+    absent = np.flatnonzero(labels == 0)
+    share = ignored / max(1, int(labels.sum()) + ignored)
+    if dataset.label_unit != "pixels" or not len(absent) or len(labels) - len(absent) > 1 and share < 0.2 or not ignored:
+        return []
+    names = " or ".join(dataset.class_names[c] for c in absent[:3])
+    return [f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} never "
+            f"occurs: is 255 the object? Then write its class instead ({absent[0]}), for each file with jea.data: "
+            f"write_index_png(path, (read_label(path, {absent[0]}) == 255) * {absent[0]}, voc_palette())"
+            if len(labels) == 2 and absent[0] else
+            f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} never "
+            f"occurs: is 255 the object? Then write its class instead of 255"]
 
 
 def _add(report: Report, result: Examined, split: str, seen: dict, unit: str) -> None:

@@ -48,7 +48,7 @@ class Examined:
     digest: of its content, so that a sample that is there twice is found; None: do not compare.
     counts: (num_classes,) how many of its labels are of each class; None: it has none, or they could not be read.
     ignored: how many of its labels count for no class.
-    rotated: the picture's EXIF data ask for a rotation.
+    rotated: the picture's EXIF data ask to turn it.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Dataset:
 
     what, unit: what messages call the samples and one of them.
     label_unit: what there are many of in a sample's label, such as pixels; None: a sample has one class.
+    follows_exif: pictures are turned upright as their EXIF data ask, instead of read as they are stored.
     ragged: names of a sample's entries that differ in shape from sample to sample; in a batch they are lists.
     root: where the data are, for messages. split: the part that this object stands for.
     class_names, num_classes: of the labels.
@@ -81,6 +82,7 @@ class Dataset:
     what, unit = "pictures", "picture"
     label_unit: str | None = None
     ragged: Sequence[str] = ()
+    follows_exif = False
 
     root: str | Path = "memory"
     split: str | None = None

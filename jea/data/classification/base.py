@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jea.data.dataset import Dataset
+from jea.data.dataset import Dataset, Examined
+from jea.data.files.pictures import is_rotated
 
 
 class ClassificationDataset(Dataset):
@@ -21,7 +22,18 @@ class ClassificationDataset(Dataset):
         counts[self.label(index)] = 1
         return counts
 
+    def path(self, index: int) -> str | None:
+        """The file of a picture, or None where it has none of its own."""
+        return None
+
     def test_sample(self, index: int) -> dict[str, Any]:
         """{"id": str, "image": (H, W, 3) uint8, "label": int}."""
         image, label = self.load(index)
         return {"id": f"{self.split}_{index:06d}", "image": image, "label": label}
+
+    def examine(self, index: int) -> Examined:
+        found, path = super().examine(index), self.path(index)
+        if path is not None:
+            found.name = path
+            found.rotated = found.size is not None and is_rotated(path)
+        return found

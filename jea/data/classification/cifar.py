@@ -20,8 +20,10 @@ from jea.checkpoint.tensors import Budget
 from jea.data.classification.base import ClassificationDataset
 from jea.data.dataset import check_split
 from jea.errors import CheckpointError, DataError
+from jea.reading import read_file
 
 _BYTES = 3 * 32 * 32
+_MAX_BYTES = 512 * 1024 * 1024  # CIFAR-100's training pictures have 155 MB
 
 
 class CIFAR10(ClassificationDataset):
@@ -105,9 +107,11 @@ def _find(root: Path, folder: str, meta: str) -> Path:
 
 
 def _read_pickle(path: Path) -> dict:
+    data = read_file(path, limit=_MAX_BYTES, error=DataError, what="batch", empty=True)
+    data = read_file(path, limit=_MAX_BYTES, error=DataError, what="batch", empty=True)
     try:
         with reading(path):
-            found = Machine(path.read_bytes()).run()
+            found = Machine(data).run()
     except CheckpointError as error:
         raise DataError(str(error)) from None
     if not isinstance(found, dict):

@@ -12,8 +12,8 @@ from typing import Sequence
 import numpy as np
 
 from jea.data.classification.base import ClassificationDataset
-from jea.data.files.inputs import SUFFIXES
-from jea.data.files.pictures import read_image
+from jea.data.files.folders import Listing, is_folder, list_files, warn_once
+from jea.data.files.pictures import SUFFIXES, read_image
 from jea.errors import DataError
 
 HELD_OUT = ("val", "validation", "valid")  # names of one thing
@@ -29,9 +29,11 @@ class ImageFolder(ClassificationDataset):
     class_names: names for people, one per class folder in sorted order; default the folders' names.
 
     The classes are those of `train` where it exists, so that a class without held-out pictures shifts no label.
-    Pictures may lie in folders below the class. Construction lists the folders and opens no picture. Faults raise
-    DataError.
+    Pictures may lie in folders below the class, and are turned upright as their EXIF data ask. Construction lists the
+    folders and opens no picture. Faults raise DataError.
     """
+
+    follows_exif = True
 
     def __init__(self, *, root: str | Path, split: str | None = "train", num_classes: int | None = None,
                  class_names: Sequence[str] | None = None):
@@ -46,7 +48,8 @@ class ImageFolder(ClassificationDataset):
             raise DataError(f"{folder}: {len(self.folders)} class folders; class_names has {len(class_names)} names")
         self.num_classes = len(self.folders)
         self.class_names = tuple(class_names or self.folders)
-        self._samples = list_samples(folder, self.folders)
+        self._samples, self._listing = list_samples(folder, self.folders)
+        warn_once(self._listing, folder, SUFFIXES)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -54,14 +57,16 @@ class ImageFolder(ClassificationDataset):
     def load(self, index: int) -> tuple[np.ndarray, int]:
         """Picture (H, W, 3) uint8 RGB and its class; whatever the file's suffix says, its content decides."""
         path, label = self._samples[index]
-        return read_image(path), label
+        return read_image(path, exif=self.follows_exif), label
 
     def label(self, index: int) -> int:
         return self._samples[index][1]
 
     def path(self, index: int) -> str:
-        """The file of a picture."""
         return self._samples[index][0]
+
+    def notes(self) -> list[str]:
+        return self._listing.notes(self.root, SUFFIXES)
 
 
 def split_folder(root: Path, split: str | None) -> Path:
@@ -82,7 +87,7 @@ def split_folder(root: Path, split: str | None) -> Path:
 
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted; hidden ones do not count."""
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in os.scandir(folder) if is_folder(entry) and not entry.name.startswith("."))
     if not names:
         loose = sum(_is_picture(entry.name) for entry in os.scandir(folder))
         hint = f"; the {loose:,} pictures in it must be sorted into class folders first" if loose else ""
@@ -90,23 +95,26 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
-def list_samples(folder: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """(path, class index) of all pictures, sorted by class and path.
+def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[tuple[str, int]], Listing]:
+    """(path, class index) of all pictures, sorted by class and path; and what was left out.
 
     Every class folder of `folder` must be one of `classes` and hold a picture; a class may have no folder.
     """
     index: dict[str, int] = {name: number for number, name in enumerate(classes)}
     samples: list[tuple[str, int]] = []
-    for name in class_folders(folder):
+    left_out, names = Listing(), class_folders(folder)
+    around = [folder.parent, folder, *(folder / name for name in names)]  # a link to one of them adds nothing to a class
+    for name in names:
         if name not in index:
             raise DataError(f"{folder / name}: the training pictures have no class {name}")
-        files = [os.path.join(place, file) for place, _, files in os.walk(folder / name, followlinks=True)
-                 for file in files if _is_picture(file)]
-        if not files:
-            raise DataError(f"{folder / name}: no pictures in this class folder; expected files ending in "
-                            f"{', '.join(SUFFIXES)}")
-        samples += [(file, index[name]) for file in sorted(files)]
-    return samples
+        found = list_files(folder / name, SUFFIXES, beside=around)
+        left_out.add(found)
+        if not found.files:
+            others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found.others.most_common(5))
+            raise DataError(f"{folder / name}: no pictures in this class folder{f', only {others}' if others else ''}; "
+                            f"expected files ending in {', '.join(SUFFIXES)}")
+        samples += [(file, index[name]) for file in found.files]
+    return samples, left_out
 
 
 def _is_picture(name: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.folder import HELD_OUT, class_folders, list_samples, split_folder
 from jea.data.dataset import check_split
+from jea.data.files.lists import read_lines
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
 
@@ -47,7 +48,7 @@ class TinyImageNet(ClassificationDataset):
         if split != "train" and annotations.is_file():
             self._samples = self._annotated(folder, annotations)
         else:
-            self._samples = list_samples(folder, self.wnids)
+            self._samples, _ = list_samples(folder, self.wnids)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -60,6 +61,9 @@ class TinyImageNet(ClassificationDataset):
     def label(self, index: int) -> int:
         return self._samples[index][1]
 
+    def path(self, index: int) -> str:
+        return self._samples[index][0]
+
     def _annotated(self, folder: Path, annotations: Path) -> list[tuple[str, int]]:
         index = {wnid: number for number, wnid in enumerate(self.wnids)}
         images = folder / "images"
@@ -68,7 +72,7 @@ class TinyImageNet(ClassificationDataset):
         except OSError as error:
             raise DataError(f"{images}: cannot be read: {error.strerror or error}") from None
         samples = []
-        for number, line in enumerate(_lines(annotations), 1):
+        for number, line in enumerate(read_lines(annotations), 1):
             fields = line.split("\t")
             if not line.strip():
                 continue
@@ -87,12 +91,5 @@ def _words(path: Path) -> dict[str, str]:
     """wnid -> first name in words.txt; {} without the file."""
     if not path.is_file():
         return {}
-    pairs = (line.partition("\t") for line in _lines(path))
+    pairs = (line.partition("\t") for line in read_lines(path))
     return {wnid: names.split(",")[0].strip() for wnid, _, names in pairs}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None

@@ -7,6 +7,7 @@ import numpy as np
 
 from jea.data.files.clouds.text import check_cloud
 from jea.errors import DataError
+from jea.reading import check_regular
 
 MAX_VALUES = 2 ** 28  # of an array: 1 GiB of float32
 
@@ -33,6 +34,7 @@ def read_hdf5(path: Path, wanted: dict[str, tuple]) -> dict[str, np.ndarray]:
         import h5py
     except ImportError:
         raise DataError(f"{path}: HDF5 files need h5py: pip install 'jea[points]', or pip install h5py") from None
+    check_regular(path, error=DataError, what="HDF5 file")
     found = {}
     try:
         with h5py.File(path, "r") as file:

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jea.data.files.pictures import opened
+from jea.data.files.pictures import opened, upright
 from jea.errors import DataError
 from jea.files import write_bytes
 
 
-def read_label(path: str | Path, num_classes: int, *, ignore: int = 255) -> np.ndarray:
+def read_label(path: str | Path, num_classes: int, *, ignore: int = 255, exif: bool = False) -> np.ndarray:
     """Read class indices (H, W) uint8 from a palette or grey PNG of 1 to 16 bits.
 
-    Values must lie in [0, num_classes) or equal `ignore`. Raises DataError for any other value (with its
+    exif: follow the EXIF orientation, which some tools write into PNGs too. Values must lie in [0, num_classes) or equal `ignore`. Raises DataError for any other value (with its
     first position), for a colour-coded label, and for what `read_image` refuses.
     """
     with opened(path, "label", ("PNG",)) as image:
@@ -25,6 +25,8 @@ def read_label(path: str | Path, num_classes: int, *, ignore: int = 255) -> np.n
                 "or grey PNG. If its colours are VOC's, convert it with jea.data: write_index_png(new_path, "
                 "colour_to_index(read_image(path), voc_palette()), voc_palette())")
         label = np.array(image)
+        if exif:
+            label = upright(image, label)
     if label.dtype == bool:
         label = label.astype(np.uint8)
     elif image.mode == "L":

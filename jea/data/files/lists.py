@@ -5,23 +5,33 @@ from pathlib import Path
 from typing import Sequence
 
 from jea.errors import DataError
+from jea.reading import decode, read_file
+
+MAX_BYTES = 64 * 1024 * 1024  # of a list; ImageNet's longest has 2.5 MB
 
 
-def read_list(path: Path) -> tuple[str, ...]:
-    """The lines of a list that hold something; DataError where there are none, or one is there twice."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the list: {error}") from None
-    if not lines:
+def read_lines(path: str | Path, what: str = "list") -> list[str]:
+    """The lines of a text file in UTF-8, stripped of blanks; DataError where it is no such file."""
+    data = read_file(path, limit=MAX_BYTES, error=DataError, what=what, too_large="is it the right file?",
+                     empty=True)
+    return [line.strip() for line in decode(data, path, error=DataError, what=what).split("\n")]
+
+
+def read_list(path: str | Path) -> tuple[str, ...]:
+    """The lines of a list that hold something; DataError where there are none, one is no name, or one is there twice."""
+    names, seen = [], set()
+    for number, line in enumerate(read_lines(path), 1):
+        if not line:
+            continue
+        if "/" in line or "\\" in line or line.startswith(".") or not line.isprintable():
+            raise DataError(f"{path}, line {number}: {line[:80]!r}; expected a name, not a path")
+        if line in seen:
+            raise DataError(f"{path}, line {number}: {line} is listed twice")
+        seen.add(line)
+        names.append(line)
+    if not names:
         raise DataError(f"{path}: the list is empty")
-    strange = next((line for line in lines if "/" in line or "\\" in line or line.startswith(".")), None)
-    if strange is not None:
-        raise DataError(f"{path}: {strange[:80]!r}; expected a name, not a path")
-    if len(set(lines)) != len(lines):
-        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
-        raise DataError(f"{path}: {twice} is listed twice")
-    return tuple(lines)
+    return tuple(names)
 
 
 def check_listed(files: Sequence[Path], listed_in: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Iterator, Sequence
@@ -16,10 +15,12 @@ from PIL import Image
 
 from jea.errors import DataError
 from jea.files import write_bytes
+from jea.reading import check_regular
 
 # 8192 x 8192; a picture of this size needs 0.8 GB as float32.
 MAX_PIXELS = 64 * 1024 * 1024
-PICTURE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+PICTURE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 _ORIENTATION = 0x0112
 # What to do with an array (H, W, ...) that is stored with each EXIF orientation.
@@ -38,8 +39,7 @@ _UPRIGHT = {
 def opened(path: str | Path, what: str, formats: Sequence[str]) -> Iterator[Image.Image]:
     """A PIL picture, decoded inside the block; all that PIL raises there becomes a DataError."""
     try:
-        if os.path.getsize(path) == 0:
-            raise DataError(f"{path}: {what} is empty (0 bytes); fetch it again")
+        check_regular(path, error=DataError, what=what)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns about sizes and metadata; the limit is checked below
             with Image.open(path, formats=formats) as image:
@@ -64,16 +64,27 @@ def opened(path: str | Path, what: str, formats: Sequence[str]) -> Iterator[Imag
                         ) from error
 
 
-def _upright(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
+def upright(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
+    """The pixels of an opened picture, turned as its EXIF orientation asks for."""
+    turn = _UPRIGHT.get(_orientation(image))
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken metadata of a sound picture: it has no orientation
-        orientation = 1
-    return _UPRIGHT.get(orientation, lambda a: a)(pixels)
+        return 1
+
+
+def is_rotated(path: str | Path) -> bool:
+    """Whether a picture's EXIF data ask to turn or mirror it. Reads its header; raises DataError as `read_image`."""
+    with opened(path, "picture", PICTURE_FORMATS) as image:
+        return _orientation(image) in _UPRIGHT
 
 
 def read_image(path: str | Path, *, exif: bool = False) -> np.ndarray:
-    """Read a JPEG, PNG, BMP or WebP picture as (H, W, 3) uint8 RGB.
+    """Read a JPEG, PNG, BMP, WebP, GIF or TIFF picture as (H, W, 3) uint8 RGB; of several frames the first.
 
     Grey, palette and CMYK pictures are converted, 16-bit grey is rounded to 8 bits, transparency is dropped.
     The EXIF orientation is followed only with `exif=True`: VOC's labels belong to the pictures as stored.
@@ -83,10 +94,12 @@ def read_image(path: str | Path, *, exif: bool = False) -> np.ndarray:
         if image.mode.startswith("I"):
             grey = (np.array(image).astype(np.int64).clip(0, 65535) + 128) // 257
             pixels = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+        elif image.mode == "F":
+            raise DataError(f"{path}: picture of floating-point numbers; save it as 8-bit RGB")
         else:
             pixels = np.array(image.convert("RGB"))
         if exif:
-            pixels = np.ascontiguousarray(_upright(image, pixels))
+            pixels = upright(image, pixels)
     return pixels
 
 

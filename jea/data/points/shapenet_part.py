@@ -18,10 +18,11 @@ from jea.data.dataset import check_split
 from jea.data.files.cache import cached, pack
 from jea.data.files.clouds.text import check_cloud, read_table
 from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, read_hdf5
-from jea.data.files.lists import check_listed
+from jea.data.files.lists import MAX_BYTES, check_listed, read_lines
 from jea.data.points.base import PointCloudDataset
 from jea.data.views.clouds import normalise_cloud
 from jea.errors import DataError
+from jea.reading import decode, read_file
 
 CATEGORIES = ("airplane", "bag", "cap", "car", "chair", "earphone", "guitar", "knife", "lamp", "laptop", "motorbike",
               "mug", "pistol", "rocket", "skateboard", "table")
@@ -142,15 +143,11 @@ def _find_root(root: Path) -> tuple[Path, bool]:
 def _read_categories(path: Path) -> dict[str, int]:
     """synset -> category number."""
     found: dict[str, int] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if not words:
             continue
-        if len(words) != 2 or words[0].lower() not in CATEGORIES or words[1] in found:
+        if len(words) != 2 or words[0].lower() not in CATEGORIES or words[1] in found or not words[1].isalnum():
             raise DataError(f"{path}, line {number}: {line[:80]!r}; expected one of the categories "
                             f"{', '.join(CATEGORIES)} and its folder, each folder once")
         found[words[1]] = CATEGORIES.index(words[0].lower())
@@ -160,15 +157,19 @@ def _read_categories(path: Path) -> dict[str, int]:
 def _read_json_list(path: Path, categories: dict[str, int]) -> list[tuple[str, str]]:
     """(synset, token) of each shape in a list of "shape_data/<synset>/<token>"."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: cannot read the list: {error}") from None
+        data = read_file(path, limit=MAX_BYTES, error=DataError, what="list")
+        entries = json.loads(decode(data, path, error=DataError, what="list"))
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot read the list: {str(error)[:200]}") from None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected a list of at least one \"shape_data/<synset>/<token>\"")
     shapes = []
     for entry in entries:
         parts = entry.split("/") if isinstance(entry, str) else []
-        if len(parts) != 3 or parts[1] not in categories or parts[2] in ("", ".", "..") or "\\" in entry:
+        if len(parts) != 3 or parts[1] not in categories or parts[2] in ("", ".", "..") or "\\" in entry \
+                or not entry.isprintable():
             raise DataError(f"{path}: {str(entry)[:80]!r}; expected \"shape_data/<synset>/<token>\" with a synset of "
                             "synsetoffset2category.txt")
         shapes.append((parts[1], parts[2]))

@@ -9,9 +9,9 @@ import numpy as np
 
 from jea.data.dataset import Dataset, Examined, digest
 from jea.data.faults import fault
-from jea.data.files.inputs import SUFFIXES
+from jea.data.files.folders import Listing, list_files, warn_once
 from jea.data.files.labels import read_label
-from jea.data.files.pictures import read_image
+from jea.data.files.pictures import SUFFIXES, is_rotated, read_image
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
 from jea.errors import DataError
@@ -59,6 +59,7 @@ class SegmentationDataset(Dataset):
         image = found.attempt(self._read_image, sample)
         if image is not None:
             found.size, found.digest = image.shape[:2], digest(image)
+            found.rotated = is_rotated(self.root / sample.image)
         label = found.attempt(self._read_label, sample) if sample.label is not None else None
         if label is not None:
             values = np.bincount(label.reshape(-1), minlength=256)
@@ -85,14 +86,16 @@ class SegmentationDataset(Dataset):
         return image, label
 
     def _sizes_differ(self, sample: Sample, image: np.ndarray, label: np.ndarray) -> str:
+        stored = "" if not self.follows_exif or not is_rotated(self.root / sample.image) else \
+            ", turned upright as its EXIF data ask; draw the label on the upright picture, or remove the picture's EXIF tag"
         return (f"{self.root / sample.label}: label is {_wxh(label)}, its picture {self.root / sample.image} is "
-                f"{_wxh(image)}; they must have one size")
+                f"{_wxh(image)}{stored}; they must have one size")
 
     def _read_image(self, sample: Sample) -> np.ndarray:
-        return read_image(self.root / sample.image)
+        return read_image(self.root / sample.image, exif=self.follows_exif)
 
     def _read_label(self, sample: Sample) -> np.ndarray:
-        return read_label(self.root / sample.label, self.num_classes, ignore=self.ignore_index)
+        return read_label(self.root / sample.label, self.num_classes, ignore=self.ignore_index, exif=self.follows_exif)
 
 
 class AugmentedSegmentation(SegmentationDataset):
@@ -129,10 +132,15 @@ class AugmentedSegmentation(SegmentationDataset):
         self.crop_size, self.photometric = crop_size, photometric
         self._drawing = {"scales": tuple(transforms.SCALES if scales is None else scales), "crop_size": crop_size,
                          "scale_range": scale_range, "fit": fit, "max_class_share": max_class_share}
+        self._listing = Listing()
         self._samples = self._list()
+        warn_once(self._listing, self.root, SUFFIXES)
         if not self._samples:
             raise DataError(f"{self.root}: split {split} has no pictures")
         self.ids = [sample.id for sample in self._samples]
+
+    def notes(self) -> list[str]:
+        return self._listing.notes(self.root, SUFFIXES)
 
     def _list(self) -> list[Sample]:
         raise NotImplementedError
@@ -184,18 +192,17 @@ class AugmentedSegmentation(SegmentationDataset):
         top, found = self.root / folder, {}
         if not top.is_dir():
             raise DataError(f"{top}: no such folder, so split {self.split} is not there")
-        for parent, folders, names in os.walk(top):
-            folders.sort()
-            for name in sorted(names):
-                end = next((end for end in ends if name.lower().endswith(end.lower())), None)
-                if end is None or name.startswith("."):
-                    continue
-                path = Path(parent) / name
-                id = path.relative_to(top).as_posix()[:-len(end)]
-                if id in found:
-                    fault(f"{path}: {self.root / found[id]} has the same name; their labels cannot be told apart")
-                    continue
-                found[id] = path.relative_to(self.root).as_posix()
+        listing = list_files(top, ends)
+        if set(ends) <= {*SUFFIXES, ".png"}:  # the other endings of published data sets are known
+            self._listing.add(listing)
+        for path in listing.files:
+            inside = path[len(str(top)) + 1:].replace(os.sep, "/")
+            end = next(end for end in ends if inside.lower().endswith(end.lower()))
+            id = inside[:-len(end)]
+            if id in found:
+                fault(f"{path}: {self.root / found[id]} has the same name; their labels cannot be told apart")
+                continue
+            found[id] = os.path.relpath(path, self.root).replace(os.sep, "/")
         return found
 
 

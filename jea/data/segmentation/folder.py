@@ -1,21 +1,23 @@
 """Your own data: a folder of pictures, a folder of index PNGs and a list of the classes.
 
     <root>/classes.yaml                 class names in order, or name: [red, green, blue]
-    <root>/images/<split>/<id>.jpg      JPEG, PNG, BMP or WebP, in folders of any depth
+    <root>/images/<split>/<id>.jpg      JPEG, PNG, BMP, WebP, GIF or TIFF, in folders of any depth
     <root>/labels/<split>/<id>.png      the class's index per pixel, 255 = ignored
 or  <root>/images/<id>.jpg, <root>/labels/<id>.png and <root>/<split>.txt with an id per line
 """
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from jea.data.faults import fault
+from jea.data.files.lists import read_lines
 from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.draw.palettes import voc_palette
 from jea.errors import DataError
+from jea.reading import read_yaml
 
 
 class SegmentationFolder(AugmentedSegmentation):
@@ -29,6 +31,7 @@ class SegmentationFolder(AugmentedSegmentation):
     """
 
     _title, _needs = "picture", ()
+    follows_exif = True  # people see their pictures, and draw labels on them, turned upright
 
     def __init__(self, *, root: str | Path, classes: str = "classes.yaml", images: str = "images",
                  labels: str = "labels", **options):
@@ -48,14 +51,13 @@ class SegmentationFolder(AugmentedSegmentation):
             return self._pairs(f"{self._images}/{self.split}", labels if (self.root / labels).is_dir() else None)
         path = self.root / f"{self.split}.txt"
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_lines(path)
+        except DataError as error:
             folder = self.root / self._images / self.split
-            raise DataError(f"{self.root}: no split {self.split!r}: there is no folder {folder}, and the list {path} "
-                            f"cannot be read: {error}") from None
-        found = {sample.id: sample for sample in self._pairs_of_list(set(filter(None, map(str.strip, lines))))}
+            raise DataError(f"{self.root}: no split {self.split!r}: there is no folder {folder}, and {error}") from None
+        found = {sample.id: sample for sample in self._pairs_of_list(set(filter(None, lines)))}
         samples, seen = [], set()
-        for number, id in enumerate(map(str.strip, lines), 1):
+        for number, id in enumerate(lines, 1):
             if not id:
                 continue
             if id in seen:
@@ -82,14 +84,14 @@ class SegmentationFolder(AugmentedSegmentation):
 
 
 def read_classes(path: Path) -> tuple:
-    """(names, palette (256, 3) uint8) of a YAML list of names, with or without colours, or of names with colours."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the list of classes: {error.strerror}; write one name per line, "
-                        "each after a dash") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not valid YAML: {error}") from None
+    """(names, palette (256, 3) uint8) of a YAML list of names, with or without colours, or of names with colours.
+
+    Names are taken as they are written: `yes` is "yes".
+    """
+    if not path.exists():
+        raise DataError(f"{path}: cannot read the list of classes: there is no such file; write one name per line, each "
+                        "after a dash")
+    content = read_yaml(path, error=DataError, what="list of classes", as_text=True)
     palette = voc_palette()
     if not isinstance(content, (list, dict)) or not 1 <= len(content) <= 255:
         raise DataError(f"{path}: expected a list of 1 to 255 class names, or name: [red, green, blue] lines")
@@ -97,14 +99,13 @@ def read_classes(path: Path) -> tuple:
         content = [{name: colour} for name, colour in content.items()]
     colours = {place: next(iter(entry.values())) for place, entry in enumerate(content)
                if isinstance(entry, dict) and len(entry) == 1}
-    keys = [next(iter(entry)) if place in colours else entry for place, entry in enumerate(content)]
-    names = [str(name) for name in keys]
-    if len(set(names)) < len(names) or any(isinstance(name, (list, dict)) for name in keys):
-        raise DataError(f"{path}: class names must be different pieces of text, got {names}")
+    names = [next(iter(entry)) if place in colours else entry for place, entry in enumerate(content)]
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names) or len(set(names)) < len(names):
+        raise DataError(f"{path}: class names must be different pieces of text, got {str(names)[:400]}")
     for place, colour in colours.items():
-        if not (isinstance(colour, list) and len(colour) == 3 and
-                all(isinstance(v, int) and 0 <= v <= 255 for v in colour)):
-            raise DataError(f"{path}: the colour of {names[place]} is {colour!r}; expected three whole numbers from 0 "
-                            "to 255")
-        palette[place] = np.array(colour, np.uint8)
+        if not (isinstance(colour, list) and len(colour) == 3 and all(
+                isinstance(v, str) and re.fullmatch(r"\d{1,3}", v) and int(v) <= 255 for v in colour)):
+            raise DataError(f"{path}: the colour of {names[place]} is {str(colour)[:80]!r}; expected three whole numbers "
+                            "from 0 to 255")
+        palette[place] = np.array([int(v) for v in colour], np.uint8)
     return tuple(names), palette

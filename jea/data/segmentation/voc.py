@@ -15,6 +15,8 @@ import numpy as np
 
 from jea.data.dataset import check_split
 from jea.data.faults import fault, is_collecting
+from jea.data.files.folders import list_files
+from jea.data.files.lists import read_lines
 from jea.data.segmentation.base import Sample, SegmentationDataset
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
@@ -117,7 +119,7 @@ class VOCSegmentation(SegmentationDataset):
         elif aug:
             path = self.root / folder
             held_out = {sample.id for sample in _read_list(lists / "val.txt", folder, keep_labels=False)}
-            labelled = {entry[:-4] for entry in os.listdir(path) if entry.lower().endswith(".png")}
+            labelled = {os.path.basename(file)[:-4] for file in list_files(path, (".png",), below=False).files}
             samples = [_sample(id, folder) for id in sorted(labelled - held_out)]
         else:
             raise DataError(f"{lists / (name + '.txt')}: the list of split {name} does not exist")
@@ -167,16 +169,15 @@ def _read_list(path: Path, label_folder: str, *, keep_labels: bool) -> list[Samp
 
     keep_labels: take the labels of two-column lists from where they say, not from `label_folder`.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the list: {error}") from None
+    lines = read_lines(path)
     samples: list[Sample] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
+        if not all(field.isprintable() for field in fields):
+            fields = []  # told below
         if len(fields) == 1 and not set(fields[0]) & set("/\\") and fields[0] not in (".", ".."):
             sample = _sample(fields[0], label_folder)
         elif len(fields) == 2 and all(os.path.splitext(field)[1] for field in fields):

@@ -11,6 +11,7 @@ class View(Dataset):
         self.dataset = dataset
         self.what, self.unit, self.label_unit = dataset.what, dataset.unit, dataset.label_unit
         self.root, self.split, self.ragged = dataset.root, dataset.split, dataset.ragged
+        self.follows_exif = dataset.follows_exif
         self.class_names, self.num_classes = dataset.class_names, dataset.num_classes
 
     def __len__(self) -> int:

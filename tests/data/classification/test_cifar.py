@@ -134,7 +134,7 @@ def test_cifar_files_that_are_not(cifar10, content, said):
 
 def test_cifar_that_is_not_there(cifar10, tmp_path):
     (cifar10 / "data_batch_3").unlink()
-    with pytest.raises(DataError, match="data_batch_3: cannot be read: No such file"):
+    with pytest.raises(DataError, match="data_batch_3: batch does not exist"):
         CIFAR10(root=cifar10)
     with pytest.raises(DataError, match="nowhere: no cifar-10-batches-py there \\(it is not a folder\\)"):
         CIFAR10(root=tmp_path / "nowhere")

@@ -66,7 +66,7 @@ def test_faults_of_tiny_imagenet(tiny, tmp_path):
     with pytest.raises(DataError, match="the list is empty"):
         TinyImageNet(root=tiny, split="val")
     annotations.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="val_annotations.txt: cannot be read"):
+    with pytest.raises(DataError, match="val_annotations.txt: list is not UTF-8 text"):
         TinyImageNet(root=tiny, split="val")
     with pytest.raises(DataError, match="test pictures have no labels"):
         TinyImageNet(root=tiny, split="test")

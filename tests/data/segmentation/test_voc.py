@@ -150,7 +150,7 @@ def test_bad_lists(voc, text, message):
 
 def test_list_that_is_not_text(voc):
     list_file(voc).write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(DataError, match="train.txt: cannot read the list"):
+    with pytest.raises(DataError, match="train.txt: list is not UTF-8 text"):
         VOCSegmentation(root=voc)
 
 
@@ -211,7 +211,7 @@ def test_trainaug_from_the_label_files(tmp_path):
     assert data.ids == ["a", "b", "d"]
     assert [data.test_sample(k)["label"][0, 1] for k in range(3)] == [0, 1, 3]  # grey label files
     (voc / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    with pytest.raises(DataError, match="val.txt: cannot read the list"):
+    with pytest.raises(DataError, match="val.txt: list does not exist"):
         VOCSegmentation(root=voc, split="trainaug")
 
 
