@@ -30,6 +30,7 @@ class KeyMap:
     transposed  our names of matrices that this kind of file holds transposed; such files are read, not written
     twins    pairs (their prefix, their prefix): two names of the same tensors, which have one name here. A file may
              hold one of them, or both with equal values; both are written
+    convert  {our name: tensor} as read -> the same as this model keeps it, such as classes in another order
     unit_axes  whether their tensors may have further axes of length 1 at the end; such files are read, not written
 
     Names are only ever matched by these rules, never by order or suffix.
@@ -45,6 +46,7 @@ class KeyMap:
     hint: Callable | None = None
     twins: tuple = ()
     unit_axes: bool = False
+    convert: Callable | None = None
 
     @property
     def writable(self):
@@ -113,4 +115,6 @@ def apply(key_maps, tensors):
             raise Malformed(f"{shown(origin[ours])} and {shown(key)} both become {shown(ours)}; the file "
                             f"mixes two naming schemes")
         mapped[ours], origin[ours] = tensor.T if key_map and ours in key_map.transposed else tensor, key
+    if key_map and key_map.convert:
+        mapped = key_map.convert(mapped)
     return mapped, key_map, dropped

@@ -1,6 +1,10 @@
 """Names of detectors' weights in torchvision's and mmdetection's files. The models use torchvision's of today."""
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
+
 from jea.checkpoint.keymap import KeyMap
 
 ATTENTION = "backbone.body.attention."
@@ -46,15 +50,50 @@ def _mmdetection(two_stage: bool, levels: int) -> tuple:
     return (*rules, ("backbone.", "backbone.body."))
 
 
+def in_order(tensors: dict, *, background_first: bool, from_mmdetection: bool) -> dict:
+    """The heads on proposals with the background first, and outputs of boxes and masks for it too, as torchvision has them,
+    or last and without, as mmdetection has them. Where no output is known, it becomes 0: nothing ever reads it.
+
+    tensors: by our names. from_mmdetection: the names were mmdetection's; our own names stand in files of both orders,
+    which the number of boxes' outputs tells apart.
+    """
+    changed = {}
+    for key, scores in tensors.items():
+        start, name, end = key.partition("cls_score.")
+        if not name or not start.startswith("roi_heads."):
+            continue
+        boxes = tensors.get(f"{start}bbox_pred.{end}")
+        if boxes is None or scores.ndim != boxes.ndim:
+            continue
+        if from_mmdetection or len(boxes) == 4 * (len(scores) - 1):
+            stored_first = False
+        elif len(boxes) == 4 * len(scores):
+            stored_first = True
+        else:
+            continue  # boxes without classes, under our own names: as this model keeps them
+        if stored_first == background_first:
+            continue
+        changed[key] = np.concatenate([scores[-1:], scores[:-1]] if background_first else [scores[1:], scores[:1]])
+        others = {f"{start}bbox_pred.{end}": 4} if len(boxes) > 4 else {}
+        mask = f"{start.replace('box_predictor', 'mask_predictor')}mask_fcn_logits.{end}"
+        for other, rows in {**others, **({mask: 1} if mask in tensors else {})}.items():
+            values = tensors[other]
+            none = np.zeros((rows, *values.shape[1:]), values.dtype)
+            changed[other] = np.concatenate([none, values]) if background_first else values[rows:]
+    return {**tensors, **changed}
+
+
 def key_maps_of(*, two_stage: bool, attention: bool, style) -> tuple:
     """The maps of a detector. Files of plain detectors leave its attention as it is initialised.
 
     The first map that holds the whole model is the one that .pth files are written in: that of the style.
     """
     levels = 4 if two_stage else 3
-    torchvision = dict(name="torchvision's detectors", head=HEAD)
-    v1 = dict(name="torchvision's published detectors (v1)", rules=_torchvision_v1(two_stage), head=HEAD)
-    mmdetection = dict(name="mmdetection 2.x and 3.x", rules=_mmdetection(two_stage, levels), head=HEAD)
+    ours, other = (partial(in_order, background_first=style.background_first, from_mmdetection=mmdet)
+                   for mmdet in (False, True))
+    torchvision = dict(name="torchvision's detectors", head=HEAD, convert=ours)
+    v1 = dict(name="torchvision's published detectors (v1)", rules=_torchvision_v1(two_stage), head=HEAD, convert=ours)
+    mmdetection = dict(name="mmdetection 2.x and 3.x", rules=_mmdetection(two_stage, levels), head=HEAD, convert=other)
     theirs = (dict(mmdetection, marker="neck."), dict(torchvision, marker="backbone.fpn.inner_blocks.0.0."),
               dict(v1, marker="backbone.fpn.inner_blocks.0.weight"))
     if style.background_first:
@@ -65,8 +104,8 @@ def key_maps_of(*, two_stage: bool, attention: bool, style) -> tuple:
         maps += [KeyMap(**kind, marker=marker) for kind, marker in (full if style.background_first else full[::-1])]
     else:
         maps = [KeyMap(**kind) for kind in theirs]
-    partial = _ALL_BUT_BODY + ((ATTENTION,) if attention else ())
-    maps.append(KeyMap(name="ResNet of ImageNet (torchvision, timm)", marker="layer1.", drop=("fc.",), partial=partial,
+    rest = _ALL_BUT_BODY + ((ATTENTION,) if attention else ())
+    maps.append(KeyMap(name="ResNet of ImageNet (torchvision, timm)", marker="layer1.", drop=("fc.",), partial=rest,
                        rules=tuple((f"{name}.", f"backbone.body.{name}.")
                                    for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))))
     return tuple(maps)
