@@ -12,10 +12,10 @@ from jea.ops.sources import header
 
 builds.tell(jt)
 
-def use_fused(impl: str, support: Support, *values, unless: str = "") -> bool:
+def use_fused(impl: str, support: Support, *values, unless: str = "", decided: bool = False) -> bool:
     """Whether the operator's kernel runs for these Vars. `auto` asks it; JEA_OPS=ref turns all kernels off.
 
-    `unless`: why it does not run, where the device and the types are not the reason.
+    `unless`: why it does not run, where the device and the types are not the reason; `decided`: it is the only reason.
     Raises:
         ValueError: unknown `impl`, or "fused" where the kernel does not run.
     """
@@ -25,7 +25,9 @@ def use_fused(impl: str, support: Support, *values, unless: str = "") -> bool:
         return False
     types = support.cuda if jt.flags.use_cuda else support.cpu
     reason = ""
-    if not types or (support.onednn and not jt.flags.use_cuda and onednn_include() is None):
+    if decided:
+        values = ()
+    elif not types or (support.onednn and not jt.flags.use_cuda and onednn_include() is None):
         reason = support.refusal("cuda" if jt.flags.use_cuda else "cpu", onednn=onednn_include() is not None)
     for value in values:
         if not reason and value.dtype not in types:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import kernels
+from jea.ops import sources
 from jea.ops.convolution.cudnn import check, operator, plans
 
 CASES = {  # height, width, channels, out_channels, kernel, stride, padding, dilation
@@ -125,11 +125,11 @@ void unpack(long o, long i, long k, const float* from, float* to) {
 def weights(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    text = kernels.header("convolution/cudnn/plan.cuh")
+    text = sources.header("convolution/cudnn/plan.cuh")
     own = text[text.index("template <bool kToChannelsLast"):text.index("template <class From>\nvoid reorder_to(")]
-    shared = kernels.header("common/reduce.cuh")
+    shared = sources.header("common/reduce.cuh")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "header", lambda name: f"#include <cstdint>\n{shared}\nnamespace jea {{\n{own}}}\n")
+        patch.setattr(sources, "header", lambda name: f"#include <cstdint>\n{shared}\nnamespace jea {{\n{own}}}\n")
         return cuda_on_cpu.build("weights.cuh", WEIGHTS, tmp_path_factory.mktemp("weights"))
 
 

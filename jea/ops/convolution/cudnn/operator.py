@@ -150,7 +150,7 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     reason = ""
     if impl != "ref" and not kernels.references_only() or impl == "fused":
         call, reason = _planned(sizes, shape, str(x.dtype), epilogue, gradients)
-    if not kernels.use_fused(impl, SUPPORT, x, unless=reason):
+    if not kernels.use_fused(impl, SUPPORT, unless=reason, decided=True):
         if reason and jt.flags.use_cuda:
             _say_once(f"{x.dtype} {sizes['kernel_h']}x{sizes['kernel_w']}, stride {stride}, dilation {dilation}, "
                       f"{sizes['channels']} to {sizes['out_channels']} channels: {reason}")
