@@ -50,8 +50,7 @@ def references_only() -> bool:
 @functools.lru_cache(maxsize=None)
 def onednn_include() -> str | None:
     """The folder of oneDNN's headers, or None where Jittor runs without the library."""
-    from jittor import compile_extern
-    if getattr(compile_extern, "mkl_ops", None) is None:
+    if getattr(jt.compile_extern, "mkl_ops", None) is None:
         return None
     folders = sorted((jittor_cache() / "mkl").glob("dnnl*/include/dnnl.hpp"))
     return str(folders[0].parent) if folders else None
