@@ -71,11 +71,12 @@ def test_what_is_kept_is_what_the_cpu_computes(name):
 
 
 def test_compile_knows_every_model():
-    """tests/gpu/compile.py makes inputs for all families."""
+    """tests/gpu/compile.py makes inputs for all families but detectors, which decide on the host what runs next."""
     from jea.models import MODELS as ALL
-    for name in {family: name for name, family in ALL.items()}.values():
+    families = {family: name for name, family in ALL.items() if family != "detection"}
+    for name in families.values():
         assert gpu.inputs(name)
-    assert {ALL[name] for name in MODELS} == set(ALL.values())  # and every family is compared above
+    assert {ALL[name] for name in MODELS} == set(families)  # and each is compared above
 
 
 if __name__ == "__main__":
