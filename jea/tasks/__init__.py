@@ -24,5 +24,7 @@ def task_class(name: str) -> type:
 
 
 def create_task(config: dict, *, draw: bool = True):
-    """The task of a checked config (jea.config.load). draw: as jea.tasks.task.Task; False where weights are loaded next."""
-    return task_class(config["task"])(draw=draw, **{block: config[block] for block in ("model", "data", "train", "eval")})
+    """The task of a checked config (jea.config.load). draw: as jea.tasks.task.Task; False where weights are loaded
+    next."""
+    return task_class(config["task"])(draw=draw, **{block: config[block] for block in ("model", "data", "train",
+                                                                                       "eval")})

@@ -44,7 +44,8 @@ class Classification(Task):
         o = self.options
         return TrainView(self.dataset(), TrainPicture(
             size=self.model.img_size, crop_scale=o.crop_scale, crop_ratio=o.crop_ratio, flip=o.flip,
-            rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std, color_jitter=o.color_jitter, erase=o.erase))
+            rand_augment=o.rand_augment, rand_augment_std=o.rand_augment_std, color_jitter=o.color_jitter,
+            erase=o.erase))
 
     def batches(self, epoch: int, start_batch: int):
         """Batches of {"image" (B, 3, H, W), "target" (B, C) float32: smoothed, mixed; "label" (B,), "index" (B,)}."""
@@ -94,8 +95,8 @@ class Classification(Task):
         """Run over a split and score it: {"top1": ..., "top5": ..., "mean_class": ..., "worst_classes": [...], ...}.
 
         "images_per_second" is the network's, without reading the pictures. Writes out/confusion.csv: the pictures
-        of each class (row) by the class that was found (column), and the `eval.pictures` pictures whose label has the lowest
-        probability to out/pictures. Under mpirun each rank runs every size-th batch.
+        of each class (row) by the class that was found (column), and the `eval.pictures` pictures whose label has the
+        lowest probability to out/pictures. Under mpirun each rank runs every size-th batch.
         """
         dataset = self.dataset(self.eval.split if split is None else split)
         names = _unique(self._class_list() or dataset.class_names)
@@ -142,11 +143,13 @@ class Classification(Task):
     def _write_worst(self, folder: Path, names, worst: list) -> list:
         """Write the worst pictures as they were seen; [Shown, ...]."""
         shown = []
-        for probability, number, label, prediction, picture in sorted(worst, key=lambda entry: entry[:2])[:self.eval.pictures]:
+        for probability, number, label, prediction, picture in sorted(worst,
+                                                                      key=lambda entry: entry[:2])[:self.eval.pictures]:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{number:06d}.png"
             write_image(path, denormalise(picture))
-            shown.append(Shown(path, f"picture {number}: {names[label]}, taken for {names[prediction]}; probability of the "
+            shown.append(Shown(path, f"picture {number}: {names[label]}, taken for {names[prediction]}; probability of "
+                                     f"the "
                                      f"label {probability:.2f}" if prediction != label else
                                f"picture {number}: {names[label]}, probability {probability:.2f}", probability))
         return shown

@@ -61,8 +61,8 @@ class Generation(Task):
         return self.model.generator.num_classes
 
     def weight_files(self, path) -> list:
-        """[(network, file), ...] of a checkpoint of the pair, StudioGAN's file of one network, or its folder with one file
-        for each, where the best weights are preferred to the current ones."""
+        """[(network, file), ...] of a checkpoint of the pair, StudioGAN's file of one network, or its folder with one
+        file for each, where the best weights are preferred to the current ones."""
         if not os.path.isdir(path):
             return [(self.model, path)]
         found = []
@@ -149,8 +149,8 @@ class Generation(Task):
         """Draw, and compare samples with a split: {"score": -fid, "fid": ..., "inception_score": ..., "samples": ...}.
 
         Without eval.inception it is {"score": -fid_proxy, "fid_proxy": ..., ..., "note": how to get the FID}. The score
-        is minus the distance, as "best" is the highest; without eval.metrics there is none. `limit`: generate at most so
-        many pictures. Noise and classes are the same every time.
+        is minus the distance, as "best" is the highest; without eval.metrics there is none. `limit`: generate at most
+        so many pictures. Noise and classes are the same every time.
         Writes samples.png (a row per class), interpolation.png, while training also samples_<step>.png, and the
         pictures themselves with eval.save.
         """
@@ -165,7 +165,8 @@ class Generation(Task):
         rng = np.random.Generator(np.random.PCG64(1))
         z = rng.standard_normal((count, g.z_dim), np.float32)
         labels = np.arange(count, dtype=np.int32) % g.num_classes
-        real = self.reference(self.eval.split if split is None else split, progress=progress) if self.eval.metrics else None
+        real = self.reference(self.eval.split if split is None else split,
+                              progress=progress) if self.eval.metrics else None
         moments, logits, saved, size = Moments(), [], [], self.eval.batch_size
         for start in progress_bar(range(0, count, size), title="samples", unit="batch", shown=progress):
             pictures = self.sample(z[start:start + size], labels[start:start + size])
@@ -258,7 +259,8 @@ class Generation(Task):
         moments, size = Moments(), self.eval.batch_size
         chunks = [range(start, min(start + size, len(view))) for start in range(0, len(view), size)]
         batches = map_ordered(view.pictures, chunks, self.eval.num_workers)
-        for pictures in progress_bar(batches, total=len(chunks), title=f"features of {split}", unit="batch", shown=progress):
+        for pictures in progress_bar(batches, total=len(chunks), title=f"features of {split}", unit="batch",
+                                     shown=progress):
             moments.update(self.features(pictures)[0])
         gaussian = moments.gaussian()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,8 @@ def _look(dataset: Dataset, num_workers: int, seconds: float) -> None:
 
 
 class _LabelCounts:
-    """index -> how many labels are of each class; None without labels, and for what cannot be read, which training says."""
+    """index -> how many labels are of each class; None without labels, and for what cannot be read, which training
+    says."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -59,7 +60,8 @@ class _LabelCounts:
 
 
 def absent_in_evaluation(dataset: Dataset, counts: Sequence[int], *, limit: int | None) -> dict:
-    """{"absent_classes": names} of what no label of an evaluation has, to stand beside its scores; {} where there is none.
+    """{"absent_classes": names} of what no label of an evaluation has, to stand beside its scores; {} where there is
+    none.
 
     counts: how many labels are of each class. limit: as of `evaluate`; with one a single class is no error.
     """
@@ -74,13 +76,13 @@ def tell_absent(dataset: Dataset, counts: Sequence[int], where: str, *, stop: bo
     absent = [dataset.class_names[c] for c in np.flatnonzero(np.asarray(counts) == 0)]
     if stop and len(absent) == len(counts) - 1:
         name = dataset.class_names[int(np.argmax(counts))]
-        hint = ". Pixels of 255 have no class: if 255 is the object, write 1 instead" if dataset.label_unit == "pixels" \
-            else ""
+        hint = ". Pixels of 255 have no class: if 255 is the object, write 1 instead" * (dataset.label_unit == "pixels")
         raise DataError(f"{dataset.root}: all labels of {where} are of class {name}; {_joined(absent)} never "
                         f"{'occurs' if len(absent) == 1 else 'occur'}, so that there is nothing to tell apart{hint}. "
                         "`jea data check` shows how often each class occurs")
     if absent:
-        say(f"no label of {where} is of class {_joined(absent)}: scores are over the other {len(counts) - len(absent)} of "
+        say(f"no label of {where} is of class {_joined(absent)}: scores are over the other {len(counts) - len(absent)} "
+            f"of "
             f"{len(counts)} classes")
     return absent
 

@@ -31,7 +31,8 @@ class Outputs:
 
     Args:
         folder: where to write; it is made.
-        inputs: the files to read, none of which is written over. Where there is only one, what is wrong with it is raised.
+        inputs: the files to read, none of which is written over. Where there is only one, what is wrong with it is
+        raised.
     """
 
     def __init__(self, folder, inputs: Sequence):
@@ -60,7 +61,8 @@ class Outputs:
                 self._write_list()
 
     def result(self, what: str) -> dict:
-        """{what: number of inputs that succeeded, "files": [...], and where some failed "failed": [{input, reason}]}."""
+        """{what: number of inputs that succeeded, "files": [...], and where some failed "failed": [{input,
+        reason}]}."""
         return {what: len(self.entries), "files": self.entries, **({"failed": self.failed} if self.failed else {})}
 
     def _stems(self, suffixes: Sequence[str]) -> list[str]:
@@ -100,7 +102,8 @@ class Outputs:
     def _failed(self, path: Path, error: DataError) -> bool:
         """Note what is wrong with an input; whether to go on."""
         reason, name = str(error), str(path)
-        self.failed.append({"input": name, "reason": reason[len(name):].lstrip(":, ") if reason.startswith(name) else reason})
+        self.failed.append({"input": name,
+                            "reason": reason[len(name):].lstrip(":, ") if reason.startswith(name) else reason})
         return len(self.inputs) > 1
 
 

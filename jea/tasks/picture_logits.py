@@ -26,7 +26,8 @@ class PictureLogits:
         self.values = np.zeros((classes, len(self.rows), len(self.columns)), np.float32)
 
     def stretch(self, size: tuple[int, int]) -> PictureLogits:
-        """Make these the logits of a picture of another size, of which this one was a smaller copy: corners on corners."""
+        """Make these the logits of a picture of another size, of which this one was a smaller copy: corners on
+        corners."""
         self.rows, self.columns = (places * ((new - 1) / max(old - 1, 1))
                                    for places, old, new in zip((self.rows, self.columns), self.size, size))
         self.size = size

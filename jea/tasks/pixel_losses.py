@@ -1,7 +1,7 @@
 """Pixel losses of the recipes for Cityscapes: class weights and online hard example mining (JSeg, mmsegmentation)."""
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from jea._jittor import jt
 from jea.ops import cross_entropy
 
 
-def weighted_pixel_cross_entropy(logits, labels, *, class_weights: Optional[Sequence[float]] = None,
-                                 ohem_threshold: Optional[float] = None, ohem_min_kept: int = 100_000,
+def weighted_pixel_cross_entropy(logits, labels, *, class_weights: Sequence[float] | None = None,
+                                 ohem_threshold: float | None = None, ohem_min_kept: int = 100_000,
                                  ignore_index: int = 255):
     """sum over kept pixels of w[label] * -log softmax(logits)[label], divided by the number of *all* pixels.
 

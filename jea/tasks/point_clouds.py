@@ -99,7 +99,8 @@ class PointTask(Task):
                     path = Path(out) / "pictures" / f"{sample['id']}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_image(path, picture)
-                    shown.append(Shown(path, f"{sample['id']}: {measure} {value:.2f}; prediction, label, errors", value))
+                    shown.append(Shown(path, f"{sample['id']}: {measure} {value:.2f}; prediction, label, errors",
+                                       value))
             done += len(batch)
         values = self.result(scores, dataset)
         labelled = np.bincount(labels, minlength=dataset.num_classes)

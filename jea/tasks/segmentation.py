@@ -51,7 +51,8 @@ class Segmentation(Task):
                               "auxiliary head; say model.auxiliary=true, or leave the weight out")
         weights = self.options.class_weights
         if weights is not None and len(weights) != self.num_classes:
-            raise ConfigError(f"train.class_weights has {len(weights)} factors; the model has {self.num_classes} classes")
+            raise ConfigError(f"train.class_weights has {len(weights)} factors; the model has {self.num_classes} "
+                              f"classes")
 
     def fuse(self) -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -111,14 +112,16 @@ class Segmentation(Task):
         return self._run(image, scales, flip).argmax()
 
     def predict_any_size(self, image: np.ndarray) -> np.ndarray:
-        """`predict` in bounded memory and time: what has more than LARGE pixels is looked at in a smaller copy, or, where
-        the config says how to look at pictures (eval.fit, eval.mode=slide), its logits are added up more sparsely."""
+        """`predict` in bounded memory and time: what has more than LARGE pixels is looked at in a smaller copy, or,
+        where the config says how to look at pictures (eval.fit, eval.mode=slide), its logits are added up more
+        sparsely."""
         height, width = image.shape[:2]
         if height * width <= LARGE:
             return self.predict(image)
         if not self._said_large:
             self._said_large = True
-            say(f"{width} x {height}: pictures of more than {LARGE:,} pixels are fitted into as many; eval.mode=slide goes "
+            say(f"{width} x {height}: pictures of more than {LARGE:,} pixels are fitted into as many; eval.mode=slide "
+                f"goes "
                 "over them in windows at their own size, eval.fit=[longer, shorter] chooses another one")
         if self.eval.mode == "whole" and self.eval.fit is None:
             return self._run(shrunk(image, LARGE)).stretch((height, width)).argmax()
@@ -133,7 +136,8 @@ class Segmentation(Task):
                               probabilities=e.probabilities)
 
     def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
-        """Run over a split and score it: {"mIoU": ..., "pAcc": ..., "mAcc": ..., "fwIoU": ..., "IoU": {class: ...}, ...}.
+        """Run over a split and score it: {"mIoU": ..., "pAcc": ..., "mAcc": ..., "fwIoU": ..., "IoU": {class: ...},
+        ...}.
 
         Writes the first `eval.pictures` comparisons to out/pictures, a bar chart of the classes' IoU to iou.png and
         the confusion matrix to confusion.png. A split without labels, such as test: instead of scores, the predictions
@@ -193,8 +197,8 @@ class Segmentation(Task):
         return list_inputs(path)
 
     def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Segment pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the data set's palette) and
-        <name>_overlay.png."""
+        """Segment pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the data set's palette)
+        and <name>_overlay.png."""
         class_names, palette, background = self.legend()
         for item in outputs.each((".png", "_overlay.png"), unit="picture", progress=progress):
             with item:

@@ -20,7 +20,8 @@ AS_CONFIGURED = object()  # "the split that the config names", where None is a s
 
 @dataclass
 class Shown:
-    """A picture that an evaluation wrote. score: the task's own measure of it, lower is worse; None where it has none."""
+    """A picture that an evaluation wrote. score: the task's own measure of it, lower is worse; None where it has
+    none."""
     path: Path
     caption: str
     score: float | None = None
@@ -43,8 +44,8 @@ class Evaluation:
 class Task:
     """Model, data and metric of a config, made to work together. jea/README.md shows a task of one's own.
 
-    A task defines at least `phases` and `evaluate`, and its model and data set what these use. What a task cannot do, it
-    leaves out: the default raises a ConfigError that says so in the command line's words.
+    A task defines at least `phases` and `evaluate`, and its model and data set what these use. What a task cannot do,
+    it leaves out: the default raises a ConfigError that says so in the command line's words.
 
     Class attributes:
         name: as in the config; stands in checkpoints and messages.

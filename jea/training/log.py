@@ -61,7 +61,8 @@ class Log:
         entries = [_entry(line) for line in lines]
         damaged = entries[:-1].count(None)
         if damaged:
-            say(f"{self.path}: {damaged} of {len(lines)} lines could not be read and are left out; the weights are not in it")
+            say(f"{self.path}: {damaged} of {len(lines)} lines could not be read and are left out; the weights are not "
+                f"in it")
         return [entry for entry in entries if entry is not None and entry["step"] <= step]
 
     def was_judged(self, step: int) -> bool:

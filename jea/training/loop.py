@@ -101,7 +101,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
                                                    f"{rate:.1f} images/s"]), refresh=False)
                     bar.update()
                     if step % options.log_every == 0 or step == total:
-                        log.write(step=step, images_per_second=round(rate, 3), **numbers, peak_memory_mb=peak_memory_mb())
+                        log.write(step=step, images_per_second=round(rate, 3), **numbers,
+                                  peak_memory_mb=peak_memory_mb())
                     if step % options.save_every == 0 or is_judged(step):
                         saved.save(step, best)
                     if is_judged(step):
@@ -125,7 +126,8 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
 
 
 def total_steps(task) -> int:
-    """The length of a run; ConfigError for options of which one is missing or too much, or that cannot be shared out."""
+    """The length of a run; ConfigError for options of which one is missing or too much, or that cannot be shared
+    out."""
     options = task.options
     if (options.steps is None) == (options.epochs is None):
         said = "neither steps nor epochs is" if options.steps is None else "both steps and epochs are"

@@ -88,13 +88,14 @@ class Phase:
             self.optimizer.zero_grad()  # or the next gradients would be added to zeros
             self.optimizer.n_step -= 1
             if self.scaler.scale < 1:
-                raise Diverged(f"step {step}, phase {self.name}: the gradients are not finite in float16 at any scale of "
-                               "the loss, down to 1; train.precision=bfloat16 or float32 may help")
+                raise Diverged(f"step {step}, phase {self.name}: the gradients are not finite in float16 at any scale "
+                               "of the loss, down to 1; train.precision=bfloat16 or float32 may help")
         return finite
 
 
 def run_step(phases: list, batch: Batch, step: int, options) -> dict:
-    """Run the phases that are due on one batch; returns numbers for the log, named phase/name where there are several."""
+    """Run the phases that are due on one batch; returns numbers for the log, named phase/name where there are
+    several."""
     parts, logged = batch.parts(options.grad_accumulation), {}
     for phase in phases:
         if step % phase.every == 0:

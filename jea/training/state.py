@@ -1,5 +1,6 @@
-"""What a run keeps on the disk: last.npz, everything to go on, and best.npz, the weights alone. And what its ranks must do
-together. A checkpoint needs no generator states: all that is random in a step is a function of (seed, step, rank)."""
+"""What a run keeps on the disk: last.npz, everything to go on, and best.npz, the weights alone. And what its ranks must
+do together. A checkpoint needs no generator states: all that is random in a step is a function of (seed, step,
+rank)."""
 from __future__ import annotations
 
 import math
@@ -47,7 +48,8 @@ class SavedRun:
     def restore(self, total: int) -> tuple:
         """Put the state of last.npz back, to go on to `total` steps; returns (step, best score)."""
         if not self.last.is_file():
-            raise CheckpointError(self.last, "not there, so there is nothing to resume; leave --resume out to start anew")
+            raise CheckpointError(self.last, "not there, so there is nothing to resume; leave --resume out to start "
+                                             "anew")
         tensors, meta = checkpoint.load_npz(self.last)
         if meta.get("kind") != "training":
             raise CheckpointError(self.last, "not a training checkpoint of jea; weights alone are read with "
@@ -68,8 +70,8 @@ class SavedRun:
                 phase.scaler.restore(meta["loss_scales"][phase.name])
         self.step, self.best = meta["step"], meta["best"]
         if self.step == (meta.get("train") or {}).get("steps") and self.step < total:
-            say(f"this run had ended after {self.step} steps; it goes on to step {total}, with the learning rates of a run "
-                f"of {total} steps")
+            say(f"this run had ended after {self.step} steps; it goes on to step {total}, with the learning rates of a "
+                f"run of {total} steps")
         return self.step, self._best_score()
 
     def _check_same_tensors(self, tensors: dict) -> None:
@@ -123,8 +125,8 @@ class SavedRun:
         # A sum is not finite where a number is not, and in float64 only there.
         bad = [key for key, value in tensors.items() if not math.isfinite(value.sum(dtype=np.float64))]
         if bad:
-            raise TrainingError(f"step {step}: {len(bad)} of {len(tensors)} tensors are not finite, first {bad[0]}; they "
-                                f"are not saved. {self.what_is_kept(step)}")
+            raise TrainingError(f"step {step}: {len(bad)} of {len(tensors)} tensors are not finite, first {bad[0]}; "
+                                f"they are not saved. {self.what_is_kept(step)}")
 
     def what_is_kept(self, step: int) -> str:
         """What is on the disk when training cannot go on at a step, and what to do."""
@@ -138,8 +140,8 @@ class SavedRun:
                 f"end: resume it with {remedy}, or start a new one")
 
     def _variables(self) -> dict:
-        """name -> Var of all that last.npz holds: weights, averaged weights, and all optimizer state that is a list beside
-        `params`, such as SGD's momentum buffers."""
+        """name -> Var of all that last.npz holds: weights, averaged weights, and all optimizer state that is a list
+        beside `params`, such as SGD's momentum buffers."""
         found = {f"model/{key}": var for key, var in _state(self.task).items()}
         for phase in self.phases:
             if phase.average:

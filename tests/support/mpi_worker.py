@@ -30,7 +30,8 @@ def segmentation(shapes, **train):
 
 
 class WithoutDropout(Classification):
-    """Its optimizer is SGD: Adam's steps do not shrink with the gradients, so rounding errors of tiny ones would show."""
+    """Its optimizer is SGD: Adam's steps do not shrink with the gradients, so rounding errors of tiny ones would
+    show."""
 
     def begin_training(self):
         super().begin_training()
@@ -40,7 +41,8 @@ class WithoutDropout(Classification):
 
     def phases(self, total_steps):
         phase, = super().phases(total_steps)
-        phase.optimizer = nn.SGD([var for var in self.model.parameters() if not var.is_stop_grad()], lr=0.05, momentum=0.9)
+        phase.optimizer = nn.SGD([var for var in self.model.parameters() if not var.is_stop_grad()], lr=0.05,
+                                 momentum=0.9)
         phase.base_rates, phase.schedule = [0.05], lambda step: 1.0
         return [phase]
 
@@ -109,7 +111,8 @@ def start(shapes, out):
         "eanet": segmentation(shapes, **train), "eamlp": classification(),
         "gan": Generation(model={"name": "ea_sagan_tiny", "width": 8}, data={"name": "plain_shapes", "size": 32,
                           "num_train": 12}, train=train, eval={"metrics": False}),
-        "points": PointClassification(model={"name": "ea_pct_tiny_cls", "num_classes": 10}, data={"name": "solids", "num_train": 12},
+        "points": PointClassification(model={"name": "ea_pct_tiny_cls", "num_classes": 10},
+                                      data={"name": "solids", "num_train": 12},
                                       train=train, eval={"num_workers": 0})}
     for name, task in tasks.items():
         task.options.batch_size, task.options.steps = 6, 1

@@ -62,5 +62,5 @@ class Fit(Task):
 def make(*, data=None, model=None, eval=None, **train):
     """A Fit of six points a batch, two batches an epoch."""
     options = {"steps": 8, "batch_size": 6, "num_workers": 0, "log_every": 1, "eval_every": 0, "save_every": 4, **train}
-    return Fit(model={"name": "toy:Line", **(model or {})}, data={"name": "toy_points:Points", **(data or {})}, train=options,
-               eval=eval)
+    return Fit(model={"name": "toy:Line", **(model or {})}, data={"name": "toy_points:Points", **(data or {})},
+               train=options, eval=eval)

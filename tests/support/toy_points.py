@@ -1,4 +1,5 @@
-"""The data set of toy.py. It stands in a file of its own, as the processes that read data import that, and not Jittor."""
+"""The data set of toy.py. It stands in a file of its own, as the processes that read data import that, and not
+Jittor."""
 from __future__ import annotations
 
 import numpy as np

@@ -315,7 +315,8 @@ def test_evaluation(monkeypatch, tmp_path):
     rows = (tmp_path / "confusion.csv").read_text().splitlines()
     assert rows[0].startswith('label,"plain disk","plain cross"') and rows[3] == '"barred disk",0,0,0,0,0,0,0,2,0,0'
     task.model.asked.clear()
-    assert task.evaluate(tmp_path, limit=3, progress=False).values["top1"] == pytest.approx(2 / 3) and task.model.asked == [3]
+    result = task.evaluate(tmp_path, limit=3, progress=False).values
+    assert result["top1"] == pytest.approx(2 / 3) and task.model.asked == [3]
 
 
 def test_class_lists(tmp_path):

@@ -232,7 +232,8 @@ def test_a_missing_inception_file_stops_before_the_first_step(tmp_path):
 
 
 def test_a_model_that_generates_nothing():
-    with pytest.raises(ValueError, match="model.name is eanet_tiny, which is not for generation; expected one of ea_sagan_tiny, ea_sagan_"):
+    with pytest.raises(ValueError, match="model.name is eanet_tiny, which is not for generation; expected one of "
+                                         "ea_sagan_tiny, ea_sagan_"):
         Generation(model={"name": "eanet_tiny"}, data={"name": "plain_shapes"})
 
 

@@ -46,8 +46,8 @@ def test_classes_without_labels_are_told(labels, said, capsys):
 
 def test_a_single_class_stops_before_training(capsys):
     for labels in ([1, 1, 1], [1] * 1000, [1, None, -1]):
-        with pytest.raises(DataError, match="memory: all labels of split train are of class c1; c0, c2, c3 never occur, so "
-                                            "that there is nothing to tell apart"):
+        with pytest.raises(DataError, match="memory: all labels of split train are of class c1; c0, c2, c3 never "
+                                            "occur, so that there is nothing to tell apart"):
             looked(labels, capsys)
     assert looked([0, 0], capsys, classes=1)[0] == ""
 
@@ -83,7 +83,7 @@ def test_an_evaluation_says_so_and_stops_at_a_single_class(capsys):
     assert absent_in_evaluation(data, [5, 0, 0], limit=1) == {"absent_classes": ["c1", "c2"]}
 
 
-# -- in the tasks -------------------------------------------------------------------------------------------------------
+# -- in the tasks -----------------------------------------------------------------------------------------------------
 
 def masks(folder, values, *, splits=("train", "val")):
     """Pictures with a square of the last value on the first one."""
@@ -130,7 +130,8 @@ def test_pictures_of_one_class_do_not_train(tmp_path):
     for name, count in (("cat", 8), ("dog", 0)):
         (tmp_path / "data" / "train" / name).mkdir(parents=True)
         for k in range(count):
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "data" / "train" / name / f"{k}.png")
+            picture = rng.integers(0, 255, (40, 40, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / "data" / "train" / name / f"{k}.png")
     task = Classification(model={"name": "eamlp_tiny", "num_classes": 2, "img_size": 32},
                           data={"name": "image_folder", "root": str(tmp_path / "data"), "split": "train"},
                           train={"steps": 1, "batch_size": 2, "num_workers": 0}, eval={"split": "train"})

@@ -61,7 +61,8 @@ def test_a_large_picture_is_segmented_as_its_smaller_copy(monkeypatch, capsys):
     assert capsys.readouterr().err.count("are fitted into as many") == 1
 
 
-@pytest.mark.parametrize("options", [{"mode": "slide", "window": 97, "window_stride": 65}, {"fit": (160, 120)}], ids=str)
+@pytest.mark.parametrize("options", [{"mode": "slide", "window": 97, "window_stride": 65}, {"fit": (160, 120)}],
+                         ids=str)
 def test_what_the_config_says_about_size_holds(monkeypatch, options):
     monkeypatch.setattr(segmentation, "LARGE", 240 * 320 // 4)
     found, image = task(**options), picture(240, 320)

@@ -155,4 +155,5 @@ def test_a_task_of_ones_own_takes_files(tmp_path):
     (tmp_path / "a.json").write_text("[0, 1]")
     task = toy.make()
     result = predict_files(task, tmp_path / "a.json", tmp_path / "out", progress=False)
-    assert result == {"lists": 1, "files": [{"input": str(tmp_path / "a.json"), "prediction": str(tmp_path / "out" / "a.txt")}]}
+    assert result == {"lists": 1, "files": [{"input": str(tmp_path / "a.json"),
+                                             "prediction": str(tmp_path / "out" / "a.txt")}]}

@@ -1,5 +1,5 @@
-"""A task of one's own: a model, a data set, a task and a config in a folder of their own, nothing of jea changed, through
-the command line."""
+"""A task of one's own: a model, a data set, a task and a config in a folder of their own, nothing of jea changed,
+through the command line."""
 import json
 import shutil
 import subprocess
@@ -44,7 +44,8 @@ def folder(tmp_path_factory):
 def jea(folder, *arguments, status=0):
     """Run a command where nothing but the config's folder knows the module."""
     done = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-                           "from jea.__main__ import main; sys.exit(main(sys.argv[1:]))", str(ROOT), *map(str, arguments)],
+                           "from jea.__main__ import main; sys.exit(main(sys.argv[1:]))", str(ROOT),
+                           *map(str, arguments)],
                           capture_output=True, text=True, cwd=folder)
     assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
     return done
@@ -86,8 +87,10 @@ def test_its_data_are_checked(folder):
 
 
 @pytest.mark.parametrize("change, said", [
-    ("task=my_line:Fits", "no class 'Fits' (did you mean Fit?)"), ("model.name=nowhere:Line", "there is no module nowhere"),
-    ("model.spraed=2", "unknown; my_line:Line takes spread"), ("data.count=true", "data.count: is True; expected an integer"),
+    ("task=my_line:Fits", "no class 'Fits' (did you mean Fit?)"), 
+    ("model.name=nowhere:Line", "there is no module nowhere"),
+    ("model.spraed=2", "unknown; my_line:Line takes spread"), 
+    ("data.count=true", "data.count: is True; expected an integer"),
     ("train.lrr=1", "(did you mean lr?)")])
 def test_its_mistakes_are_told(folder, change, said):
     done = jea(folder, "train", "--config", "line.yaml", "--out", "none", change, status=2)

@@ -76,7 +76,7 @@ def test_one_window_that_covers_the_picture_is_the_whole_picture(network):
 ])
 def test_windows(size, window, stride, tops, lefts):
     boxes = window_boxes(size, window, stride)
-    assert boxes == [(t, l, min(window, size[0]), min(window, size[1])) for t in tops for l in lefts]
+    assert boxes == [(top, left, min(window, size[0]), min(window, size[1])) for top in tops for left in lefts]
     covered = np.zeros(size, int)
     for top, left, height, width in boxes:
         covered[top:top + height, left:left + width] += 1
@@ -110,7 +110,8 @@ def test_mirrored_pictures_are_mirrored_back():
     image = np.zeros((8, 20, 3), np.uint8)
     image[:, :, 0] = np.arange(20) * 10
     for stride in (1, 3):
-        got = picture_logits(FirstPixel(), image, window=9, window_stride=9, flip=True, stride=stride).full()[0, 0] * 255
+        found = picture_logits(FirstPixel(), image, window=9, window_stride=9, flip=True, stride=stride)
+        got = found.full()[0, 0] * 255
         # plain: windows at 0, 9, 11 -> 0, 90, 110; mirrored: first pixels 190, 100, 80 at columns 19 and down, 10, 8
         plain_row = np.concatenate([[0] * 9, [90] * 2, [100] * 7, [110] * 2])
         mirrored = np.concatenate([[190] * 9, [100] * 2, [90] * 7, [80] * 2])[::-1]

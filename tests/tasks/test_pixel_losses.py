@@ -136,7 +136,8 @@ def test_an_auxiliary_head_without_weight_is_not_trained():
     ({"train": {"lr": -1}}, "train.lr is -1; expected a number above 0"),
     ({"train": {"lr_decay_every": 0}}, "train.lr_decay_every is 0; expected at least 1"),
     ({"train": {"ohem_threshold": 2.0}}, "train.ohem_threshold is 2.0; expected 0 to 1"),
-    ({"model": {"name": "ea_pct_tiny_cls"}}, "model.name is ea_pct_tiny_cls, which is not for segmentation; expected one of eanet_tiny, "),
+    ({"model": {"name": "ea_pct_tiny_cls"}}, "model.name is ea_pct_tiny_cls, which is not for segmentation; expected "
+                                             "one of eanet_tiny, "),
 ])
 def test_options_that_cannot_work(blocks, said):
     with pytest.raises(ValueError, match=said):

@@ -84,7 +84,8 @@ def test_impossible_options(options, said):
 @pytest.mark.parametrize("task, model", [(PointClassification, "ea_pct_tiny_partseg"),
                                          (PartSegmentation, "ea_pct_tiny_cls"), (PointClassification, "eanet_tiny")])
 def test_a_model_of_another_task(task, model):
-    with pytest.raises(ValueError, match=f"model.name is {model}, which is not for {task.name}; expected one of ea_pct"):
+    with pytest.raises(ValueError,
+                       match=f"model.name is {model}, which is not for {task.name}; expected one of ea_pct"):
         task(model={"name": model}, data={"name": "solids"})
 
 
@@ -148,8 +149,8 @@ def test_votes_are_the_mean_over_scales_and_stretches():
 
 
 def test_a_clouds_votes_do_not_depend_on_its_batch():
-    results = [make_task("part_segmentation", eval={"votes": 2, "batch_size": size}).evaluate("unused", progress=False).values
-               for size in (1, 4)]
+    tasks = [make_task("part_segmentation", eval={"votes": 2, "batch_size": size}) for size in (1, 4)]
+    results = [task.evaluate("unused", progress=False).values for task in tasks]
     for key in ("instance_mIoU", "category_mIoU", "accuracy"):
         assert results[0][key] == pytest.approx(results[1][key], abs=2e-3)
 

@@ -1,5 +1,5 @@
-"""What goes wrong around training loses nothing, and is told: failing evaluations, full disks, weights that are not finite,
-options that differ, two runs in one folder, damaged logs, left-over files."""
+"""What goes wrong around training loses nothing, and is told: failing evaluations, full disks, weights that are not
+finite, options that differ, two runs in one folder, damaged logs, left-over files."""
 import errno
 import json
 import os
@@ -144,11 +144,11 @@ def test_an_ended_run_with_another_length(tmp_path, capsys):
     assert step_of(tmp_path / LAST) == 8
     assert train(toy.make(steps=11), tmp_path, resume=True, progress=False)["points"] == 12
     said = capsys.readouterr().err
-    assert "this run had ended after 8 steps; it goes on to step 11, with the learning rates of a run of 11 steps" in said
+    assert "this run had ended after 8 steps; it goes on to step 11, with the learning rates of a run of 11 " in said
     assert step_of(tmp_path / LAST) == 11
 
 
-# -- weights that are not finite ----------------------------------------------------------------------------------------
+# -- weights that are not finite --------------------------------------------------------------------------------------
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     train(toy.make(save_every=1), tmp_path, stop_after=3, progress=False)
@@ -179,18 +179,24 @@ def test_each_save_looks_at_every_number(tmp_path, what):
 
 def test_the_message_is_true_where_resuming_would_end_the_same(tmp_path):
     task = toy.make(save_every=1, lr=1e25)
-    with pytest.raises(TrainingError, match="step 1, phase line: loss is inf. .*last.npz holds the finite weights from which "
+    with pytest.raises(TrainingError, match="step 1, phase line: loss is inf. .*last.npz holds the finite weights from "
+                                            "which "
                                             "this step began, so that --resume would end here again"):
         train(task, tmp_path, progress=False)
     with pytest.raises(TrainingError, match="step 1, phase line: loss is inf. .*so that --resume would end here again"):
         train(toy.make(save_every=1, lr=0.1), tmp_path, resume=True, progress=False)
-    with pytest.raises(TrainingError, match="step 1, phase line: loss is inf. Nothing had been saved. Start again with a "):
+    with pytest.raises(TrainingError, match="step 1, phase line: loss is inf. Nothing had been saved. Start again with "
+                                            "a "):
         train(toy.make(lr=1e25), tmp_path / "other", progress=False)
 
 
-# -- the folder ---------------------------------------------------------------------------------------------------------
+# -- the folder -------------------------------------------------------------------------------------------------------
 
-HOLDER = "import fcntl, os, sys, time\nfcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)\nprint(1, flush=True)\ntime.sleep(60)"
+HOLDER = """import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)
+print(1, flush=True)
+time.sleep(60)
+"""
 
 
 def test_one_run_at_a_time_until_it_ends_or_is_killed(tmp_path):
@@ -214,7 +220,8 @@ def test_two_runs_of_one_process_too(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"[1, 2]", b'{"step": null}', b'{"step": 1e400}', b"[" * 100_000,
-                                    b'{"step": ' + b"9" * 5000 + b"}", b'{"step": 2, "evaluation": 3}', b'{"step": true}',
+                                    b'{"step": ' + b"9" * 5000 + b"}", b'{"step": 2, "evaluation": 3}',
+                                    b'{"step": true}',
                                     b'{"step": 2, "loss": {"a": []}}', b'{"step": 2, "loss": 1' + b"0" * 400 + b"}",
                                     b'{"step": 2, "evaluation": {"error": "x"}}'], ids=lambda text: repr(text[:24]))
 def test_a_damaged_log_does_not_stop_a_sound_run(tmp_path, damage, capsys):
@@ -233,7 +240,8 @@ def test_left_over_files_of_killed_runs_are_removed(tmp_path):
     from jea.files import _host
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [f".curves.png.{dead.pid}.tmp", f".best.npz.{_host()}-{dead.pid}-0.tmp", f".curves.png.{_host()}-{dead.pid}-3.tmp"]
+    gone = [f".curves.png.{dead.pid}.tmp", f".best.npz.{_host()}-{dead.pid}-0.tmp",
+            f".curves.png.{_host()}-{dead.pid}-3.tmp"]
     kept = [f".curves.png.{os.getppid()}.tmp", f".last.npz.{_host()}-{os.getppid()}-0.tmp", ".notes.tmp", "a.tmp"]
     for name in (*gone, *kept):
         (tmp_path / name).write_text("")

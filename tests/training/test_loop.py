@@ -36,7 +36,8 @@ def make_task(shapes, *, seed=5, **train):
     options = {"steps": 10, "batch_size": 4, "lr": 0.02, "num_workers": 0, "log_every": 1, "eval_every": 0,
                "save_every": 4, "seed": seed, **train}
     return Segmentation(model={"name": "eanet_tiny", "num_classes": 7},
-                        data={"name": "voc", "root": str(shapes), "num_classes": 7, "crop_size": 65, "scales": [0.75, 1]},
+                        data={"name": "voc", "root": str(shapes), "num_classes": 7, "crop_size": 65,
+                              "scales": [0.75, 1]},
                         train=options, eval={"pictures": 1, "num_workers": 0})
 
 
@@ -121,7 +122,8 @@ def test_a_run_that_ended_before_its_last_evaluation_is_evaluated_once(shapes, u
     assert meta["step"] == 10 and all(np.array_equal(tensors[key], wanted[key]) for key in wanted)
 
 
-@pytest.mark.parametrize("options, message", [({"batch_size": 0}, "batch_size is 0"), ({"log_every": 0}, "log_every is 0"),
+@pytest.mark.parametrize("options, message", [({"batch_size": 0}, "batch_size is 0"),
+                                              ({"log_every": 0}, "log_every is 0"),
                                               ({"steps": -3}, "steps is -3"), ({"seed": -1}, "seed is -1")])
 def test_numbers_out_of_range(shapes, options, message):
     with pytest.raises(ValueError, match=f"train.{message}; expected"):
@@ -175,7 +177,8 @@ def test_a_phase_that_is_not_due_is_left_out(shapes, tmp_path):
     assert len(ran) == 2 and sorted(losses_in(tmp_path)) == [1, 3]  # steps 0 and 2
 
 
-COMMAND = [sys.executable, "train.py", "--config", "segmentation_eanet_tiny_shapes", "data.crop_size=65", "train.batch_size=2",
+COMMAND = [sys.executable, "train.py", "--config", "segmentation_eanet_tiny_shapes", "data.crop_size=65",
+           "train.batch_size=2",
            "train.num_workers=1", "train.log_every=1", "train.steps=2000", "train.save_every=3", "train.eval_every=0"]
 
 

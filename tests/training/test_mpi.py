@@ -128,7 +128,8 @@ def test_submission_of_two_processes(shapes, tmp_path):
     assert done.stdout.count("images: 3") == 1 and done.stderr.count("rank 1: ") == 1
 
 
-@pytest.mark.parametrize("case, said", [("error", "RuntimeError: the second rank has had enough"), ("kill", "signal 9")])
+@pytest.mark.parametrize("case, said", [("error", "RuntimeError: the second rank has had enough"),
+                                        ("kill", "signal 9")])
 def test_a_rank_that_fails_ends_all(case, said, shapes, tmp_path):
     done = run(2, WORKER, case, shapes, tmp_path, succeeds=False, limit=100)
     assert said in done.stdout + done.stderr

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Sequence
 
 from jea.errors import ConfigError
 from jea.tasks.options.limits import check_limits, check_range
@@ -29,7 +29,7 @@ class Train(TrainOptions):
     crop_scale: Sequence[float] = (0.08, 1.0)  # area of the random crop
     crop_ratio: Sequence[float] = (0.75, 1.3333333333333333)  # its width / height
     flip: float = 0.5
-    rand_augment: Optional[float] = None  # magnitude, 0 to 10
+    rand_augment: float | None = None  # magnitude, 0 to 10
     rand_augment_std: float = 0.5
     color_jitter: float = 0.0
     erase: float = 0.0  # probability of random erasing
@@ -48,13 +48,13 @@ class Train(TrainOptions):
 
 @dataclass
 class Eval:
-    split: Optional[str] = "val"
+    split: str | None = "val"
     batch_size: int = 64
     crop_pct: float = 0.9  # the resized shorter side is img_size / crop_pct
     num_workers: int = 2  # processes that read pictures ahead
     worst: int = 10  # how many classes with the lowest accuracy are shown
     pictures: int = 20  # how many of the worst pictures are written
-    class_list: Optional[str] = None  # text file with a class name per line, in the order of the model's outputs
+    class_list: str | None = None  # text file with a class name per line, in the order of the model's outputs
 
     def __post_init__(self):
         check_limits("eval", self, counts=("batch_size",), not_negative=("num_workers", "worst", "pictures"))

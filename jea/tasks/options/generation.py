@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from jea.errors import ConfigError
 from jea.tasks.options.limits import check_limits
@@ -30,14 +29,14 @@ class Train(TrainOptions):
 
 @dataclass
 class Eval:
-    split: Optional[str] = "test"  # what the samples are compared with
+    split: str | None = "test"  # what the samples are compared with
     samples: int = 10000  # how many pictures are generated, the classes in turn
     batch_size: int = 100
     batch_statistics: bool = False  # BatchNorm with each batch's statistics, as StudioGAN's -stat_otf
-    inception: Optional[str] = None  # file with the weights of inception_fid
+    inception: str | None = None  # file with the weights of inception_fid
     splits: int = 1  # of the Inception Score
     metrics: bool = True  # False: only draw
-    save: Optional[str] = None  # also write the samples: "png" (a folder) or "npz"
+    save: str | None = None  # also write the samples: "png" (a folder) or "npz"
     num_workers: int = 2  # processes that read pictures ahead
 
     def __post_init__(self):

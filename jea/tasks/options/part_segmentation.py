@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from jea.tasks.options.clouds import CloudEval, CloudTrain
 
@@ -17,4 +16,4 @@ class Train(CloudTrain):
 @dataclass
 class Eval(CloudEval):
     within_category: bool = False  # predict only parts of the category; published results choose among all
-    category: Optional[str] = None  # of the clouds of --input; default: guessed
+    category: str | None = None  # of the clouds of --input; default: guessed

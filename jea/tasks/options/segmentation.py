@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Sequence
 
 from jea.errors import ConfigError
 from jea.tasks.options.limits import check_choice, check_limits, check_scales
@@ -21,8 +21,8 @@ class Train(TrainOptions):
     lr_power: float = 0.9  # lr x (1 - step / steps) ^ lr_power ...
     lr_decay_every: int = 10  # ... evaluated at multiples of this many steps
     min_lr: float = 0.0  # the end of the schedule, which is stretched to lie between lr and this
-    class_weights: Optional[Sequence[float]] = None  # factors of the classes in the loss
-    ohem_threshold: Optional[float] = None  # only pixels whose label has a lower probability count; at least ...
+    class_weights: Sequence[float] | None = None  # factors of the classes in the loss
+    ohem_threshold: float | None = None  # only pixels whose label has a lower probability count; at least ...
     ohem_min_kept: int = 100_000  # ... this many per picture
     auxiliary_weight: float = 0.0  # of the auxiliary head's plain loss; 0: the head is not trained
     freeze_batch_norm: bool = False  # use the running statistics; for small batches
@@ -43,7 +43,7 @@ class Eval:
     mode: str = "whole"  # or "slide": overlapping windows, whose logits are averaged
     window: int = 769  # side of the windows
     window_stride: int = 513  # steps between them
-    fit: Optional[Sequence[int]] = None  # fit pictures into (longer, shorter) side at scale 1; default: as is
+    fit: Sequence[int] | None = None  # fit pictures into (longer, shorter) side at scale 1; default: as is
     logit_stride: int = 1  # logits are added up at every n-th row and column, which bounds the memory
     probabilities: bool = False  # add up probabilities instead of logits
     pictures: int = 20  # how many side-by-side pictures are written

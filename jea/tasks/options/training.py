@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 from jea.errors import ConfigError
 from jea.tasks.options.limits import check_choice, check_limits
@@ -13,8 +12,8 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 @dataclass
 class TrainOptions:
     """The options of every training run."""
-    steps: Optional[int] = None  # exactly one of steps and epochs
-    epochs: Optional[int] = None
+    steps: int | None = None  # exactly one of steps and epochs
+    epochs: int | None = None
     batch_size: int = 16  # samples per step
     grad_accumulation: int = 1  # run a batch in this many parts, one after the other: less memory, the same step
     precision: str = "float32"  # of products: float16 or bfloat16 on CUDA; parameters, sums and losses stay float32
@@ -24,7 +23,7 @@ class TrainOptions:
     log_every: int = 10  # steps between lines of the log
     eval_every: int = 600  # steps between evaluations; 0: only at the end
     save_every: int = 600  # steps between saves of last.npz; it is also saved at the end and by Ctrl-C
-    init_weights: Optional[str] = None  # checkpoint to start from, whole or backbone only
+    init_weights: str | None = None  # checkpoint to start from, whole or backbone only
 
     def __post_init__(self):
         check_limits("train", self, counts=("steps", "epochs", "batch_size", "log_every", "save_every"),
@@ -40,7 +39,7 @@ class TrainOptions:
 @dataclass
 class EvalOptions:
     """The options of an evaluation, where a task has no others."""
-    split: Optional[str] = "val"
+    split: str | None = "val"
     num_workers: int = 2  # processes that read samples ahead
 
     def __post_init__(self):
