@@ -24,14 +24,15 @@ struct SoftSplit {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
 soft_split_tokens(SoftSplit d, const T* __restrict__ picture, T* __restrict__ tokens) {
-    const long row = blockIdx.x / d.columns(), b = row / d.rows();
-    const long top = row % d.rows() * d.stride - d.padding, left = blockIdx.x % d.columns() * d.stride - d.padding;
-    const int kernel = static_cast<int>(d.kernel), area = kernel * kernel;
+    const int columns = d.columns(), rows = d.rows(), width = d.width, height = d.height;
+    const int row = blockIdx.x / columns, b = row / rows, kernel = d.kernel, area = kernel * kernel;
+    const int top = row % rows * static_cast<int>(d.stride) - static_cast<int>(d.padding);
+    const int left = static_cast<int>(blockIdx.x) % columns * static_cast<int>(d.stride) - static_cast<int>(d.padding);
     T* const token = tokens + static_cast<long>(blockIdx.x) * d.token();
     for (int i = threadIdx.x; i < d.token(); i += blockDim.x) {
         const int c = i / area, within = i % area;
-        const long y = top + within / kernel, x = left + within % kernel;
-        const bool inside = y >= 0 && y < d.height && x >= 0 && x < d.width;
+        const int y = top + within / kernel, x = left + within % kernel;
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
         token[i] = inside ? picture[d.at(b, c, y, x)] : static_cast<T>(0.f);
     }
 }
@@ -40,24 +41,29 @@ soft_split_tokens(SoftSplit d, const T* __restrict__ picture, T* __restrict__ to
 template <class T>
 __global__ void __launch_bounds__(kThreads)
 soft_split_gradient(SoftSplit d, const T* __restrict__ dtokens, T* __restrict__ dpicture) {
-    const long i = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= d.batch * d.channels * d.height * d.width) return;
-    const long pixel = d.channels_last ? i / d.channels : i;
-    const long x = pixel % d.width, y = pixel / d.width % d.height;
-    const long c = d.channels_last ? i % d.channels : i / (d.width * d.height) % d.channels;
-    const long b = i / (d.width * d.height * d.channels);
+    const long number = static_cast<long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (number >= d.batch * d.channels * d.height * d.width) return;
+    // 32-bit numbers within a picture: 64-bit divisions would take most of the time.
+    const int channels = d.channels, height = d.height, width = d.width, kernel = d.kernel, stride = d.stride;
+    const int rows = d.rows(), columns = d.columns();
+    const long b = number / (channels * height * width);
+    const int i = static_cast<int>(number - b * (channels * height * width));
+    const int pixel = d.channels_last ? i / channels : i;
+    const int x = pixel % width, y = pixel / width % height;
+    const int c = d.channels_last ? i % channels : i / (width * height);
     // Patches [first, last] along an axis hold a pixel: 0 <= pixel + padding - patch * stride < kernel.
-    const long below = y + d.padding, right = x + d.padding;
-    const long last_row = min(below / d.stride, d.rows() - 1), last_column = min(right / d.stride, d.columns() - 1);
-    const long first_row = below < d.kernel ? 0 : (below - d.kernel) / d.stride + 1;
-    const long first_column = right < d.kernel ? 0 : (right - d.kernel) / d.stride + 1;
+    const int below = y + static_cast<int>(d.padding), right = x + static_cast<int>(d.padding);
+    const int last_row = min(below / stride, rows - 1), last_column = min(right / stride, columns - 1);
+    const int first_row = below < kernel ? 0 : (below - kernel) / stride + 1;
+    const int first_column = right < kernel ? 0 : (right - kernel) / stride + 1;
+    const T* const tokens = dtokens + b * rows * columns * d.token();
     float sum = 0.f;
-    for (long r = first_row; r <= last_row; r++)
-        for (long q = first_column; q <= last_column; q++) {
-            const long within = ((c * d.kernel) + below - r * d.stride) * d.kernel + right - q * d.stride;
-            sum += static_cast<float>(dtokens[((b * d.rows() + r) * d.columns() + q) * d.token() + within]);
+    for (int r = first_row; r <= last_row; r++)
+        for (int q = first_column; q <= last_column; q++) {
+            const int within = (c * kernel + below - r * stride) * kernel + right - q * stride;
+            sum += static_cast<float>(tokens[static_cast<long>(r * columns + q) * d.token() + within]);
         }
-    dpicture[i] = static_cast<T>(sum);
+    dpicture[number] = static_cast<T>(sum);
 }
 
 template <class T>
