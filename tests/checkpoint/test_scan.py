@@ -38,8 +38,9 @@ def test_good_files_are_clean(tmp_path):
         verdict = scan(tmp_path / name)
         assert verdict.status == CLEAN and verdict.formats, (name, verdict)
     assert set(scan(tmp_path / "legacy.pth").names) == {
-        "collections.OrderedDict", "argparse.Namespace", "torch._utils._rebuild_tensor_v2", "torch.FloatStorage",
-        "torch.BFloat16Storage", "torch.LongStorage"}
+        "collections.OrderedDict", "collections.Counter", "argparse.Namespace", "__builtin__.set", "__builtin__.complex",
+        "__builtin__.getattr", "mmengine.logging.history_buffer.HistoryBuffer", "torch._utils._rebuild_tensor_v2",
+        "torch.FloatStorage", "torch.BFloat16Storage", "torch.LongStorage", "torch.ComplexFloatStorage"}
 
 
 def test_weights_that_look_like_pickles_are_clean(tmp_path):

@@ -26,8 +26,13 @@ BODY = forge.mapping({"net": forge.mapping({
     "b": forge.tensor("0", "FloatStorage", 12, 5, (2, 2), (4, 1)),
     "c": forge.tensor("1", "BFloat16Storage", 3, 0, (3,), (1,)),
     "d": forge.tensor("2", "LongStorage", 1, 0, (), ())}), "step": forge.whole(30000),
-    "args": b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": forge.text("0.1"), "n": b"K\x02"}) + b"b"})
-STORAGES = {"0": np.arange(12, dtype="<f4").tobytes(), "1": b"\x80\x3f" * 3, "2": bytes(8)}
+    "args": b"cargparse\nNamespace\n)\x81" + forge.mapping({"lr": forge.text("0.1"), "n": b"K\x02"}) + b"b",
+    "milestones": b"ccollections\nCounter\n}(K\x1eK\x01K\x3cK\x01u\x85R", "set": b"c__builtin__\nset\n](K\x01e\x85R",
+    "complex": b"c__builtin__\ncomplex\nG?\xf0\0\0\0\0\0\0G@\0\0\0\0\0\0\0\x86R", "keys": b"}K\x01K\x02\x86Ns",
+    "hub": b"cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81" + forge.mapping(
+        {"mean": b"c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\nX\4\0\0\0mean\x86R"}) + b"b",
+    "spectrum": forge.tensor("3", "ComplexFloatStorage", 1, 0, (1,), (1,))})
+STORAGES = {"0": np.arange(12, dtype="<f4").tobytes(), "1": b"\x80\x3f" * 3, "2": bytes(8), "3": bytes(8)}
 INNER = "inner.pth"  # only the pickle is damaged, then packed with a right checksum
 
 
@@ -35,7 +40,7 @@ def samples(folder):
     """{name: bytes} of one good file per format and container, 500 to 3,000 bytes each; of INNER, its pickle."""
     folder = Path(folder)
     forge.torch_legacy(folder / "legacy.pth", BODY, {"0": (12, STORAGES["0"]), "1": (3, STORAGES["1"]),
-                                                     "2": (1, STORAGES["2"])})
+                                                     "2": (1, STORAGES["2"]), "3": (1, STORAGES["3"])})
     forge.torch_zip(folder / "strided.pth", BODY, STORAGES)
     write(folder / "ours.pth", TENSORS, wrapper="net")
     with zipfile.ZipFile(folder / "ours.pth") as source, \
