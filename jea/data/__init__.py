@@ -64,10 +64,14 @@ def dataset_class(name: str) -> type[Dataset]:
 
 
 __all__ = [
-    "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "COCODetection", "COCOJson", "Cityscapes",
-    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "DetectionDataset", "ImageFolder", "Loader", "ModelNet40",
-    "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeScenes", "ShapeNetPart", "Shapes",
-    "SolidParts", "Solids", "TinyImageNet", "VOCDetection", "VOCSegmentation", "VOC_CLASSES", "colour_to_index", "dataset_class",
+    "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "COCODetection",
+    "COCOJson", "Cityscapes",
+    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "DetectionDataset", "ImageFolder", "Loader",
+    "ModelNet40",
+    "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeScenes", "ShapeNetPart",
+    "Shapes",
+    "SolidParts", "Solids", "TinyImageNet", "VOCDetection", "VOCSegmentation", "VOC_CLASSES", "colour_to_index",
+    "dataset_class",
     "list_inputs",
     "make_shapes", "map_ordered", "read_image", "read_label", "voc_palette", "write_image", "write_index_png",
 ]

@@ -98,7 +98,8 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
             turned += [result.name] * result.rotated
         report.pictures[split] = len(dataset)
         if turned:
-            report.notes.append(f"{len(turned)} {dataset.what} of split {split} ask in their EXIF data to be turned, and "
+            report.notes.append(f"{len(turned)} {dataset.what} of split {split} ask in their EXIF data to be turned, "
+                                f"and "
                                 f"{'are turned upright' if dataset.follows_exif else _AS_STORED}: "
                                 f"{', '.join(turned[:5])}{' ...' * (len(turned) > 5)}")
         labelled = report.pictures_with - before
@@ -117,11 +118,13 @@ def _object_is_ignored(dataset: Dataset, split: str, labels: np.ndarray, ignored
     if dataset.label_unit != "pixels" or not len(absent) or len(labels) - len(absent) > 1 and share < 0.2 or not ignored:
         return []
     names = " or ".join(dataset.class_names[c] for c in absent[:3])
-    return [f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} never "
+    return [f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} "
+            f"never "
             f"occurs: is 255 the object? Then write its class instead ({absent[0]}), for each file with jea.data: "
             f"write_index_png(path, (read_label(path, {absent[0]}) == 255) * {absent[0]}, voc_palette())"
             if len(labels) == 2 and absent[0] else
-            f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} never "
+            f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} "
+            f"never "
             f"occurs: is 255 the object? Then write its class instead of 255"]
 
 

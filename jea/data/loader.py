@@ -261,7 +261,8 @@ class _NoJittor(types.ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        raise ConfigError("the data set's file imports Jittor, which the processes that read data do without: put the data set "
+        raise ConfigError("the data set's file imports Jittor, which the processes that read data do without: put the "
+                          "data set "
                           "into a file of its own, or say train.num_workers=0 (and eval.num_workers=0)")
 
 

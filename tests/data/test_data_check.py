@@ -140,3 +140,39 @@ def test_a_fault_of_the_whole_data_set_is_said_once(tmp_path):
 def test_impossible_number_of_workers(sound):
     with pytest.raises(DataError, match="num_workers is -1; expected 0 or more"):
         check_splits(SegmentationFolder, {"root": str(sound)}, ["train"], num_workers=-1)
+
+
+def masks(root, values, classes="[background, object]"):
+    (root / "classes.yaml").write_text(classes)
+    for k in range(3):
+        save(root / f"images/train/{k}.png", picture(k))
+        label = np.zeros((6, 8), np.uint8)
+        label[1:4, 2:6] = values[k % len(values)]
+        save(root / f"labels/train/{k}.png", label)
+    return check(root, splits=("train",)).problems
+
+
+def test_masks_of_0_and_255_are_told(tmp_path):
+    never, suggestion = masks(tmp_path, [255])
+    assert "class 1 (object) occurs in no label of split train" in never
+    assert "25.0% of the pixels of split train are 255, which means ignored, while object never occurs" in suggestion
+    assert "is 255 the object? Then write its class instead (1)" in suggestion
+    # The way that the message names mends it.
+    from jea.data import read_label, voc_palette, write_index_png
+    command = re.search(r"write_index_png\(.*\)", suggestion).group()
+    for k in range(3):
+        path = tmp_path / f"labels/train/{k}.png"
+        exec(command, {"path": path, "read_label": read_label, "voc_palette": voc_palette,
+                       "write_index_png": write_index_png})
+    report = check(tmp_path, splits=("train",))
+    assert report.problems == [] and report.labels.tolist() == [36 * 3, 12 * 3]
+
+
+def test_of_three_classes_only_one_occurs(tmp_path):
+    *never, suggestion = masks(tmp_path, [255], "[a, b, c]")
+    assert len(never) == 2 and "while b or c never occurs" in suggestion
+
+
+def test_a_void_border_is_no_object(tmp_path):
+    assert masks(tmp_path, [1, 2], "[a, b, c]") == []
+    assert len(masks(tmp_path, [1], "[a, b, c]")) == 1  # c never occurs, and nothing is 255

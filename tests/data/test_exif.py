@@ -10,7 +10,8 @@ from jea.data.files.pictures import is_rotated
 
 # What the stored pixels look like upright, by the EXIF standard: which of the picture's corners row 0, column 0 is.
 TURNED = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-          5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+          5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].transpose(1, 0,
+                                                                                                                2),
           8: lambda a: np.rot90(a)}
 
 
@@ -43,7 +44,8 @@ def test_a_label_drawn_on_the_stored_picture_is_told(tmp_path):
     photo(tmp_path / "images/train/a.png", 6)
     save(tmp_path / "labels/train/a.png", np.ones((6, 9), np.uint8))
     (tmp_path / "classes.yaml").write_text("- dark\n- light\n")
-    with pytest.raises(DataError, match="label is 9 x 6, its picture .* is 6 x 9, turned upright as its EXIF data ask; draw"):
+    with pytest.raises(DataError, match="label is 9 x 6, its picture .* is 6 x 9, turned upright as its EXIF data ask; "
+                                        "draw"):
         SegmentationFolder(root=tmp_path).test_sample(0)
     report = check_splits(SegmentationFolder, {"root": str(tmp_path)}, ["train"], num_workers=0, shown=False)
     assert any("turned upright as its EXIF data ask" in problem for problem in report.problems)

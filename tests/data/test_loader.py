@@ -343,8 +343,10 @@ def test_ctrl_c_reaches_the_parent_only():
 
 def test_a_data_set_whose_file_imports_jittor_is_told_so(tmp_path, monkeypatch):
     """A worker that imported Jittor would take seconds, and fail while Jittor starts processes of its own."""
-    (tmp_path / "both.py").write_text("from jea._jittor import jt\nfrom jea.data import Dataset\n\n\nclass Both(Dataset):\n"
-                                      "    def __len__(self):\n        return 4\n\n    def train_sample(self, index, rng):\n"
+    (tmp_path / "both.py").write_text("from jea._jittor import jt\nfrom jea.data import Dataset\n\n\nclass "
+                                      "Both(Dataset):\n"
+                                      "    def __len__(self):\n        return 4\n\n    def train_sample(self, index, "
+                                      "rng):\n"
                                       "        return {'x': index}\n")
     monkeypatch.syspath_prepend(tmp_path)
     import both

@@ -103,14 +103,16 @@ def list_samples(folder: Path, classes: Sequence[str]) -> tuple[list[tuple[str, 
     index: dict[str, int] = {name: number for number, name in enumerate(classes)}
     samples: list[tuple[str, int]] = []
     left_out, names = Listing(), class_folders(folder)
-    around = [folder.parent, folder, *(folder / name for name in names)]  # a link to one of them adds nothing to a class
+    around = [folder.parent, folder,
+              *(folder / name for name in names)]  # a link to one of them adds nothing to a class
     for name in names:
         if name not in index:
             raise DataError(f"{folder / name}: the training pictures have no class {name}")
         found = list_files(folder / name, SUFFIXES, beside=around)
         left_out.add(found)
         if not found.files:
-            others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in found.others.most_common(5))
+            others = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix,
+                               count in found.others.most_common(5))
             raise DataError(f"{folder / name}: no pictures in this class folder{f', only {others}' if others else ''}; "
                             f"expected files ending in {', '.join(SUFFIXES)}")
         samples += [(file, index[name]) for file in found.files]

@@ -20,7 +20,7 @@ class Listing:
     """What a folder holds.
 
     files: paths of the files with a wanted ending, sorted. others: how many have which other suffix.
-    hidden: how many begin with a dot. repeats: (link, folder) for links to folders that are listed already, such as loops.
+    hidden: how many begin with a dot. repeats: (link, folder) for links to folders that are listed already, as loops do.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,8 @@ class Listing:
         """What was left out, as lines for people."""
         lines = []
         if self.others:
-            kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in self.others.most_common(10))
+            kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix,
+                              count in self.others.most_common(10))
             lines.append(f"{root}: {sum(self.others.values())} files of other types are left out ({kinds}); read are "
                          f"{', '.join(wanted)}")
         if self.hidden:

@@ -18,7 +18,7 @@ def read_lines(path: str | Path, what: str = "list") -> list[str]:
 
 
 def read_list(path: str | Path) -> tuple[str, ...]:
-    """The lines of a list that hold something; DataError where there are none, one is no name, or one is there twice."""
+    """The lines of a list that hold something; DataError for none, for one that is no name or that is there twice."""
     names, seen = [], set()
     for number, line in enumerate(read_lines(path), 1):
         if not line:

@@ -7,22 +7,26 @@
 from __future__ import annotations
 
 import json
-from typing import Sequence
 
 import numpy as np
 
 from jea.data.faults import fault
 from jea.data.files.labels import read_label
+from jea.data.files.pictures import MAX_PIXELS
 from jea.data.segmentation.base import AugmentedSegmentation, Sample
+from jea.data.segmentation.outlines import LARGEST, MAX_COVER, MAX_SIDE, Outlines, box_of, decompress_counts
 from jea.data.segmentation.voc import VOC_CLASSES
 from jea.data.views.crops import IGNORE
 from jea.draw.palettes import voc_palette
 from jea.errors import DataError
+from jea.reading import read_file
 
 # COCO's category ids of VOC's classes 1 to 20, and their names there
 COCO_IDS = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
 COCO_NAMES = ("airplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
               "dog", "horse", "motorcycle", "person", "potted plant", "sheep", "couch", "train", "tv")
+
+MAX_JSON = 1024 * 1024 * 1024  # bytes; instances_train2017.json has 450 MB
 
 _STUFF = np.zeros(256, np.uint8)  # stuffthingmaps' values -> classes
 _STUFF[np.array(COCO_IDS) - 1] = np.arange(1, 21)
@@ -35,8 +39,9 @@ class COCO(AugmentedSegmentation):
     labels: "instances" (drawn from the JSON) or "stuffthingmaps" (PNGs of COCO-Stuff). Where instances of different
         classes overlap, the pixels are ignored.
     min_pixels: only pictures with instances of VOC's classes that have at least this area together (instances only).
-    The other arguments are those of AugmentedSegmentation. Reading instances_train2017.json (450 MB of text) needs several GB
-    for a while; what is kept of it, flat arrays of the 20 classes' outlines, goes to each worker process.
+    The other arguments are those of AugmentedSegmentation. Reading instances_train2017.json (450 MB of text) needs
+    several GB for a while: Python's own objects take up to 25 bytes for a byte of JSON. What is kept of it, flat arrays
+    of the 20 classes' outlines, goes to each worker process.
     """
 
     num_classes = 21
@@ -58,7 +63,7 @@ class COCO(AugmentedSegmentation):
         if self._labels == "stuffthingmaps":
             return self._pairs(folder, f"stuffthingmaps/{year_split}")
         file = f"annotations/instances_{year_split}.json"
-        images, self._drawings = _read_instances(self.root / file, self._min_pixels)
+        images, self._outlines = _read_instances(self.root / file, self._min_pixels)
         there = set(self._files(folder, (".jpg",)))
         samples = []
         for place, name in enumerate(images):
@@ -73,130 +78,121 @@ class COCO(AugmentedSegmentation):
     def _read_label(self, sample: Sample) -> np.ndarray:
         if self._labels == "stuffthingmaps":
             return _STUFF[read_label(self.root / sample.label, 182, ignore=255)]
-        return self._drawings.draw(int(sample.label.rpartition("#")[2]))
-
-
-class _Drawings:
-    """All annotations in flat arrays, which travel to worker processes fast.
-
-    first (n + 1,): parts of picture k are first[k] to first[k + 1]; start (m + 1,): where each part's numbers start;
-    classes (m,); is_runs (m,): run lengths instead of x0, y0, x1, y1, ...; sizes (n, 2): height, width.
-    """
-
-    def __init__(self, pictures, sizes):
-        parts = [part for picture in pictures for part in picture]
-        self.sizes = np.array(sizes, np.int32)
-        self.first = np.cumsum([0, *map(len, pictures)])
-        self.classes = np.array([c for c, _, _ in parts], np.uint8)
-        self.is_runs = np.array([runs for _, runs, _ in parts], bool)
-        self.start = np.cumsum([0, *(len(numbers) for _, _, numbers in parts)])
-        self.numbers = np.concatenate([np.asarray(numbers, np.float32) for _, _, numbers in parts] or [np.zeros(0)])
-
-    def draw(self, place: int) -> np.ndarray:
-        height, width = self.sizes[place]
-        label = np.zeros((height, width), np.uint8)
-        for part in range(self.first[place], self.first[place + 1]):
-            numbers = self.numbers[self.start[part]:self.start[part + 1]]
-            if self.is_runs[part]:
-                mask = decode_runs(numbers.astype(np.int64), height, width)
-            else:
-                mask = fill_polygon(numbers.reshape(-1, 2), height, width)
-            clash = mask & (label != 0) & (label != self.classes[part])
-            label[mask] = self.classes[part]
-            label[clash] = IGNORE
-        return label
+        return self._outlines.draw(int(sample.label.rpartition("#")[2]))
 
 
 def _read_instances(path, min_pixels: int):
-    """([file name of each picture], _Drawings), for the pictures with VOC's classes."""
+    """([file name of each picture], Outlines), for the pictures with VOC's classes."""
+    data = read_file(path, limit=MAX_JSON, error=DataError, what="annotation file", too_large="is it COCO's own file?")
     try:
-        content = json.loads(path.read_bytes())
-        names = {entry["id"]: entry["name"] for entry in content["categories"]}
-        images = {entry["id"]: entry for entry in content["images"]}
-        annotations = content["annotations"]
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the annotations: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not COCO's instances file ({type(error).__name__}: {error})") from None
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not COCO's instances file: {type(error).__name__}: {str(error)[:200]}") from None
+    del data
+    lists = {key: content.get(key) if isinstance(content, dict) else None for key in ("categories", "images",
+                                                                                      "annotations")}
+    for key, entries in lists.items():
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise DataError(f"{path}: not COCO's instances file: \"{key}\" is not a list of objects")
+    names = {entry.get("id"): entry.get("name") for entry in lists["categories"] if type(entry.get("id")) is int}
     wrong = [id for id, name in zip(COCO_IDS, COCO_NAMES) if names.get(id, name) != name]
     if wrong:
-        raise DataError(f"{path}: category {wrong[0]} is {names[wrong[0]]!r}, in COCO it is "
+        raise DataError(f"{path}: category {wrong[0]} is {str(names[wrong[0]])[:80]!r}, in COCO it is "
                         f"{COCO_NAMES[COCO_IDS.index(wrong[0])]!r}; is this COCO's own file?")
+    images = _images(path, lists["images"])
     classes = {id: place + 1 for place, id in enumerate(COCO_IDS)}
     parts, areas = {}, {}
-    for entry in annotations:
-        if entry["category_id"] not in classes:
+    for number, entry in enumerate(lists["annotations"]):
+        id, category, image = (entry.get(key) for key in ("id", "category_id", "image_id"))
+        which = f"{path}: annotation {str(id)[:40] if id is not None else f'number {number}'}"
+        if type(category) is not int or type(image) is not int:
+            fault(f"{which}: category_id is {str(category)[:40]!r}, image_id {str(image)[:40]!r}; expected whole "
+                  f"numbers")
             continue
-        image = entry["image_id"]
+        if category not in classes:
+            continue
         if image not in images:
-            fault(f"{path}: annotation {entry.get('id')} is of picture {image}, which is not in the list of pictures")
+            fault(f"{which} is of picture {image}, which is not in the list of pictures")
             continue
+        area = entry.get("area", 0)
         try:
-            found = _parts(entry["segmentation"], images[image])
-        except (ValueError, KeyError, TypeError) as error:
-            fault(f"{path}: annotation {entry.get('id')}: {error}")
+            if type(area) not in (int, float) or not 0 <= area < 1e12:
+                raise ValueError(f"area is {str(area)[:40]!r}; expected a number of pixels")
+            found = _parts(entry.get("segmentation"), images[image])
+        except ValueError as error:
+            fault(f"{which}: {error}")
             continue
-        parts.setdefault(image, []).extend((classes[entry["category_id"]], *part) for part in found)
-        areas[image] = areas.get(image, 0) + entry.get("area", 0)
-    kept = sorted(image for image in parts if areas[image] >= min_pixels)
+        parts.setdefault(image, []).extend((classes[category], *part) for part in found)
+        areas[image] = areas.get(image, 0) + area
+    kept = sorted(image for image in parts if areas[image] >= min_pixels and _is_drawable(path, parts[image],
+                                                                                          images[image]))
     return ([images[image]["file_name"] for image in kept],
-            _Drawings([parts[image] for image in kept],
-                      [(images[image]["height"], images[image]["width"]) for image in kept] or np.zeros((0, 2))))
+            Outlines([parts[image] for image in kept],
+                     [(images[image]["height"], images[image]["width"]) for image in kept]))
 
 
-def _parts(segmentation, image) -> list:
+def _images(path, entries: list) -> dict[int, dict]:
+    """id -> picture, of those that have all they need."""
+    images: dict[int, dict] = {}
+    for entry in entries:
+        id, name, size = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
+        if type(id) is not int or not isinstance(name,
+                                                 str) or not name.isprintable() or not 0 < len(name) < 256 or "\\" in name \
+                or ".." in name.split("/"):
+            fault(f"{path}: a picture with id {str(id)[:40]!r} and file_name {str(name)[:80]!r}; expected a whole "
+                  f"number and "
+                  "a name")
+        elif not all(type(n) is int and 0 < n <= MAX_SIDE for n in size) or size[0] * size[1] > MAX_PIXELS:
+            fault(f"{path}: picture {id} has the size {str(size)[:60]!r}; expected height and width in pixels, of at "
+                  f"most "
+                  f"{MAX_PIXELS} together")
+        elif id in images:
+            fault(f"{path}: picture {id} is listed twice")
+        else:
+            images[id] = entry
+    return images
+
+
+def _is_drawable(path, parts: list, image: dict) -> bool:
+    height, width = image["height"], image["width"]
+    cover = 0
+    for _, runs, numbers in parts:
+        if runs:
+            cover += height * width
+            continue
+        corners = numbers.reshape(-1, 2)
+        rows, columns = box_of(corners, height, width)
+        y = np.clip(corners[:, 1], 0, height)
+        cover += (rows.stop - rows.start) * (columns.stop - columns.start) + int(np.abs(np.roll(y, -1) - y).sum())
+    if cover > MAX_COVER:
+        fault(f"{path}: the {len(parts)} outlines of picture {image['id']} cover {cover} pixels together, over the "
+              f"limit of "
+              f"{MAX_COVER}")
+    return cover <= MAX_COVER
+
+
+def _parts(segmentation, image: dict) -> list[tuple[bool, np.ndarray]]:
     """[(is_runs, numbers), ...] of one annotation's "segmentation"."""
     if isinstance(segmentation, dict):
-        size, counts = tuple(segmentation["size"]), segmentation["counts"]
+        size, counts = segmentation.get("size"), segmentation.get("counts")
         if isinstance(counts, str):
             counts = decompress_counts(counts)
-        if size != (image["height"], image["width"]) or sum(counts) != size[0] * size[1]:
-            raise ValueError(f"run lengths of {sum(counts)} pixels for size {size}, the picture is "
+        if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError("its run lengths are neither text nor a list of whole numbers")
+        total = sum(counts)
+        if size != [image["height"], image["width"]] or total != image["height"] * image["width"]:
+            raise ValueError(f"run lengths of {str(total)[:40]} pixels for size {str(size)[:60]!r}, the picture is "
                              f"{image['height']} x {image['width']}")
-        return [(True, counts)]
+        return [(True, np.array(counts, np.int32))]
+    if not isinstance(segmentation, list):
+        raise ValueError(f"segmentation is {str(segmentation)[:40]!r}; expected polygons or run lengths")
+    found = []
     for polygon in segmentation:
+        if not isinstance(polygon, list) or not all(type(n) in (int, float) for n in polygon):
+            raise ValueError("a polygon that is no list of numbers")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers; expected at least 6, and an even count")
-    return [(False, polygon) for polygon in segmentation]
-
-
-def fill_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The pixels (H, W) bool whose centres lie in a polygon, by the even-odd rule.
-
-    corners: (n, 2) x, y in COCO's units: pixel (row, column) covers [column, column + 1] x [row, row + 1].
-    """
-    x0, y0 = np.asarray(corners, np.float64).T - 0.5  # centres become whole numbers
-    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-    # Each edge crosses the rows from `low` to `high` - 1; right of a crossing, inside and outside change places.
-    low = np.clip(np.ceil(np.minimum(y0, y1)), 0, height).astype(np.int64)
-    high = np.clip(np.ceil(np.maximum(y0, y1)), 0, height).astype(np.int64)
-    counts = high - low
-    edge = np.repeat(np.arange(len(counts)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    x = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    column = np.clip(np.ceil(x), 0, width).astype(np.int64)
-    changes = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return np.cumsum(changes, axis=1)[:, :width] % 2 == 1
-
-
-def decode_runs(counts: Sequence[int], height: int, width: int) -> np.ndarray:
-    """COCO's run lengths, column by column and starting with those outside: (H, W) bool."""
-    values = np.arange(len(counts)) % 2 == 1
-    return np.repeat(values, counts).reshape(width, height).T
-
-
-def decompress_counts(text: str) -> list[int]:
-    """Run lengths of COCO's compressed form: 5 bits per character, from the fourth run on as difference to the last but
-    one."""
-    counts, number, shift = [], 0, 0
-    for character in text:
-        bits = ord(character) - 48
-        number |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            number -= 1 << shift
-        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-        number, shift = 0, 0
-    return counts
+        if not all(-LARGEST < n < LARGEST for n in polygon):
+            raise ValueError(f"a polygon with a corner beyond {LARGEST:g} pixels, or that is no number")
+        found.append((False, np.array(polygon, np.float32)))
+    return found

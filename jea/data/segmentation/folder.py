@@ -89,7 +89,8 @@ def read_classes(path: Path) -> tuple:
     Names are taken as they are written: `yes` is "yes".
     """
     if not path.exists():
-        raise DataError(f"{path}: cannot read the list of classes: there is no such file; write one name per line, each "
+        raise DataError(f"{path}: cannot read the list of classes: there is no such file; write one name per line, "
+                        f"each "
                         "after a dash")
     content = read_yaml(path, error=DataError, what="list of classes", as_text=True)
     palette = voc_palette()
@@ -105,7 +106,8 @@ def read_classes(path: Path) -> tuple:
     for place, colour in colours.items():
         if not (isinstance(colour, list) and len(colour) == 3 and all(
                 isinstance(v, str) and re.fullmatch(r"\d{1,3}", v) and int(v) <= 255 for v in colour)):
-            raise DataError(f"{path}: the colour of {names[place]} is {str(colour)[:80]!r}; expected three whole numbers "
+            raise DataError(f"{path}: the colour of {names[place]} is {str(colour)[:80]!r}; expected three whole "
+                            f"numbers "
                             "from 0 to 255")
         palette[place] = np.array([int(v) for v in colour], np.uint8)
     return tuple(names), palette

@@ -1,6 +1,8 @@
 """COCO with VOC's labels: polygons, run lengths, broken annotations."""
 import json
 import pickle
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from segmentation_trees import save
 
 from jea.data import COCO, DataError
 from jea.data.segmentation import coco as coco_module
+from jea.data.segmentation import outlines
 from jea.data.segmentation.voc import VOC_CLASSES
 
 
@@ -29,7 +32,7 @@ def inside(corners, x, y):
 @pytest.mark.parametrize("seed", range(6))
 def test_polygons_fill_the_pixels_whose_centres_are_inside(seed):
     corners = rng(1, seed).random((7, 2)) * (30, 20) - (4, 4)  # parts lie outside of the picture
-    mask = coco_module.fill_polygon(corners, 14, 23)
+    mask = outlines.fill_polygon(corners, 14, 23)
     wanted = [[inside(corners.tolist(), x + 0.5, y + 0.5) for x in range(23)] for y in range(14)]
     assert np.array_equal(mask, wanted) and mask.any()
 
@@ -40,20 +43,20 @@ def test_polygon_by_hand():
         box = np.array([[1, 2], [4, 2], [4, 4], [1, 4]]) + shift
         wanted = np.zeros((6, 7), bool)
         wanted[2:4, 1:4] = True
-        assert np.array_equal(coco_module.fill_polygon(box, 6, 7), wanted)
+        assert np.array_equal(outlines.fill_polygon(box, 6, 7), wanted)
 
 
 def test_run_lengths():
     # column by column: 2 off, 3 on, 4 off in a picture of 3 x 3
     wanted = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 0]], bool)
-    assert np.array_equal(coco_module.decode_runs([2, 3, 4], 3, 3), wanted)
-    assert coco_module.decode_runs([0, 6], 2, 3).all()
+    assert np.array_equal(outlines.decode_runs([2, 3, 4], 3, 3), wanted)
+    assert outlines.decode_runs([0, 6], 2, 3).all()
     # COCO's compressed text: plain numbers, then differences to the number two before. 48 + value, 32 = more, 16 = sign
-    assert coco_module.decompress_counts("234") == [2, 3, 4]
-    assert coco_module.decompress_counts("2341") == [2, 3, 4, 3 + 1]
-    assert coco_module.decompress_counts("234O") == [2, 3, 4, 3 - 1]
-    assert coco_module.decompress_counts("PP1") == [512 * 2]  # 0 | more, 0 | more, 1: 1 << 10
-    assert coco_module.decompress_counts(chr(48 + 32 + 17) + "1") == [17 + 32]
+    assert outlines.decompress_counts("234") == [2, 3, 4]
+    assert outlines.decompress_counts("2341") == [2, 3, 4, 3 + 1]
+    assert outlines.decompress_counts("234O") == [2, 3, 4, 3 - 1]
+    assert outlines.decompress_counts("PP1") == [512 * 2]  # 0 | more, 0 | more, 1: 1 << 10
+    assert outlines.decompress_counts(chr(48 + 32 + 17) + "1") == [17 + 32]
 
 
 @pytest.fixture
@@ -155,3 +158,119 @@ def test_coco_label_of_another_size(coco):
     save(coco / "train2017/000000000009.jpg", np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(DataError, match="label is 10 x 8, its picture .*000000000009.jpg is 9 x 8"):
         COCO(root=coco, min_pixels=10).test_sample(0)
+
+
+def test_an_outline_in_its_box_is_the_outline_in_the_picture():
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        corners = (random.random((int(random.integers(3, 9)), 2)) * (40, 30) - 8).astype(np.float32)
+        whole, box = outlines.fill_polygon(corners, 14, 23), outlines.box_of(corners, 14, 23)
+        again = np.zeros((14, 23), bool)
+        again[box] = outlines.fill_polygon(corners, 14, 23, box)
+        assert np.array_equal(whole, again)
+
+
+def test_many_crossings_in_pieces(monkeypatch):
+    corners = np.random.default_rng(0).random((50, 2)).astype(np.float32) * 20
+    whole = outlines.fill_polygon(corners, 20, 20)
+    monkeypatch.setattr(outlines, "_CROSSINGS", 7)
+    assert np.array_equal(outlines.fill_polygon(corners, 20, 20), whole) and whole.any()
+
+
+def test_run_lengths_keep_all_their_digits():
+    drawn = outlines.Outlines([[(3, True, [16777217, 1]), (2, False, [0, 0, 4, 0, 4, 1])]], [(2, 8388609)])
+    label = drawn.draw(0)
+    assert label[1, -1] == 3 and (label == 3).sum() == 1
+
+
+ODD = [None, True, "a", "\0", -1, 0, 1.5, 1e400, 10 ** 400, [], {}, [[]], {"a": 1}, "9" * 5000, [1, 2], "../../x",
+       10 ** 9]
+
+
+@pytest.mark.parametrize("place", ["categories", "images", "annotations", "segmentation", "polygon", "runs"])
+@pytest.mark.parametrize("value", range(len(ODD)))
+def test_odd_values_are_told(coco, place, value):
+    """Every field of every object, missing and with each odd value: a DataError, or a data set that can be read."""
+    value, path = ODD[value], coco / "annotations/instances_train2017.json"
+    sound = path.read_text()
+
+    def targets(content):
+        if place in ("categories", "images", "annotations"):
+            yield content, place
+            for entry in content[place][:2]:
+                yield from ((entry, key) for key in list(entry))
+            yield content[place], 0
+        elif place == "segmentation":
+            yield from ((entry, "segmentation") for entry in content["annotations"])
+        elif place == "polygon":
+            yield content["annotations"][0]["segmentation"], 0
+            yield content["annotations"][0]["segmentation"][0], 1
+        else:
+            runs = content["annotations"][3]["segmentation"]
+            yield from ((runs, key) for key in ("size", "counts"))
+            yield runs["counts"], 1
+            yield runs["size"], 0
+    refused = 0
+    for number in range(len(list(targets(json.loads(sound))))):
+        for drop in (False, True):
+            content = json.loads(sound)
+            container, key = list(targets(content))[number]
+            if drop:
+                del container[key]
+            else:
+                container[key] = value
+            path.write_text(json.dumps(content))
+            try:
+                data = COCO(root=coco, min_pixels=0)
+                for k in range(len(data)):
+                    data.test_sample(k)
+            except DataError as error:
+                refused += 1
+                assert len(str(error)) < 1000 and "\0" not in str(error)
+    assert refused > 0 or place == "segmentation"
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "empty"), ("[1]", "\"categories\" is not a list"), ("[" * 100_000,
+                                                             "not COCO's instances file: RecursionError"),
+    ("{", "not COCO's"), ("9" * 5000, "not COCO's"), ('{"categories": [], "images": [], "annotations": {}}',
+                                                      "annotations"),
+    ("\xff", "not COCO's"), ("null", "categories"),
+])
+def test_files_that_are_none(coco, text, said):
+    (coco / "annotations/instances_train2017.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=said):
+        COCO(root=coco)
+
+
+def test_hostile_sizes_and_runs_are_refused_at_once(coco):
+    def image(content, **change):
+        content["images"][1].update(change)
+
+    def runs(content, counts):
+        content["annotations"][3]["segmentation"].update(counts=counts)
+    for change, said in (
+            (lambda c: image(c, height=1_000_000),
+             "picture 25 has the size '.1000000, 10.'; expected height and width"),
+            (lambda c: image(c, height=8192, width=8193), "at most 67108864 together"),
+            (lambda c: runs(c, "o" * 1_000_000), "annotation 4: run lengths with 'o', or of more than"),
+            (lambda c: runs(c, [10 ** 300]), "annotation 4: run lengths of 1000"),
+            (lambda c: c["annotations"][0].update(segmentation=[[0, 0, 8e9, 0, 1, 1]]), "a corner beyond 1e.06 pixels"),
+            (lambda c: c["annotations"][0].update(segmentation=[[0, float("nan"), 8, 0, 1, 1]]), "a corner beyond")):
+        content = json.loads((coco / "annotations/instances_train2017.json").read_text())
+        change(content)
+        other = coco / "annotations/instances_val2017.json"
+        other.write_text(json.dumps(content))
+        (coco / "val2017").mkdir(exist_ok=True)
+        tracemalloc.start()
+        started = time.process_time()
+        with pytest.raises(DataError, match=said):
+            COCO(root=coco, split="val", min_pixels=0)
+        assert time.process_time() - started < 5 and tracemalloc.get_traced_memory()[1] < 60e6
+        tracemalloc.stop()
+
+
+def test_outlines_that_cover_a_picture_too_often(coco, monkeypatch):
+    monkeypatch.setattr(coco_module, "MAX_COVER", 20)
+    with pytest.raises(DataError, match="the 3 outlines of picture 25 cover 87 pixels together, over the limit of 20"):
+        COCO(root=coco, min_pixels=0)
