@@ -122,8 +122,9 @@ class SavedRun:
                                                        metrics=plain(values)))
 
     def _check_finite(self, tensors: dict, step: int) -> None:
-        # A sum is not finite where a number is not, and in float64 only there.
-        bad = [key for key, value in tensors.items() if not math.isfinite(value.sum(dtype=np.float64))]
+        # The least and the largest number are not finite where any is not, NaN included.
+        bad = [key for key, value in tensors.items()
+               if value.size and not (math.isfinite(value.min()) and math.isfinite(value.max()))]
         if bad:
             raise TrainingError(f"step {step}: {len(bad)} of {len(tensors)} tensors are not finite, first {bad[0]}; "
                                 f"they are not saved. {self.what_is_kept(step)}")

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
 
 from jea.checkpoint import load_npz
+from jea.errors import DataError
+from jea.tasks.classification import Classification
+from jea.tasks.generation import Generation
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
@@ -95,3 +99,20 @@ def test_its_data_are_checked(folder):
 def test_its_mistakes_are_told(folder, change, said):
     done = jea(folder, "train", "--config", "line.yaml", "--out", "none", change, status=2)
     assert said in done.stderr, done.stderr
+
+
+def test_a_split_of_null_is_all_there_is_and_not_the_split_of_the_config():
+    task = toy.make(data={"split": "half"})
+    assert task.dataset().split == "half" and task.dataset(None).split is None and task.dataset("x").split == "x"
+    asked = []
+    for task in (Classification(model={"name": "eamlp_tiny", "img_size": 32}, data={"name": "shape_classes"},
+                                eval={"split": None}),
+                 Generation(model={"name": "ea_sagan_tiny", "width": 8}, data={"name": "plain_shapes"},
+                            eval={"split": None})):
+        def dataset(*split):
+            asked.append(split)
+            raise DataError("seen")
+        task.dataset = dataset
+        with pytest.raises(DataError, match="seen"):
+            task.reference(task.eval.split) if task.name == "generation" else task.evaluate("unused")
+    assert asked == [(None,), (None,)]

@@ -162,15 +162,16 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert meta["step"] > 3 or (tmp_path / LAST).read_bytes() == before
 
 
-@pytest.mark.parametrize("what", ["weights", "momentum", "best"])
-def test_each_save_looks_at_every_number(tmp_path, what):
+@pytest.mark.parametrize("what, value", [("weights", np.nan), ("weights", np.inf), ("momentum", -np.inf),
+                                         ("best", np.nan)])
+def test_each_save_looks_at_every_number(tmp_path, what, value):
     task = toy.make(save_every=2)
     phases = task.phases(8)
     run = SavedRun(task, phases, tmp_path)
     run.save(2, None)
     before = (tmp_path / LAST).read_bytes()
     (task.model.slope if what != "momentum" else phases[0].optimizer.param_groups[0]["values"][0]).assign(
-        np.array([np.nan], np.float32))
+        np.array([value], np.float32))
     with pytest.raises(TrainingError, match=f"step 3: 1 of . tensors are not finite, first .*; they are not saved. "
                                             f"{tmp_path / LAST} is that of step 2, untouched"):
         run.save_best(3, 1.0, {}) if what == "best" else run.save(3, None)
