@@ -86,8 +86,10 @@ class SegmentationDataset(Dataset):
         return image, label
 
     def _sizes_differ(self, sample: Sample, image: np.ndarray, label: np.ndarray) -> str:
-        stored = "" if not self.follows_exif or not is_rotated(self.root / sample.image) else \
-            ", turned upright as its EXIF data ask; draw the label on the upright picture, or remove the picture's EXIF tag"
+        stored = ""
+        if self.follows_exif and is_rotated(self.root / sample.image):
+            stored = (", turned upright as its EXIF data ask; draw the label on the upright picture, or remove the "
+                      "picture's EXIF tag")
         return (f"{self.root / sample.label}: label is {_wxh(label)}, its picture {self.root / sample.image} is "
                 f"{_wxh(image)}{stored}; they must have one size")
 

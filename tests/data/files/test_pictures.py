@@ -163,3 +163,32 @@ def test_jpeg_writer(tmp_path):
 
 def test_limit_is_below_the_one_at_which_pillow_warns():
     assert images.MAX_PIXELS < 89_478_485
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "a.png"])
+def test_of_several_frames_the_first_is_read(tmp_path, name):
+    frames = [Image.fromarray(np.full((6, 9, 3), value, np.uint8)) for value in (255, 0)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))
+    assert Image.open(tmp_path / name).n_frames == 2
+    assert (read_image(tmp_path / name) == 255).all() and read_image(tmp_path / name).shape == (6, 9, 3)
+
+
+@pytest.mark.parametrize("mode, value, wanted", [("RGB", (10, 20, 30), (10, 20, 30)), ("L", 77, (77, 77, 77)),
+                                                 ("1", 1, (255, 255, 255)), ("I;16", 65535, (255, 255, 255))])
+def test_tiff_modes(tmp_path, mode, value, wanted):
+    Image.new(mode, (3, 2), value).save(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif") == np.array(wanted, np.uint8)).all()
+
+
+def test_tiff_of_floating_point_numbers_is_named(tmp_path):
+    Image.fromarray(np.ones((2, 3), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match="a.tiff: picture of floating-point numbers; save it as 8-bit RGB"):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_pictures_that_are_no_regular_files(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name, said in (("a.png", "picture is a pipe"), ("b.png", "picture is a device"), ("c\0.png", "no name of a picture")):
+        with pytest.raises(DataError, match=said):
+            read_image(tmp_path / name)
