@@ -35,6 +35,12 @@ def without_launches(text: str) -> str:
     return text
 
 
+def for_both_types(functions: str) -> str:
+    """Functions of T, called name and name16: for float and for half precision."""
+    return "".join(functions.replace("NAME", suffix).replace("T*", f"{kind}*")
+                   for suffix, kind in (("", "float"), ("16", "_Float16")))
+
+
 def build(kernel: str, functions: str, folder: Path) -> ctypes.CDLL:
     """A library with the extern "C" `functions`, which call what jea/ops/`kernel` defines."""
     source, library = (folder / f"{Path(kernel).stem}{end}" for end in (".cc", ".so"))

@@ -4,7 +4,7 @@ import shutil
 import cuda_on_cpu
 import numpy as np
 import pytest
-from test_double_norm import LAYOUTS, expected, logits
+from expected.double_norm import LAYOUTS, expected, logits
 
 from jea.ops.attention.double_norm import cuda_held, cuda_splits
 

@@ -5,7 +5,7 @@ import shutil
 import cuda_on_cpu
 import numpy as np
 import pytest
-from test_batch_norm import case, expected
+from expected.batch_norm import case, expected
 
 from jea._jittor import jt
 from jea.ops import batch_norm

@@ -4,7 +4,7 @@ import shutil
 import cuda_on_cpu
 import numpy as np
 import pytest
-from test_resize import CASES, weights
+from expected.resize import CASES, weights
 
 from jea._jittor import jt
 from jea.ops import resize_bilinear

@@ -3,32 +3,12 @@ import platform
 
 import numpy as np
 import pytest
+from expected.double_norm import LAYOUTS, expected, logits
 
 from jea._jittor import jt
 from jea.ops import double_norm, kernels
 
 pytestmark = pytest.mark.usefixtures("device")
-
-LAYOUTS = ("bsn", "bns")
-
-
-def expected(x, layout, eps=1e-9, g=None):
-    """Output and, with g = dL/dy, gradient, in float64."""
-    positions, memories = (-1, -2) if layout == "bsn" else (-2, -1)
-    x = x.astype(np.float64)
-    e = np.exp(x - x.max(positions, keepdims=True))
-    a = e / e.sum(positions, keepdims=True)
-    d = eps + a.sum(memories, keepdims=True)
-    y = a / d
-    if g is None:
-        return y
-    h = (g - (g * y).sum(memories, keepdims=True)) / d
-    return y, a * (h - (a * h).sum(positions, keepdims=True))
-
-
-def logits(rng, layout, batch, s, n, scale=3.0):
-    shape = (batch, s, n) if layout == "bsn" else (batch, n, s)
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 
 def check(x, layout, impl, eps=1e-9, var=None):

@@ -1,6 +1,7 @@
 """Operators on point clouds: kernels and references against numpy in float64."""
 import numpy as np
 import pytest
+from expected.points import farthest, nearest
 
 from jea._jittor import jt
 from jea.ops import farthest_point_sample, gather_points, kernels, knn, max_last, three_interpolate
@@ -22,18 +23,6 @@ def poisoned(run):
 
 
 # -- farthest_point_sample -----------------------------------------------------------------------------------------
-
-def farthest(points, m, skip=True):
-    """float64, one cloud at a time."""
-    chosen = np.zeros((len(points), m), int)
-    for row, p in zip(chosen, points.astype(np.float64)):
-        nearest = np.full(len(p), np.inf)
-        if skip:
-            nearest[(p * p).sum(-1) <= 1e-3] = -1
-        for j in range(1, m):
-            nearest = np.minimum(nearest, ((p - p[row[j - 1]]) ** 2).sum(-1))
-            row[j] = np.argmax(nearest)
-    return chosen
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -81,10 +70,6 @@ def test_upstreams_samples(reference):
 
 
 # -- knn -------------------------------------------------------------------------------------------------------------
-
-def nearest(query, points, k):
-    squares = ((query[:, :, None].astype(np.float64) - points[:, None]) ** 2).sum(-1)
-    return np.argsort(squares, axis=-1, kind="stable")[..., :k], np.sort(squares, axis=-1)[..., :k]
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

@@ -3,6 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
+from expected.batch_norm import case, expected
 
 from jea._jittor import jt
 from jea.ops import batch_norm, kernels
@@ -10,31 +11,6 @@ from jea.ops import batch_norm, kernels
 pytestmark = pytest.mark.usefixtures("device")
 
 SHAPES = [(2, 1), (4, 3), (2, 5, 63), (1, 2, 65, 65), (8, 3, 9, 7), (2, 2, 3, 3, 3)]
-
-
-def expected(x, weight, bias, statistics, residual, relu, g, eps=1e-5):
-    """y, mean, variance and the gradients of x, weight, bias, residual, in float64."""
-    axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-    wide = (lambda v: np.asarray(v, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2)))
-    x = x.astype(np.float64)
-    mean, variance = (x.mean(axes), x.var(axes)) if statistics is None else statistics
-    inverse = 1 / np.sqrt(wide(variance) + eps)
-    h = (x - wide(mean)) * inverse
-    y = h * wide(weight) + wide(bias) + (0 if residual is None else residual)
-    g = g.astype(np.float64)
-    if relu:
-        g, y = g * (y > 0), np.maximum(y, 0)
-    dx = g
-    if statistics is None:
-        dx = g - g.mean(axes, keepdims=True) - h * (g * h).mean(axes, keepdims=True)
-    return y, mean, variance, [wide(weight) * inverse * dx, (g * h).sum(axes), g.sum(axes), g]
-
-
-def case(shape, seed=0, offset=0.0):
-    rng = np.random.default_rng(seed)
-    new = (lambda *size: rng.standard_normal(size).astype(np.float32))
-    statistics = (new(shape[1]) + np.float32(offset), (rng.random(shape[1]) + 0.5).astype(np.float32))
-    return new(*shape) + np.float32(offset), new(shape[1]), new(shape[1]), statistics, new(*shape), new(*shape)
 
 
 def check(shape, training, with_residual, relu, impl, seed=0):

@@ -10,7 +10,7 @@ import pytest
 
 from jea.environment import cuda_home
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPS, RECORDER = ROOT / "jea" / "ops", ROOT / "tests" / "gpu" / "cudnn_recorder.h"
 FLOAT, HALF, BFLOAT16 = 0, 2, 9
 FORWARD, DATA, WEIGHT = 0, 1, 2

@@ -4,7 +4,7 @@ import shutil
 import cuda_on_cpu
 import numpy as np
 import pytest
-from test_points import farthest, nearest
+from expected.points import farthest, nearest
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
