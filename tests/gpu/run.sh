@@ -22,7 +22,7 @@ wheels=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 base=${JEA_GPU_BASE:-/tmp/jea-gpu}  # the same on every machine: Jittor's cache holds absolute paths
-export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu OMP_NUM_THREADS=1
+export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1
 export JEA_GPU_STORE=$base/store TORCHINDUCTOR_CACHE_DIR=$base/inductor TRITON_CACHE_DIR=$base/triton PYTHONWARNINGS=ignore
 mkdir -p "$HOME" "$base/homes" "$JEA_GPU_STORE"
 started=$SECONDS
