@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -32,7 +33,6 @@ def kept():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if last_words:
             os.write(2, last_words.encode())
-            _end_compiling(jittor_utils)
             os._exit(130)
         if not seen.is_set():
             seen.set()
@@ -45,6 +45,7 @@ def kept():
 
     def start_quietly():
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        _end_with_parent(own)  # its pool starts new ones for those that Ctrl-C has ended
         start()
     jittor_utils.pool_initializer = start_quietly
     os.environ.setdefault("JPY_PARENT_PID", str(own))
@@ -67,9 +68,11 @@ def kept():
         raise KeyboardInterrupt
 
 
-def _end_compiling(jittor_utils) -> None:
-    """End the processes in which Jittor compiles, which a signal to this process alone has not reached."""
-    if jittor_utils.pool_size:
-        for process in jittor_utils.p._pool:
-            with contextlib.suppress(OSError):
-                os.kill(process.pid, signal.SIGTERM)
+def _end_with_parent(parent: int) -> None:
+    """Have this process end when its parent does, at once if that has happened already."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, of Linux
+    except AttributeError:
+        return
+    if os.getppid() != parent:
+        os._exit(130)
