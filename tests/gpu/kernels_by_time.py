@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -20,21 +21,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "be
 def rows(report: list, steps: int) -> list:
     """[{"kernel", "ms", "calls", "on_cpu"}], most time first; times and calls of one step."""
     head, found = report[0], []
-    at = {name: head.index(name) for name in ("Name", "FileName", "Count", "TotalTime")}
+    at = {name: head.index(name) for name in ("Name", "Count", "TotalTime")}
     for row in report[1:]:
-        source = Path(row[at["FileName"]])
-        text = source.read_text(errors="replace") if source.is_file() else ""
-        found.append({"kernel": described(row[at["Name"]], text), "ms": round(float(row[at["TotalTime"]]) / 1e6 / steps, 4),
-                      "calls": round(float(row[at["Count"]]) / steps, 2),
-                      "on_cpu": "JIT_cpu" in text and "JIT_cuda" not in text})
+        name = row[at["Name"]]
+        found.append({"kernel": described(name), "ms": round(float(row[at["TotalTime"]]) / 1e6 / steps, 4),
+                      "calls": round(float(row[at["Count"]]) / steps, 2), "on_cpu": "JIT_cpu:1" in name})
     return sorted(found, key=lambda row: -row["ms"])
 
 
-def described(name: str, text: str) -> str:
-    """The operators of a kernel; of one of jea's the function that it calls."""
-    import re
-    called = re.search(r"jea::(?!kThreads)(\w+)\(", text.split("jit_run")[-1]) if "code" in name else None
-    return f"{name} ({called.group(1)})" if called else name[:100]
+def described(name: str) -> str:
+    """A kernel in few words, from its key: the operators that it joins, or the functions of jea's that it calls; and its types."""
+    types = "/".join(sorted(set(re.findall(r"\b(float32|float16|bfloat16|float64|int32|uint8)\b", name.split("\u00abHEADER")[0]))))
+    if "\u00abCODE:" in name:
+        words = [one for one in re.findall(r"jea::(\w+)", name.split("\u00abCODE:")[-1]) if one[0].islower() or one in ("Forward", "Backward")]
+        return f"jea {' '.join(dict.fromkeys(words))} {types}"[:110]
+    words = re.findall(r"opkey\d+:(\w+)", name) or [re.split("\u00ab", name)[0]]
+    words += re.findall(r"OP:(?!void)(\w+)", name)
+    return f"{' '.join(words)} {types}"[:110]
 
 
 def main() -> int:

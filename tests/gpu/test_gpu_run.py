@@ -96,11 +96,11 @@ def test_caches_are_put_together(tmp_path):
     assert merge_caches.merged({"a": {"k": 1}}, {"a": {"k": 2, "l": 3}}) == {"a": {"k": 1, "l": 3}}
 
 
-def test_kernels_that_run_on_the_host_are_marked(tmp_path):
-    (tmp_path / "cuda.cc").write_text("#define JIT_cuda 1\nvoid jit_run() { jea::double_norm_forward(x); }")
-    (tmp_path / "cpu.cc").write_text("#define JIT_cpu 1\n")
-    report = [["Name", "FileName", "Count", "TotalTime"],
-              ["code", str(tmp_path / "cuda.cc"), "10", "5000000"], ["transpose", str(tmp_path / "cpu.cc"), "5", "9000000"]]
+def test_kernels_that_run_on_the_host_are_marked():
+    code = ("code\u00abIN_SIZE:2\u00abin0_type:float32\u00abHEADER:namespace jea { void other(); }\u00abCODE:const jea::Sizes sizes{1}; "
+            "jea::double_norm_forward(sizes, in0_p);\u00abJIT:1\u00abJIT_cuda:1")
+    joined = "\u00abopkey0:array\u00abT:int32\u00abopkey1:reduce\u00abTx:float32\u00abOP:add\u00abJIT_cpu:1"
+    report = [["Name", "FileName", "Count", "TotalTime"], [code, "a.cc", "10", "5000000"], [joined, "b.cc", "5", "9000000"]]
     assert kernels_by_time.rows(report, 5) == [
-        {"kernel": "transpose", "ms": 1.8, "calls": 1.0, "on_cpu": True},
-        {"kernel": "code (double_norm_forward)", "ms": 1.0, "calls": 2.0, "on_cpu": False}]
+        {"kernel": "array reduce add float32/int32", "ms": 1.8, "calls": 1.0, "on_cpu": True},
+        {"kernel": "jea double_norm_forward float32", "ms": 1.0, "calls": 2.0, "on_cpu": False}]
