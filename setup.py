@@ -38,6 +38,7 @@ setup(
         f"onednn-devel-cpu-gomp==2022.2.1; {LINUX_X86}",
     ],
     extras_require={
+        "digits": ["scikit-learn"],  # its package holds the pictures of data.name=digits
         "detection": ["pycocotools>=2.0.7"],
         # CUDA 13 with cuDNN 9 for jea/environment/cuda_home.py: CUDA 13.0 update 2, the set that PyTorch's CUDA 13
         # builds use.

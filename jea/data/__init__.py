@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from jea.data.classification.base import ClassificationDataset
 from jea.data.classification.cifar import CIFAR10, CIFAR100
+from jea.data.classification.digits import Digits
 from jea.data.classification.folder import ImageFolder
 from jea.data.classification.shapes import ShapeClasses
 from jea.data.classification.tiny_imagenet import TinyImageNet
@@ -44,6 +45,7 @@ DATASETS = {
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "tiny_imagenet": TinyImageNet,
+    "digits": Digits,
     "modelnet40": ModelNet40,
     "shapenet_part": ShapeNetPart,
     "solids": Solids,
@@ -66,7 +68,7 @@ def dataset_class(name: str) -> type[Dataset]:
 __all__ = [
     "ADE20K", "ADE20K_CLASSES", "Batch", "CIFAR10", "CIFAR100", "CITYSCAPES_CLASSES", "COCO", "COCODetection",
     "COCOJson", "Cityscapes",
-    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "DetectionDataset", "ImageFolder", "Loader",
+    "ClassificationDataset", "DATASETS", "DataError", "Dataset", "Digits", "DetectionDataset", "ImageFolder", "Loader",
     "ModelNet40",
     "PointCloudDataset", "SegmentationDataset", "SegmentationFolder", "ShapeClasses", "ShapeScenes", "ShapeNetPart",
     "Shapes",

@@ -1,12 +1,18 @@
-"""Per-class bars, confusion matrices, and overlays without a background class."""
+"""Bars, confusion matrices and curves."""
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from jea.draw.charts import bars_png, confusion_png
-from jea.draw.comparisons import overlay, side_by_side
+from jea.data import read_image
+from jea.draw.charts import bars_png, confusion_png, curve_png
 from jea.draw.palettes import voc_palette
 from jea.metrics import ConfusionMatrix
+
+
+def count(picture, colour):
+    return int((picture == np.array(colour)).all(2).sum())
 
 
 def widths(path, palette, rows):
@@ -47,13 +53,49 @@ def test_shares_of_the_confusion_matrix():
     assert shares[:2].tolist() == [[1, 0, 0], [1 / 3, 2 / 3, 0]] and np.isnan(shares[2]).all()
 
 
-def test_background_or_none():
-    image, label = np.full((2, 2, 3), 100, np.uint8), np.array([[0, 1], [0, 1]])
-    palette = np.zeros((256, 3), np.uint8)
-    palette[0], palette[1] = (200, 0, 0), (0, 200, 0)
-    assert (overlay(image, label, palette)[:, 0] == 100).all()
-    assert overlay(image, label, palette, background=None)[0, 0].tolist() == [155, 45, 45]
-    assert (overlay(image, label, palette, background=1)[:, 1] == 100).all()
-    shown, hidden = (side_by_side(np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20), int), palette=palette,
-                                  class_names=["road"], background=b) for b in (None, 0))
-    assert shown.shape[0] > hidden.shape[0]  # the legend names the class
+def test_curve_has_both_lines_and_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "curve.png"
+    steps = list(range(100))
+    panels = {"loss": {"train": (steps, [2 / (1 + s) for s in steps]), "val": ([0, 50, 99], [2.5, 1, 0.5])},
+              "mIoU": {"val": ([50, 99], [0.5, 0.9])}}
+    curve_png(path, panels, title="shapes", xlabel="step")
+    picture = read_image(path)
+    assert picture.shape == (44 + 2 * 250 + 44, 900, 3)
+    blue, orange = (31, 98, 168), (214, 96, 22)
+    upper, lower = picture[:290], picture[310:]
+    assert count(upper, blue) > 100 and count(upper, orange) > 100 and count(lower, blue) > 100
+    assert count(lower, orange) == 0
+
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        curve_png(path, {"loss": {"train": ([0, 1], [1, 0])}}, title="", xlabel="")
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["curve.png"]
+
+
+def test_line_runs_from_corner_to_corner(tmp_path):
+    curve_png(tmp_path / "c.png", {"y": {"a": ([0, 10], [0, 1])}}, title="", xlabel="")
+    picture = read_image(tmp_path / "c.png").astype(int)
+    rows, columns = np.nonzero((np.abs(picture - (31, 98, 168)).sum(2) < 30)[70:])
+    left, right = columns.argmin(), columns.argmax()
+    assert (columns.min(), columns.max()) == pytest.approx((73, 879), abs=2)  # the points are 6 pixels wide
+    assert rows[left] + 70 == pytest.approx(284, abs=2) and rows[right] + 70 == pytest.approx(70, abs=2)
+
+
+@pytest.mark.parametrize("series", [
+    {}, {"a": ([], [])}, {"a": ([3], [0.5])}, {"a": ([0, 1], [2, 2])}, {"a": ([0, 1], [0, 0])},
+    {"a": ([0, 1, 2], [1, float("nan"), float("inf")])}, {"a": ([0, 1e9], [1e-12, 1e12])},
+    {"a": ([0, 1], [-5, 5])},
+    {"a": ([1, 2], [1e300, -1e300])},
+])
+def test_curve_of_odd_data(tmp_path, series):
+    curve_png(tmp_path / "c.png", {"y": series}, title="t", xlabel="x")
+    assert read_image(tmp_path / "c.png").shape == (338, 900, 3)
+
+
+def test_curve_refuses_lengths_that_differ(tmp_path):
+    with pytest.raises(ValueError, match="series a"):
+        curve_png(tmp_path / "c.png", {"y": {"a": ([1, 2], [1])}}, title="", xlabel="")

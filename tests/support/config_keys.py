@@ -31,10 +31,10 @@ def options_rows(options, without=object) -> list:
     return [(key, *row) for key, row in rows.items()]
 
 
-def constructor_rows(function) -> list:
-    """(keyword, default, "") of a constructor."""
+def constructor_rows(dataset) -> list:
+    """(keyword, default, "") of a data set's constructor."""
     return [(name, "needed" if p.default is p.empty else _yaml(repr(p.default)), "")
-            for name, p in inspect.signature(function).parameters.items()]
+            for name, p in dataset.arguments().items()]
 
 
 def _yaml(text: str) -> str:

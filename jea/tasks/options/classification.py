@@ -8,7 +8,7 @@ from jea.errors import ConfigError
 from jea.tasks.options.limits import check_limits, check_range
 from jea.tasks.options.training import TrainOptions
 
-DATASETS = ("image_folder", "tiny_imagenet", "cifar10", "cifar100", "shape_classes")
+DATASETS = ("image_folder", "tiny_imagenet", "cifar10", "cifar100", "shape_classes", "digits")
 
 
 @dataclass

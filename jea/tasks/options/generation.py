@@ -7,7 +7,7 @@ from jea.errors import ConfigError
 from jea.tasks.options.limits import check_limits
 from jea.tasks.options.training import TrainOptions
 
-DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "image_folder", "shape_classes", "plain_shapes")
+DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "image_folder", "shape_classes", "plain_shapes", "digits")
 
 
 @dataclass
