@@ -6,14 +6,9 @@
 #include <cmath>
 #include <cuda_runtime.h>
 #include "common/reduce.cuh"
+#include "losses/cross_entropy_sizes.h"
 
 namespace jea {
-
-struct CrossEntropy {
-    long batch, classes, positions;
-    long ignored;
-    float smoothing;
-};
 
 // Joins the values of the class lanes (a power of two) of this thread's position; the result in all of them.
 template <class Join>

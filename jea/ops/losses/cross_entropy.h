@@ -7,17 +7,9 @@
 #include <cstdint>
 #include <limits>
 #include "common/exp.h"
+#include "losses/cross_entropy_sizes.h"
 
 namespace jea {
-
-struct CrossEntropy {
-    long batch, classes, positions;
-    long ignored;
-    float smoothing;
-
-    static constexpr long kTile = 256;
-    long tiles() const { return (positions + kTile - 1) / kTile; }
-};
 
 // maxima and inverses (batch, positions) keep max_c x and 1 / sum_c exp(x - max) for the gradient.
 inline void cross_entropy_forward(const CrossEntropy& d, const float* x, const int* labels, float* losses,

@@ -7,17 +7,9 @@
 #pragma once
 #include <cuda_runtime.h>
 #include "common/reduce.cuh"
+#include "normalisation/batch_norm_sizes.h"
 
 namespace jea {
-
-struct BatchNorm {
-    long batch, channels, inner;
-    bool training, relu;
-    double eps;
-    long splits;
-
-    __host__ __device__ long count() const { return batch * inner; }
-};
 
 // Number, mean and sum of squared differences from the mean, joined without cancellation (Chan et al.). In float64, for
 // means far from zero.

@@ -7,18 +7,9 @@
 #include <cstdint>
 #include <cstring>
 #include "common/sums.h"
+#include "normalisation/batch_norm_sizes.h"
 
 namespace jea {
-
-struct BatchNorm {
-    long batch, channels, inner;
-    bool training, relu;
-    double eps;
-
-    long count() const { return batch * inner; }
-    const float* run(const float* x, long b, long c) const { return x + (b * channels + c) * inner; }
-    float* run(float* x, long b, long c) const { return x + (b * channels + c) * inner; }
-};
 
 // max(x, 0) that hands NaN on. By the bits: under -Ofast comparisons with NaN mean nothing.
 inline float relu_or_nan(float x) {

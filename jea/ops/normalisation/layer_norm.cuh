@@ -9,14 +9,9 @@
 #include "common/columns.cuh"
 #include "common/reduce.cuh"
 #include "common/vectors.cuh"
+#include "normalisation/layer_norm_sizes.h"
 
 namespace jea {
-
-struct LayerNorm {
-    long rows, width;
-    double eps;
-    long splits;  // of the rows
-};
 
 // A row's mean as float32 and the part of it that float32 does not hold, and 1 / sqrt(variance + eps).
 struct LayerNormRow {

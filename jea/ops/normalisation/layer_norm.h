@@ -4,13 +4,9 @@
 #include <cmath>
 #include <vector>
 #include "common/sums.h"
+#include "normalisation/layer_norm_sizes.h"
 
 namespace jea {
-
-struct LayerNorm {
-    long rows, width;
-    double eps;
-};
 
 // The normalised value is h = (x - mean) inverse - shift: float32 does not hold all of the mean.
 struct LayerNormRow {

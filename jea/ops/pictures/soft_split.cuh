@@ -2,23 +2,9 @@
 #pragma once
 #include <cuda_runtime.h>
 #include "common/reduce.cuh"
+#include "pictures/soft_split_sizes.h"
 
 namespace jea {
-
-// Element (b, c, y, x) of the picture stands at ((b * height + y) * width + x) * channels + c if channels are last,
-// else at ((b * channels + c) * height + y) * width + x.
-struct SoftSplit {
-    long batch, channels, height, width, kernel, stride, padding;
-    bool channels_last;
-
-    __host__ __device__ long rows() const { return (height + 2 * padding - kernel) / stride + 1; }
-    __host__ __device__ long columns() const { return (width + 2 * padding - kernel) / stride + 1; }
-    __host__ __device__ int token() const { return static_cast<int>(channels * kernel * kernel); }
-    __device__ long at(long b, long c, long y, long x) const {
-        return channels_last ? ((b * height + y) * width + x) * channels + c
-                             : ((b * channels + c) * height + y) * width + x;
-    }
-};
 
 // A block for each token; tokens (batch, rows * columns, channels * kernel^2), the channel slowest within a token.
 template <class T>
@@ -28,8 +14,9 @@ soft_split_tokens(SoftSplit d, const T* __restrict__ picture, T* __restrict__ to
     const int row = blockIdx.x / columns, b = row / rows, kernel = d.kernel, area = kernel * kernel;
     const int top = row % rows * static_cast<int>(d.stride) - static_cast<int>(d.padding);
     const int left = static_cast<int>(blockIdx.x) % columns * static_cast<int>(d.stride) - static_cast<int>(d.padding);
-    T* const token = tokens + static_cast<long>(blockIdx.x) * d.token();
-    for (int i = threadIdx.x; i < d.token(); i += blockDim.x) {
+    const int length = static_cast<int>(d.token());
+    T* const token = tokens + static_cast<long>(blockIdx.x) * length;
+    for (int i = threadIdx.x; i < length; i += blockDim.x) {
         const int c = i / area, within = i % area;
         const int y = top + within / kernel, x = left + within % kernel;
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;

@@ -1,21 +1,9 @@
 // Overlapping patches as tokens, and the gradient. See soft_split.py.
 #pragma once
 #include <algorithm>
+#include "pictures/soft_split_sizes.h"
 
 namespace jea {
-
-// Element (b, c, y, x) of the picture stands at ((b * height + y) * width + x) * channels + c if channels are last,
-// else at ((b * channels + c) * height + y) * width + x.
-struct SoftSplit {
-    long batch, channels, height, width, kernel, stride, padding;
-    bool channels_last;
-
-    long rows() const { return (height + 2 * padding - kernel) / stride + 1; }
-    long columns() const { return (width + 2 * padding - kernel) / stride + 1; }
-    long channel_step() const { return channels_last ? 1 : height * width; }
-    long pixel_step() const { return channels_last ? channels : 1; }
-    long token() const { return channels * kernel * kernel; }
-};
 
 // tokens (batch, rows * columns, channels * kernel^2), the channel slowest within a token; zeros beyond the border.
 inline void soft_split_forward(const SoftSplit& d, const float* picture, float* tokens) {
