@@ -56,7 +56,7 @@ class Generator(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"Generator: z has shape {tuple(z.shape)}; expected (B, {self.z_dim})")
         y = _one_hot(label, self.num_classes, len(z))
-        h = enter(self.linear0(z).reshape((-1,) + self.bottom))
+        h = enter(self.linear0(z).reshape((-1,) + self.bottom), wide=True)
         for block, in self.blocks:
             h = block(h, y) if isinstance(block, GenBlock) else block(h)
         return plain(self.conv2d5(self.bn4(h, relu=True)))
@@ -88,7 +88,7 @@ class Discriminator(nn.Module):
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, size, size):
             raise ValueError(f"Discriminator: got shape {tuple(x.shape)}; expected (B, 3, {size}, {size})")
         y = _one_hot(label, self.num_classes, len(x))
-        h = enter(x)
+        h = enter(x, wide=True)
         for block, in self.blocks:
             h = block(h)
         h = channel_sums(relu(h))

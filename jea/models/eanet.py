@@ -70,7 +70,7 @@ class EANet(Network):
         return self._head(self.backbone.stages(checked_pictures(x, "EANet"))[1])
 
     def _head(self, feature):
-        return self.fc2(self.fc1(self.linu(self.fc0(feature))))
+        return self.fc2(self.fc1(self.linu(self.fc0(feature))), wide=True)
 
     def attention_map(self, x):
         """The external attention's map over the backbone's positions, (B, S, H/os, W/os)."""

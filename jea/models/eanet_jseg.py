@@ -20,8 +20,8 @@ class ConvReLU(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         self.conv = Conv(in_channels, out_channels, 1)
 
-    def execute(self, x):
-        return self.conv(x, relu=True)
+    def execute(self, x, wide: bool = False):
+        return self.conv(x, relu=True, wide=wide)
 
 
 class JSegExternalAttention(nn.Module):
@@ -42,8 +42,8 @@ class JSegExternalAttention(nn.Module):
     def execute(self, x, return_attention: bool = False):
         """return_attention: also return the map A, (B, S, H W)."""
         h = self.conv1(x)
-        attention = double_norm(self.linear_0(h))
-        y = self.conv2(self.linear_1(attention) + h)
+        attention = double_norm(self.linear_0(h, wide=True))
+        y = self.conv2(self.linear_1(attention, wide=True) + h)
         b, s, height, width = attention.shape
         return (y, plain(attention).reshape(b, s, height * width)) if return_attention else y
 
@@ -58,7 +58,7 @@ class EAHead(nn.Module):
 
     @on_pictures
     def execute(self, x):
-        return self.conv_seg(dropout(self.dropout, self.ea(x)))
+        return self.conv_seg(dropout(self.dropout, self.ea(x)), wide=True)
 
 
 class JSegEANet(Network):

@@ -13,6 +13,7 @@ from jea.nn.formats import on_pictures
 from jea.nn.norm import BatchNorm2d
 from jea.ops import linear, pack_conv
 from jea.ops.products.half import single
+from jea.ops.products.packed import linear_packed, pack_linear
 
 
 class Conv(nn.Conv, Foldable):
@@ -26,11 +27,12 @@ class Conv(nn.Conv, Foldable):
     expected_size = 65  # height and width that the layout of packed weights is chosen for
 
     @on_pictures
-    def execute(self, x, *, residual=None, relu: bool = False, reuse: bool = False):
-        """reuse: the result may take over the residual's memory."""
+    def execute(self, x, *, residual=None, relu: bool = False, reuse: bool = False, wide: bool = False):
+        """reuse: the result may take over the residual's memory. wide: the result is float32: logits."""
         stride, padding, dilation = map(_one_number, (self.stride, self.padding, self.dilation))
         return formats.convolution(x, self.weight, self.bias, stride=stride, padding=padding, dilation=dilation,
-                                   groups=self.groups, residual=residual, relu=relu, reuse=reuse, packed=self.packed)
+                                   groups=self.groups, residual=residual, relu=relu, reuse=reuse, wide=wide,
+                                   packed=self.packed)
 
     @staticmethod
     def of(conv: nn.Conv) -> Conv:
@@ -47,7 +49,7 @@ class Conv(nn.Conv, Foldable):
                 and all(isinstance(number, int) for number in geometry):
             scale = None if self.scale is None else jt.array(self.scale)
             self.packed = pack_conv(self.weight, self.bias, scale=scale, stride=geometry[0], padding=geometry[1],
-                                    dilation=geometry[2], size=(self.expected_size,) * 2)
+                                    dilation=geometry[2], size=(self.expected_size,) * 2, dtype=dtype)
             self.weight = self.bias = None
         elif self.scale is not None:
             self.weight = self.weight * jt.array(self.scale).reshape(-1, 1, 1, 1)
@@ -67,17 +69,45 @@ def conv_norm(conv, norm, x, *, residual=None, relu: bool = True, reuse: bool = 
     return norm(conv(x), residual=residual, relu=relu)
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear, Foldable):
     """y = x W^T + b over the last axis; initialised as nn.Linear. See jea.ops.linear.
 
     Under jea.nn.precision.autocast all but the summand is half precision; what comes out is float32.
     """
 
-    def execute(self, x, *, gelu: bool = False, summand=None):
+    packs, packed = ("bfloat16",), None
+
+    def execute(self, x, *, gelu: bool = False, summand=None, between: bool = False):
+        """between: the result goes into another Linear, so that it may be in half precision."""
+        if self.packed is not None:
+            return linear_packed(x, self.packed, gelu=gelu, summand=summand, dtype="bfloat16" if between else "float32")
         if precision.current() == "float32":
             return linear(x, self.weight, self.bias, gelu=gelu, summand=summand)
+        if not jt.flags.use_cuda:
+            return self._on_cpu(x, gelu, summand)
         y = single(linear(*precision.operands(x, self.weight, self.bias), gelu=gelu))
         return y if summand is None else y + summand
+
+
+    def _on_cpu(self, x, gelu, summand):
+        """In bfloat16, with gradients."""
+        y = precision.matmul_transpose(x, self.weight)
+        y = y if self.bias is None else y + self.bias
+        y = y * 0.5 * (1 + jt.erf(y * 0.5 ** 0.5)) if gelu else y
+        return y if summand is None else y + summand
+
+    @staticmethod
+    def of(weight, bias) -> Linear:
+        """A layer with these weights (out, in) and bias, numpy."""
+        layer = Linear.__new__(Linear)
+        layer.out_features, layer.in_features = weight.shape
+        layer.weight, layer.bias = (jt.array(np.ascontiguousarray(v, np.float32)) for v in (weight, bias))
+        return layer
+
+    def pack(self, dtype: str) -> None:
+        if not jt.flags.use_cuda:
+            self.packed = pack_linear(self.weight, self.bias)
+            self.weight = self.bias = None
 
 
 def project(layer: Linear, dropout, x, summand=None):
@@ -127,7 +157,7 @@ class FCNHead(nn.Module):
 
     @on_pictures
     def execute(self, x):
-        return self.conv_seg(dropout(self.dropout, self.convs(x)))
+        return self.conv_seg(dropout(self.dropout, self.convs(x)), wide=True)
 
 
 def dropout(layer, x):

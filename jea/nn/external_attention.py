@@ -16,7 +16,7 @@ from jea.nn.blocks import Conv, Linear, conv_norm, copy_transposed, init_normal_
 from jea.nn.fold import Foldable, fold
 from jea.nn.formats import enter, plain
 from jea.nn.norm import BatchNorm2d
-from jea.ops import double_norm, external_attention, linear, transpose
+from jea.ops import double_norm, external_attention, transpose
 
 _LAYOUTS = ("auto", "bcn", "bnc")
 
@@ -98,7 +98,7 @@ class ExternalAttention(Foldable):
     def _attend(self, x, return_attention):
         """The block on an Activation; also the map, or None."""
         if self.folded:
-            attention = formats.double_norm(self.linear_0(x), eps=self.eps)
+            attention = formats.double_norm(self.linear_0(x, wide=True), eps=self.eps)
             y = self.linear_1(attention, residual=x, relu=True)
             b, s, h, w = attention.shape
             return y, plain(attention).reshape(b, s, h * w) if return_attention else None
@@ -225,15 +225,15 @@ class MergedMultiHeadExternalAttention(nn.Module):
             for v in (layer.weight, layer.bias))
         heads = self.num_heads
         trans, proj = trans.reshape(heads, -1, model.dim), proj.reshape(model.dim, heads, -1)
-        self.key = jt.array((key @ trans).reshape(-1, model.dim).astype(np.float32))  # H' S, C
-        self.key_bias = jt.array((bias.reshape(heads, -1) @ key.T + key_bias).reshape(-1).astype(np.float32))
-        self.value = jt.array((proj @ value).reshape(model.dim, -1).astype(np.float32))  # C, H' S
-        self.value_bias = jt.array((proj_bias + (proj @ value_bias).sum(1)).astype(np.float32))
+        self.key = Linear.of((key @ trans).reshape(-1, model.dim),  # H' S, C
+                             (bias.reshape(heads, -1) @ key.T + key_bias).reshape(-1))
+        self.value = Linear.of((proj @ value).reshape(model.dim, -1),  # C, H' S
+                               proj_bias + (proj @ value_bias).sum(1))
 
     def execute(self, x, return_attention: bool = False, *, summand=None):
         """As MultiHeadExternalAttention."""
         b, n, _ = x.shape
-        logits = linear(x, self.key, self.key_bias).reshape(b, n, self.num_heads, -1)
+        logits = self.key(x).reshape(b, n, self.num_heads, -1)
         attention = double_norm(logits, layout="bnhs")  # B N H' S
-        y = linear(attention.reshape(b, n, -1), self.value, self.value_bias, summand=summand)
+        y = self.value(attention.reshape(b, n, -1), summand=summand)
         return (y, attention.transpose(0, 2, 1, 3)) if return_attention else y

@@ -15,8 +15,10 @@ import inspect
 import numpy as np
 
 from jea._jittor import jt, nn
+from jea.errors import ConfigError, SetupError
 from jea.nn import formats
 from jea.nn.norm import FoldedNorm, _BatchNorm
+from jea.nn.precision import PRECISIONS, inference_unavailable
 
 
 class Foldable(nn.Module):
@@ -27,28 +29,48 @@ class Foldable(nn.Module):
         """Merge what can be merged; returns what to put in this layer's place."""
         return self
 
+    packs = PRECISIONS  # those in which `pack` does something
+
     def pack(self, dtype: str) -> None:
         """Bring the weights into the form in which `formats.inference(dtype)` takes them."""
 
 
-def fuse(model):
+def fuse(model, precision: str = "float32"):
     """An inference-only copy of a model, with every BatchNorm folded into the convolution or linear map before it.
 
     A model in which there is nothing to fold, such as a T2T-ViT, is returned as it is. Else the result is called like
     the model, has its attributes, and agrees with it in evaluation mode to about 1e-6 of the largest output. It holds
     its own weights: the model is neither changed nor kept alive. Device and operators (JEA_OPS) are decided here: fuse
     again after turning CUDA on or off.
+
+    Args:
+        precision: "float32"; or "bfloat16", on CUDA also "float16": activations and the operands of products are in it;
+            sums, statistics, double normalisation, softmax and logits stay float32.
+    Raises:
+        ConfigError: an unknown precision, or a model that is fused in another one.
+        SetupError: a precision that this device does not have.
     """
-    if isinstance(model, Fused) or not any(map(_can_fold, model.modules())):
+    if precision not in PRECISIONS:
+        raise ConfigError(f"fuse: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+    reason = inference_unavailable(precision)
+    if reason:
+        raise SetupError(f"fuse: {reason}")
+    if isinstance(model, Fused):
+        if model.dtype != precision:
+            raise ConfigError(f"fuse: this model is fused in {model.dtype} already; fuse the model that it was made of "
+                              f"in {precision}")
+        return model
+    if not any(_can_fold(layer, precision) for layer in model.modules()):
         return model
     jt.gc()  # what Jittor keeps for reuse, such as the temporaries of the model's initialisation
     with jt.no_grad():
-        return Fused(model)
+        return Fused(model, precision)
 
 
-def _can_fold(layer) -> bool:
+def _can_fold(layer, dtype: str) -> bool:
     if isinstance(layer, Foldable):
-        return type(layer).fold is not Foldable.fold or type(layer).pack is not Foldable.pack
+        packs = type(layer).pack is not Foldable.pack and dtype in layer.packs
+        return packs or type(layer).fold is not Foldable.fold
     return isinstance(layer, (_BatchNorm, nn.BatchNorm))
 
 
@@ -58,13 +80,13 @@ class Fused(nn.Module):
     It is called as the model is, and has its attributes and methods.
     """
 
-    def __init__(self, model, dtype: str = "float32"):
+    def __init__(self, model, dtype: str):
         self.is_train, self.dtype, self.on_cuda = False, dtype, bool(jt.flags.use_cuda)
         self.network = folded(model)
         with formats.inference(dtype):
             self.layout = formats.chosen().layout
             for layer in self.network.modules():
-                if isinstance(layer, Foldable):
+                if isinstance(layer, Foldable) and dtype in layer.packs:
                     layer.pack(dtype)
         _own_values(self.network, {id(var) for module in model.modules() for var in vars(module).values()})
 
@@ -89,7 +111,7 @@ class Fused(nn.Module):
         return self
 
     def _guarded(self, function, *inputs, **options):
-        """function(*inputs) in the format of packed weights; asking for a gradient raises."""
+        """function(*inputs) in the fused form's format; asking for a gradient raises."""
         if self.on_cuda != bool(jt.flags.use_cuda):
             raise RuntimeError(f"the {type(self.network).__name__} was fused for {'CUDA' if self.on_cuda else 'the CPU'}"
                                f": fuse the model again with CUDA {'off' if self.on_cuda else 'on'}")

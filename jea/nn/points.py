@@ -128,10 +128,10 @@ class FoldedAggregation(nn.Module):
     def execute(self, features, centres, neighbours):
         """As LocalAggregation."""
         c = gather_points(features.unsqueeze(0), centres.unsqueeze(0)).squeeze(0)
-        c = jt.matmul(self.centre, c) + self.bias1.unsqueeze(-1)
-        x = gather_points(jt.matmul(self.difference, features).unsqueeze(0), neighbours.unsqueeze(0),
+        c = precision.matmul(self.centre, c) + self.bias1.unsqueeze(-1)
+        x = gather_points(precision.matmul(self.difference, features).unsqueeze(0), neighbours.unsqueeze(0),
                           centres=c.unsqueeze(0))  # 1 C M K
-        x = jt.matmul(self.conv2, nn.relu(x).reshape(x.shape[1], -1))
+        x = precision.matmul(self.conv2, nn.relu(x).reshape(x.shape[1], -1))
         return nn.relu(max_last(x.reshape(x.shape[0], *neighbours.shape)) + self.bias2.unsqueeze(-1))
 
 

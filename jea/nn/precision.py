@@ -14,7 +14,12 @@ from __future__ import annotations
 import contextlib
 
 from jea._jittor import jt, nn
+from jea.ops import kernels
+from jea.ops.convolution.conv import bfloat16_unavailable
+from jea.ops.products.bfloat16 import matmul_bfloat16
 from jea.ops.products.half import HALF, conv2d_half, single
+
+PRECISIONS = ("float32",) + HALF
 
 _dtype = "float32"
 
@@ -36,25 +41,30 @@ def autocast(dtype: str):
 
 
 def operands(*values):
-    """The values (or None) as a product takes them: in half precision inside `autocast`, else as they are."""
-    if _dtype == "float32":
+    """The values (or None) as a product takes them: in half precision inside `autocast` on CUDA, else as they are."""
+    if _dtype == "float32" or _on_cpu():
         return values
     return tuple(value if value is None or value.dtype == _dtype else value.cast(_dtype) for value in values)
 
 
+def _on_cpu() -> bool:
+    """Whether products are the CPU's in half precision, whose operands are rounded inside them."""
+    return _dtype == "bfloat16" and not jt.flags.use_cuda
+
+
 def matmul(a, b):
     """a b as jt.matmul, in float32 or from operands in half precision; the result is float32."""
-    return single(jt.matmul(*operands(a, b)))
+    return matmul_bfloat16(a, b) if _on_cpu() else single(jt.matmul(*operands(a, b)))
 
 
 def matmul_transpose(a, b):
     """a b^T, likewise; b has two axes, a any number."""
-    return single(nn.matmul_transpose(*operands(a, b)))
+    return matmul_bfloat16(a, b, transpose_b=True) if _on_cpu() else single(nn.matmul_transpose(*operands(a, b)))
 
 
 def bmm_transpose(a, b):
     """a b^T for each matrix of a batch, likewise."""
-    return single(nn.bmm_transpose(*operands(a, b)))
+    return matmul_bfloat16(a, b, transpose_b=True) if _on_cpu() else single(nn.bmm_transpose(*operands(a, b)))
 
 
 def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int = 1):
@@ -78,3 +88,13 @@ def unavailable(dtype: str) -> str | None:
         return (f"bfloat16 needs a card of compute capability 8.0 (Ampere) or newer, and this one has "
                 f"{capability / 10}. Take train.precision=float16")
     return None
+
+
+def inference_unavailable(dtype: str) -> str | None:
+    """Why inference in this precision cannot run on the chosen device; None where it can."""
+    if dtype == "float32" or jt.flags.use_cuda:
+        return unavailable(dtype)
+    if dtype == "float16":
+        return "float16 needs CUDA. Take bfloat16 or float32, or a GPU (--device cuda)"
+    reason = bfloat16_unavailable() or ("JEA_OPS=ref turned the kernels off" if kernels.references_only() else "")
+    return f"bfloat16: {reason}. Take float32" if reason else None

@@ -73,7 +73,7 @@ class SNConv2d(SpectralNorm):
 
     def pack(self, dtype: str) -> None:
         if formats.chosen().layout == "nhwc" and not jt.flags.use_cuda:
-            self.packed = pack_conv(self.weight, self.bias, padding=self.padding)
+            self.packed = pack_conv(self.weight, self.bias, padding=self.padding, dtype=dtype)
             self.weight = self.bias = None
 
 
@@ -85,7 +85,9 @@ class SNLinear(SpectralNorm):
         self.bias = jt.zeros((out_features,)) if bias else None
 
     def execute(self, x):
-        y = precision.matmul_transpose(x, self.normalised_weight())
+        # few rows: on the CPU they stay float32
+        product = precision.matmul_transpose if jt.flags.use_cuda else nn.matmul_transpose
+        y = product(x, self.normalised_weight())
         return y if self.bias is None else y + self.bias
 
 

@@ -19,7 +19,7 @@ class Mlp(nn.Module):
         self.fc1, self.fc2, self.drop = Linear(dim, hidden), Linear(hidden, dim), nn.Dropout(drop)
 
     def execute(self, x, *, summand=None):
-        return project(self.fc2, self.drop, self.drop(self.fc1(x, gelu=True)), summand)
+        return project(self.fc2, self.drop, self.drop(self.fc1(x, gelu=True, between=not self.drop.is_training())), summand)
 
 
 class GhostMlp(nn.Module):

@@ -125,11 +125,16 @@ def chosen(*channels: int) -> Format:
     return Format("nchw", dtype, f"its channels {channels} are no multiples of the blocks")
 
 
-def enter(x, *channels: int) -> Activation:
-    """A Var (B, C, H, W) at the entrance of a network whose layers have these numbers of channels."""
+def enter(x, *channels: int, wide: bool = False) -> Activation:
+    """A Var (B, C, H, W) at the entrance of a network whose layers have these numbers of channels.
+
+    wide: between the layers activations are float32 on the CPU, whatever the products' operands are rounded to.
+    """
     if isinstance(x, Activation):
         return x
     format = chosen(*channels)
+    if wide and not jt.flags.use_cuda:
+        format = format._replace(dtype="float32")
     note("enter", f"{format.layout} {format.dtype}: {format.reason}", tuple(x.shape))
     x = Activation(x, "nchw", format)
     return x.to(format.layout if format.layout != "blocked" or can_block(x.channels) else "nchw")

@@ -22,6 +22,7 @@ from jea.ops import double_norm as double_norm_of
 from jea.ops import external_attention as external_attention_of
 from jea.ops.convolution import cudnn
 from jea.ops.convolution.blocked import conv2d_from_blocked
+from jea.ops.products.bfloat16 import to_bfloat16
 from jea.ops.products.half import HALF, single
 
 
@@ -39,17 +40,18 @@ def _at(operation: str, x: Activation):
     run, (_, layout, dtype) = _runs(operation, x.layout, x.dtype)
     x = x.to(layout)
     note(operation, f"{layout} {dtype}", x.shape)
-    return run, x if x.dtype == dtype else x.like(x.var.cast(dtype))
+    return run, x.like(_as(x.var, dtype))
 
 
 def convolution(x: Activation, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                residual=None, relu: bool = False, reuse: bool = False, packed=None) -> Activation:
+                residual=None, relu: bool = False, reuse: bool = False, wide: bool = False, packed=None) -> Activation:
     """relu?(conv(x) + bias + residual?) in the format of x's network.
 
     Args:
         weight, bias: (O, I / groups, kH, kW); (O,) or None.
         stride, padding, dilation: a number, or one for each axis. Those and groups are Jittor's own convolution's.
         residual: an Activation of the result's shape, or None; with `reuse` its memory may become the result's.
+        wide: the result is float32 in every format, as logits are.
         packed: weight and bias in the form that `inference` takes (jea.ops.pack_conv), or None.
     """
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
@@ -57,7 +59,7 @@ def convolution(x: Activation, weight, bias=None, *, stride=1, padding=0, dilati
         run = _runs("convolution", *x.format[:2])[0]
     else:
         run, geometry["groups"] = _conv_nchw, groups
-    y = run(x, weight, bias, geometry, residual, relu, reuse, packed)
+    y = run(x, weight, bias, geometry, residual, relu, reuse, wide, packed)
     note("convolution", f"{y.layout} {y.dtype}", y.shape)
     return y
 
@@ -67,35 +69,41 @@ def _epilogue(y: Activation, residual, relu: bool) -> Activation:
     return y.like(nn.relu(y.var)) if relu else y
 
 
-def _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, packed):
+def _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
     y = precision.conv2d(x.to("nchw").var, weight, bias, **geometry)
     return _epilogue(Activation(y, "nchw", x.format), residual, relu)
 
 
-def _conv_blocked(x, weight, bias, geometry, residual, relu, reuse, packed):
+def _conv_blocked(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
     whole = can_block(weight.shape[0])
     x = x.to("blocked" if can_block(x.channels) else "nchw")
     y = (conv2d_blocked if whole else conv2d_from_blocked)(x.var, weight, bias, **geometry)
     return _epilogue(Activation(y, "blocked" if whole else "nchw", x.format), residual, relu)
 
 
-def _conv_nhwc_packed(x, weight, bias, geometry, residual, relu, reuse, packed):
+def _conv_nhwc_packed(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
     if packed is None:  # nothing for a convolution with gradients: the reference
-        return _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, packed).to("nhwc")
-    y = conv2d_nhwc(x.to("nhwc").var, packed, relu=relu, reuse_residual=reuse,
-                    residual=None if residual is None else residual.to("nhwc").var)
+        return _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, wide, packed).to("nhwc")
+    dtype = "float32" if wide else x.format.dtype
+    residual = None if residual is None else _as(residual.to("nhwc").var, dtype)
+    y = conv2d_nhwc(x.to("nhwc").var, packed, relu=relu, residual=residual, reuse_residual=reuse, dtype=dtype)
     return Activation(y, "nhwc", x.format)
 
 
-def _conv_nhwc_cudnn(x, weight, bias, geometry, residual, relu, reuse, packed):
+def _as(var, dtype: str):
+    if var.dtype == dtype:
+        return var
+    return to_bfloat16(var) if dtype == "bfloat16" else var.cast(dtype)
+
+
+def _conv_nhwc_cudnn(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
     def operand(a):
-        a = a.to("nhwc").var
-        return a if a.dtype == x.format.dtype else a.cast(x.format.dtype)
+        return _as(a.to("nhwc").var, x.format.dtype)
     if bias is not None and x.format.dtype != "float32" and not inferring():  # as a product with bias in nchw: float32
         y = cudnn.conv2d(operand(x), weight, **geometry).float32() + bias
         return _epilogue(Activation(y, "nhwc", x.format), residual, relu)
     y = cudnn.conv2d(operand(x), weight, bias, None if residual is None else operand(residual), relu, **geometry)
-    return Activation(y, "nhwc", x.format)
+    return Activation(single(y) if wide else y, "nhwc", x.format)
 
 
 def batch_norm(x: Activation, weight, bias, *, statistics=None, residual=None, relu: bool = False, eps: float):
@@ -104,13 +112,6 @@ def batch_norm(x: Activation, weight, bias, *, statistics=None, residual=None, r
     residual = None if residual is None else residual.to(x.layout).var
     y, mean, variance = run(x.var, weight, bias, statistics=statistics, residual=residual, relu=relu, eps=eps)
     return x.like(y), mean, variance
-
-
-def _batch_norm_nhwc(x, weight, bias, *, residual, **options):
-    rows = (-1, x.shape[3])
-    y, mean, variance = batch_norm_nchw(x.reshape(rows), weight, bias,
-                                        residual=None if residual is None else residual.reshape(rows), **options)
-    return y.reshape(x.shape), mean, variance
 
 
 def norm_by_sample(x: Activation, weight, bias, statistics, *, relu: bool = False, eps: float) -> Activation:
@@ -143,12 +144,6 @@ def max_pool(x: Activation) -> Activation:
 
 def _max_pool_nchw(x):
     return nn.Pool(3, stride=2, padding=1, op="maximum")(single(x))
-
-
-def _max_pool_nhwc(x):
-    if jt.flags.no_grad and not jt.flags.use_cuda:
-        return max_pool_nhwc(x)
-    return transpose(_max_pool_nchw(transpose(x, (0, 3, 1, 2))), (0, 2, 3, 1))
 
 
 def resize(x: Activation, size) -> Activation:
@@ -240,11 +235,13 @@ def _rows(*rows) -> dict:
 
 _BOTH, _SINGLE, _ALL = ("cpu", "cuda"), ("float32",), ("float32", *HALF)
 _CPU, _CUDA = ("cpu",), ("cuda",)
+_batch_norm_nhwc = functools.partial(batch_norm_nchw, layout="nhwc")
 _by_sample_nchw = functools.partial(_norm_by_sample, batch_norm_nchw)
 _by_sample_blocked = functools.partial(_norm_by_sample, batch_norm_blocked)
 _TABLE = {
     "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw), (_CPU, ["blocked"], _SINGLE, _conv_blocked),
-                         (_CPU, ["nhwc"], _SINGLE, _conv_nhwc_packed), (_CUDA, ["nhwc"], _ALL, _conv_nhwc_cudnn)),
+                         (_CPU, ["nhwc"], ("float32", "bfloat16"), _conv_nhwc_packed),
+                         (_CUDA, ["nhwc"], _ALL, _conv_nhwc_cudnn)),
     "batch_norm": _rows((_BOTH, ["nchw"], _SINGLE, batch_norm_nchw), (_CUDA, ["nchw"], HALF, batch_norm_nchw),
                         (_CPU, ["blocked"], _SINGLE, batch_norm_blocked), (_BOTH, ["nhwc"], _SINGLE, _batch_norm_nhwc),
                         (_CUDA, ["nhwc"], HALF, _batch_norm_nhwc)),
@@ -252,8 +249,9 @@ _TABLE = {
                             (_CPU, ["blocked"], _SINGLE, _by_sample_blocked),
                             (_BOTH, ["nhwc"], _SINGLE, _norm_by_sample_nhwc)),
     "max_pool": _rows((_BOTH, ["nchw"], _SINGLE, _max_pool_nchw), (_CPU, ["blocked"], _SINGLE, max_pool_blocked),
-                      (_BOTH, ["nhwc"], _SINGLE, _max_pool_nhwc)),
-    "resize": _rows((_BOTH, ["nchw"], _SINGLE, resize_bilinear)),
+                      (_CPU, ["nhwc"], ("float32", "bfloat16"), max_pool_nhwc), (_CUDA, ["nhwc"], _ALL, max_pool_nhwc)),
+    "resize": _rows((_BOTH, ["nchw"], _SINGLE, resize_bilinear),
+                    (_CUDA, ["nhwc"], _ALL, functools.partial(resize_bilinear, layout="nhwc"))),
     "double_norm": _rows((_BOTH, ["nchw"], _SINGLE, _double_norm_nchw), (_BOTH, ["nhwc"], _SINGLE, _double_norm_nhwc),
                          (_CUDA, ["nchw"], HALF, _double_norm_nchw), (_CUDA, ["nhwc"], HALF, _double_norm_nhwc)),
 }

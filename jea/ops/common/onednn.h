@@ -30,8 +30,8 @@ inline dnnl::memory::desc plain_weights(const ConvShape& s) {
     return {weight_dims(s), dnnl::memory::data_type::f32, dnnl::memory::format_tag::oihw};
 }
 
-inline dnnl::memory memory_of(const dnnl::memory::desc& desc, const float* data) {
-    return dnnl::memory(desc, conv_engine(), const_cast<float*>(data));
+inline dnnl::memory memory_of(const dnnl::memory::desc& desc, const void* data) {
+    return dnnl::memory(desc, conv_engine(), const_cast<void*>(data));
 }
 
 inline void reorder(dnnl::memory from, dnnl::memory to, const dnnl::primitive_attr& attributes = {}) {

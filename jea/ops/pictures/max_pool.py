@@ -7,7 +7,7 @@ from jea.ops.declared import FLOAT, FLOATS, Support
 from jea.ops.function import Function
 from jea.ops.shapes.transpose import transpose
 
-SUPPORT = Support("max_pool_nhwc", cpu=FLOAT, cuda=FLOATS)
+SUPPORT = Support("max_pool_nhwc", cpu=FLOAT + ("bfloat16",), cuda=FLOATS)
 
 _SIZES = """
     const jea::MaxPool sizes{(long)data["batch"], (int)data["height"], (int)data["width"], (int)data["channels"]};
@@ -38,7 +38,7 @@ def max_pool_nhwc(x, *, impl: str = "auto"):
     """3x3 maximum, stride 2, padding 1, of channels-last activations: (B, H, W, C) -> (B, (H+1)//2, (W+1)//2, C).
 
     A NaN in a window is its maximum. Of several largest the first, row by row, gets the gradient. On the CPU the kernel
-    (float32) is for inference, where no gradient is asked for; on CUDA it takes half precision too.
+    (float32, bfloat16) is for inference, where no gradient is asked for; on CUDA it takes half precision too.
 
     Raises:
         ValueError: another rank, an empty axis, or "fused" where there is no kernel.
@@ -52,5 +52,7 @@ def max_pool_nhwc(x, *, impl: str = "auto"):
         return _MaxPoolCuda.apply(x)
     b, h, w, c = x.shape
     with jt.no_grad():
-        return kernels.cpu_code((b, (h + 1) // 2, (w + 1) // 2, c), "float32", [x], kernel="pictures/max_pool.h",
-                                source="jea::max_pool(in0_p, out0_p, in0_shape0, in0_shape1, in0_shape2, in0_shape3);")
+        kind = "float" if x.dtype == "float32" else "uint16_t"
+        return kernels.cpu_code((b, (h + 1) // 2, (w + 1) // 2, c), x.dtype, [x], kernel="pictures/max_pool.h",
+                                source=f"jea::max_pool((const {kind}*)in0_p, ({kind}*)out0_p, in0_shape0, in0_shape1, "
+                                       "in0_shape2, in0_shape3);")
