@@ -25,6 +25,8 @@ def main(argv=None) -> int:
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures of the split")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
+    parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float32",
+                        help="of activations and products; sums and logits stay float32 (float16 needs CUDA)")
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     arguments = parser.parse_intermixed_args(argv)
     return console.run("test", _test, arguments)
@@ -32,6 +34,8 @@ def main(argv=None) -> int:
 
 def _test(arguments) -> int:
     device = session.choose_device(arguments)
+    if arguments.no_fuse and arguments.precision != "float32":
+        raise ConfigError(f"--precision {arguments.precision} is the fused network's: leave --no-fuse out")
     config, stem = load_config(arguments)
     weights = arguments.weights or bundled_weights(stem)
     if weights is None and not arguments.dry_run:
@@ -52,7 +56,7 @@ def _test(arguments) -> int:
         return 0
     session.say(task.load(weights, ema=not arguments.no_ema, strict=not arguments.no_strict))
     if not arguments.no_fuse:
-        task.fuse()
+        task.fuse(arguments.precision)
     from jea import ranks
     from jea.commands import report
     from jea.tasks.outputs import predict_files

@@ -18,7 +18,7 @@ from jea._jittor import jt, nn
 from jea.errors import ConfigError, SetupError
 from jea.nn import formats
 from jea.nn.norm import FoldedNorm, _BatchNorm
-from jea.nn.precision import PRECISIONS, inference_unavailable
+from jea.nn.precision import PRECISIONS, unavailable
 
 
 class Foldable(nn.Module):
@@ -52,7 +52,7 @@ def fuse(model, precision: str = "float32"):
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"fuse: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
-    reason = inference_unavailable(precision)
+    reason = unavailable(precision)
     if reason:
         raise SetupError(f"fuse: {reason}")
     if isinstance(model, Fused):

@@ -3,7 +3,8 @@
 Inside `autocast` the layers of jea.nn cast the operands of convolutions, linear maps and attention's products. Their
 gradients follow: a cast's gradient is cast back, so that a parameter's gradient is float32 like the parameter. What
 comes out of a convolution without bias stays in half precision for the BatchNorm behind it, which reads and writes that
-(its sums are float32); every other product hands on float32.
+(its sums are float32); every other product hands on float32. On the CPU (bfloat16) the operands are rounded inside the
+products and all that travels between layers is float32, but in fused networks (jea.fuse).
 
 Jittor's own switch, auto_mixed_precision_level, is not used: it chooses the dtype by operator in the core, for all code
 that runs, knows float16 only (jt.array and jt.random cast to it), keeps sums of activations in it at its higher levels,
@@ -77,12 +78,11 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int
 
 
 def unavailable(dtype: str) -> str | None:
-    """Why training in this precision cannot run on the chosen device; None where it can."""
+    """Why this precision cannot run on the chosen device; None where it can."""
     if dtype == "float32":
         return None
     if not jt.flags.use_cuda:
-        return (f"{dtype} needs CUDA: on the CPU Jittor has no convolution or matrix product in half precision, and "
-                "elementwise kernels that do not compile for it. Take train.precision=float32, or a GPU (--device cuda)")
+        return _unavailable_on_cpu(dtype)
     capability = min(jt.flags.cuda_archs, default=0)
     if dtype == "bfloat16" and capability < 80:
         return (f"bfloat16 needs a card of compute capability 8.0 (Ampere) or newer, and this one has "
@@ -90,10 +90,7 @@ def unavailable(dtype: str) -> str | None:
     return None
 
 
-def inference_unavailable(dtype: str) -> str | None:
-    """Why inference in this precision cannot run on the chosen device; None where it can."""
-    if dtype == "float32" or jt.flags.use_cuda:
-        return unavailable(dtype)
+def _unavailable_on_cpu(dtype: str) -> str | None:
     if dtype == "float16":
         return "float16 needs CUDA. Take bfloat16 or float32, or a GPU (--device cuda)"
     reason = bfloat16_unavailable() or ("JEA_OPS=ref turned the kernels off" if kernels.references_only() else "")

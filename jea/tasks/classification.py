@@ -34,9 +34,9 @@ class Classification(Task):
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
 
-    def fuse(self) -> None:
+    def fuse(self, precision: str = "float32") -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
-        self.model, self.modules = fuse(self.model), {}
+        self.model, self.modules = fuse(self.model, precision), {}
 
     # -- training ---------------------------------------------------------------------------------------------------
 

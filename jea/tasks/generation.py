@@ -74,9 +74,9 @@ class Generation(Task):
             found.append((network, files[0]))
         return found
 
-    def fuse(self) -> None:
+    def fuse(self, precision: str = "float32") -> None:
         """Evaluate with folded spectral normalisation from now on; the task no longer trains."""
-        self.generator, self.model, self.modules = fuse(self.model.generator), None, {}
+        self.generator, self.model, self.modules = fuse(self.model.generator, precision), None, {}
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -31,9 +31,9 @@ class PointTask(Task):
 
     cloud_outputs: tuple = ()  # ends of the names of what `predict_cloud` writes
 
-    def fuse(self) -> None:
+    def fuse(self, precision: str = "float32") -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
-        self.model, self.modules = fuse(self.model), {}
+        self.model, self.modules = fuse(self.model, precision), {}
 
     def multi_scale(self) -> None:
         """Evaluate with PCT's votes from now on."""

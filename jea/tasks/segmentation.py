@@ -54,9 +54,9 @@ class Segmentation(Task):
             raise ConfigError(f"train.class_weights has {len(weights)} factors; the model has {self.num_classes} "
                               f"classes")
 
-    def fuse(self) -> None:
+    def fuse(self, precision: str = "float32") -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
-        self.network, self.model, self.modules = fuse(self.model), None, {}
+        self.network, self.model, self.modules = fuse(self.model, precision), None, {}
 
     def multi_scale(self) -> None:
         """Evaluate as for the published results from now on: six scales, each also mirrored."""

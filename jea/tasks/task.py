@@ -203,8 +203,10 @@ class Task:
         """The files that `--input` names: one, or those in a folder that the task can read."""
         raise self.cannot("take single files", "leave --input out")
 
-    def fuse(self) -> None:
-        """Evaluate the folded form of the network from now on, if there is one; the task no longer trains."""
+    def fuse(self, precision: str = "float32") -> None:
+        """Evaluate the folded form of the network from now on, in this precision; the task no longer trains."""
+        if precision != "float32":
+            raise self.cannot(f"run in {precision}", "leave --precision out")
 
     def multi_scale(self) -> None:
         """Evaluate as for published results from now on."""

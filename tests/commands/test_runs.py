@@ -217,6 +217,44 @@ def test_weights_of_which_some_fit(shapes, tmp_path, capsys):
     assert "1 not in the file:\n    fc2.bias\n  1 not in the model:\n    fc3.bias" in said.err
 
 
+@pytest.mark.parametrize("config", ["classification_eamlp_tiny_shapes", "part_segmentation_ea_pct_tiny_solids"])
+def test_scores_in_bfloat16(config, tmp_path, capsys):
+    from jea.ops.convolution.conv import bfloat16_unavailable
+    if bfloat16_unavailable():
+        pytest.skip(bfloat16_unavailable())
+    command = ["--config", config, "--out", str(tmp_path), "--json", "--limit", "100", "eval.num_workers=0"]
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        assert test.main([*command, "--precision", dtype]) == 0
+        scores.append(next(iter(json.loads(capsys.readouterr().out).values())))
+    assert scores[0] == pytest.approx(scores[1], abs=0.01) and scores[0] > 0.8  # of 100; all of them agree to 0.002
+    assert test.main([*command, "--precision", "bfloat16", "--no-fuse"]) == 2
+    assert "leave --no-fuse out" in capsys.readouterr().err
+
+
+def test_pixels_in_bfloat16(shapes):
+    """The class of at least 999 pixels of 1000 is float32's."""
+    import jea
+    from jea._jittor import jt
+    from jea.ops.convolution.conv import bfloat16_unavailable
+    if bfloat16_unavailable():
+        pytest.skip(bfloat16_unavailable())
+    from jea.data.views.crops import normalise
+    weights = ROOT / "weights" / "eanet_tiny_shapes.npz"
+    found = jea.models.infer_kwargs("eanet_tiny", jea.checkpoint.read(weights).tensors)
+    model = jea.create_model("eanet_tiny", **found)
+    jea.load_weights(model, weights)
+    model.eval()
+    files = sorted(path for path in Path(shapes).rglob("*.*") if "mages" in str(path.parent))[:4]
+    pictures = [normalise(np.asarray(Image.open(path).convert("RGB"))).transpose(2, 0, 1)[None] for path in files]
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        fused = jea.fuse(model, precision=dtype)
+        found.append(np.concatenate([fused(jt.array(np.ascontiguousarray(picture, np.float32))).numpy().argmax(1).reshape(-1)
+                                     for picture in pictures]))
+    assert len(np.unique(found[0])) > 3 and (found[0] == found[1]).mean() >= 0.999
+
+
 @pytest.mark.parametrize("config", ["classification_eamlp_tiny_shapes", "point_classification_ea_pct_tiny_solids",
                                     "part_segmentation_ea_pct_tiny_solids"])
 def test_the_fused_network_is_tested_unless_it_must_not(config, tmp_path, capsys, monkeypatch):

@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 import jea
-from jea._jittor import jt
+from jea._jittor import jt, nn
 from jea.errors import ConfigError, SetupError
 from jea.nn import formats, precision
+from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import _BatchNorm
 from jea.ops import conv2d_nhwc, kernels, max_pool_nhwc, pack_conv
 from jea.ops.convolution.conv import bfloat16_unavailable
@@ -160,7 +161,7 @@ def test_what_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="pack_conv: dtype is 'float16'"):
         pack_conv(normal(4, 3, 1, 1), dtype="float16")
     monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
-    assert "JEA_OPS=ref" in precision.inference_unavailable("bfloat16")
+    assert "JEA_OPS=ref" in precision.unavailable("bfloat16")
     monkeypatch.setattr(precision, "bfloat16_unavailable", lambda: "this processor has neither avx512_bf16 nor amx_bf16")
     with pytest.raises(SetupError, match="neither avx512_bf16 nor amx_bf16. Take float32"):
         jea.fuse(model, precision="bfloat16")
@@ -174,3 +175,50 @@ def test_the_processor_is_asked(monkeypatch, tmp_path):
     for flags, wanted in (("fpu avx2 avx512f", "neither avx512_bf16 nor amx_bf16"), ("fpu avx512_bf16", ""), ("amx_bf16", "")):
         said.write_text(f"model name: x\nflags : {flags}\n")
         assert wanted in bfloat16_unavailable() and bool(wanted) == bool(bfloat16_unavailable())
+
+
+@pytest.mark.parametrize("name", ["eanet_tiny", "eamlp_tiny", "ea_pct_tiny_cls", "ea_sagan_tiny"])
+def test_training_rounds_the_operands_of_products_alone(name):
+    model = model_of(name)
+    inputs = inputs_of(name, model)
+    model.train()
+    freeze_batch_norm(model)  # statistics over two samples make signs of values
+    for module in model.modules():
+        if isinstance(module, (nn.Dropout, jea.nn.Dropout2d)):
+            module.p = 0.0
+    state = {key: var.numpy().copy() for key, var in model.state_dict().items()}
+
+    def step(dtype):
+        for key, var in model.state_dict().items():
+            var.assign(jt.array(state[key]))
+        parameters = [var for var in model.parameters() if not var.is_stop_grad()]
+        with precision.autocast(dtype):
+            y = model(*inputs)
+            gradients = jt.grad((y * normal(*y.shape, seed=9)).sum(), parameters)
+        assert {str(v.dtype) for v in (y, *gradients, *model.state_dict().values())} == {"float32"}
+        return y.numpy(), np.concatenate([g.numpy().reshape(-1) for g in gradients])
+    (wanted, wanted_gradient), (y, gradient) = step("float32"), step("bfloat16")
+    assert 1e-5 < np.abs(y - wanted).max() / np.abs(wanted).max() < 0.05
+    error = np.linalg.norm(gradient - wanted_gradient) / np.linalg.norm(wanted_gradient)
+    assert 1e-5 < error < 0.15, error
+
+
+@pytest.mark.parametrize("channels", [3, 32])
+def test_blocked_convolution(channels):
+    from jea.ops.convolution.blocked import conv2d_blocked, from_blocked, to_blocked
+    x, weight, bias = normal(2, channels, 9, 7), normal(32, channels, 3, 3, seed=2), normal(32, seed=3)
+    values = [v.detach() for v in (x, weight)]
+    g = normal(2, 32, 5, 4, seed=4)
+    options = {"stride": 2, "padding": 1}
+    given = to_blocked(x) if channels == 32 else x
+    y = from_blocked(conv2d_blocked(given, weight, bias, dtype="bfloat16", **options))
+    gradients = [v.numpy() for v in jt.grad((y * g).sum(), [x, weight, bias])]
+    x, weight = (jt.array(rounded(v).astype(np.float32)) for v in values)
+    wanted = nn.conv2d(x, weight, bias, **options)
+    assert np.abs(y.numpy() - wanted.numpy()).max() < 1e-5 * np.abs(wanted.numpy()).max()
+    for place, (got, of) in enumerate(zip(gradients, (x, weight, bias))):
+        dy = g if of is bias else jt.array(rounded(g).astype(np.float32))
+        expected = jt.grad((nn.conv2d(x, weight, bias, **options) * dy).sum(), of).numpy()
+        assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max(), place
+    with pytest.raises(ValueError, match="dtype 'float16'"):
+        conv2d_blocked(given, weight, dtype="float16")

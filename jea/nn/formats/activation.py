@@ -128,12 +128,12 @@ def chosen(*channels: int) -> Format:
 def enter(x, *channels: int, wide: bool = False) -> Activation:
     """A Var (B, C, H, W) at the entrance of a network whose layers have these numbers of channels.
 
-    wide: between the layers activations are float32 on the CPU, whatever the products' operands are rounded to.
+    wide: between the layers of a fused network activations are float32 on the CPU, and operands are rounded in products.
     """
     if isinstance(x, Activation):
         return x
     format = chosen(*channels)
-    if wide and not jt.flags.use_cuda:
+    if wide and _inference and not jt.flags.use_cuda:
         format = format._replace(dtype="float32")
     note("enter", f"{format.layout} {format.dtype}: {format.reason}", tuple(x.shape))
     x = Activation(x, "nchw", format)

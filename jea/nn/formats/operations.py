@@ -77,7 +77,7 @@ def _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
 def _conv_blocked(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
     whole = can_block(weight.shape[0])
     x = x.to("blocked" if can_block(x.channels) else "nchw")
-    y = (conv2d_blocked if whole else conv2d_from_blocked)(x.var, weight, bias, **geometry)
+    y = (conv2d_blocked if whole else conv2d_from_blocked)(x.var, weight, bias, dtype=x.format.dtype, **geometry)
     return _epilogue(Activation(y, "blocked" if whole else "nchw", x.format), residual, relu)
 
 
@@ -239,7 +239,7 @@ _batch_norm_nhwc = functools.partial(batch_norm_nchw, layout="nhwc")
 _by_sample_nchw = functools.partial(_norm_by_sample, batch_norm_nchw)
 _by_sample_blocked = functools.partial(_norm_by_sample, batch_norm_blocked)
 _TABLE = {
-    "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw), (_CPU, ["blocked"], _SINGLE, _conv_blocked),
+    "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw), (_CPU, ["blocked"], ("float32", "bfloat16"), _conv_blocked),
                          (_CPU, ["nhwc"], ("float32", "bfloat16"), _conv_nhwc_packed),
                          (_CUDA, ["nhwc"], _ALL, _conv_nhwc_cudnn)),
     "batch_norm": _rows((_BOTH, ["nchw"], _SINGLE, batch_norm_nchw), (_CUDA, ["nchw"], HALF, batch_norm_nchw),

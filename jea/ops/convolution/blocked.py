@@ -11,7 +11,7 @@ import functools
 from jea import ranks
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.convolution.conv import conv_nhwc_unavailable
+from jea.ops.convolution.conv import bfloat16_unavailable, conv_nhwc_unavailable
 from jea.ops.declared import FLOAT, Support
 from jea.ops.function import Function
 from jea.ops.normalisation.batch_norm import batch_norm_over_ranks
@@ -26,7 +26,7 @@ _CONV = """
     const jea::BlockedConv conv{
         {number("batch"), number("height"), number("width"), number("channels"), number("out_channels"),
          number("kernel_h"), number("kernel_w"), number("stride"), number("padding"), number("dilation")},
-        number("block"), number("plain_input") != 0, number("bias") != 0};
+        number("block"), number("plain_input") != 0, number("bias") != 0, number("half") != 0};
 """
 _NORM = """
     const jea::BlockedNorm sizes{in0_shape0, in0_shape1, in0_shape2 * in0_shape3, data["training"] != 0,
@@ -136,7 +136,8 @@ class _Conv(Function):
                              data=self.numbers, onednn=True, source=_CONV + "jea::" + call)[0]
 
 
-def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1):
+def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1,
+                   dtype: str = "float32"):
     """Convolution of blocked activations, with gradients.
 
     Args:
@@ -144,11 +145,16 @@ def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, d
         weight: (O, I, kH, kW), O a multiple of L.
         bias: (O,) or None.
         stride, padding, dilation: equal on both axes.
+        dtype: "float32", or "bfloat16": what the operands of the products are rounded to, in the gradients too. What
+            comes and goes, and the sums, are float32 either way.
     Returns:
         (B, O / L, H', W', L).
     Raises:
         ValueError: shapes or dtypes that do not agree, or a device without oneDNN.
     """
+    problem = bfloat16_unavailable() if dtype == "bfloat16" else "" if dtype == "float32" else f"dtype {dtype!r}"
+    if problem:
+        raise ValueError(f"conv2d_blocked: not possible here: {problem}")
     block = block_size()
     channels = x.shape[1] * (block if x.ndim == 5 else 1)
     if x.ndim not in (4, 5) or weight.ndim != 4 or weight.shape[1] != channels or not can_block(weight.shape[0]):
@@ -165,7 +171,7 @@ def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, d
     numbers = {"batch": x.shape[0], "height": height, "width": width, "channels": channels,
                "out_channels": weight.shape[0], "kernel_h": kernel[0], "kernel_w": kernel[1], "stride": stride,
                "padding": padding, "dilation": dilation, "block": block, "plain_input": int(x.ndim == 4),
-               "bias": int(bias is not None)}
+               "bias": int(bias is not None), "half": int(dtype == "bfloat16")}
     return _Conv.apply(x, weight, bias, numbers)
 
 

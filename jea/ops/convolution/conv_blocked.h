@@ -16,22 +16,23 @@ struct BlockedConv {
     ConvShape shape;
     int64_t block;
     bool plain_input, bias;  // the input is (B, C, H, W): a picture
+    bool half;  // operands of products are rounded to bfloat16; what comes and goes is float32
 
     using tag = dnnl::memory::format_tag;
     tag blocked() const { return block == 16 ? tag::nChw16c : tag::nChw8c; }
-    // `layout` is blocked() or another one that oneDNN can have instead.
-    dnnl::memory::desc input(tag layout) const {
-        return {{shape.batch, shape.channels, shape.height, shape.width}, dnnl::memory::data_type::f32,
+    // `layout` is blocked() or another one that oneDNN can have instead; `operand`: of a product, else its result.
+    dnnl::memory::desc input(tag layout, bool operand = false) const {
+        return {{shape.batch, shape.channels, shape.height, shape.width}, type(operand),
                 plain_input && layout == blocked() ? tag::nchw : layout};
     }
-    dnnl::memory::desc output(tag layout) const {
-        return {{shape.batch, shape.out_channels, shape.out_height(), shape.out_width()},
-                dnnl::memory::data_type::f32, layout};
+    dnnl::memory::desc output(tag layout, bool operand = false) const {
+        return {{shape.batch, shape.out_channels, shape.out_height(), shape.out_width()}, type(operand), layout};
     }
     dnnl::memory::desc input() const { return input(blocked()); }
     dnnl::memory::desc output() const { return output(blocked()); }
-    dnnl::memory::desc weights() const {
-        return {weight_dims(shape), dnnl::memory::data_type::f32, tag::any};
+    dnnl::memory::desc weights(bool operand = true) const { return {weight_dims(shape), type(operand), tag::any}; }
+    dnnl::memory::data_type type(bool operand) const {
+        return half && operand ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
     }
     dnnl::memory::desc biases() const { return {{shape.out_channels}, dnnl::memory::data_type::f32, tag::x}; }
     dnnl::memory::dims strides() const { return {shape.stride, shape.stride}; }
@@ -44,9 +45,9 @@ constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 inline dnnl::convolution_forward::primitive_desc forward_description(const BlockedConv& c, BlockedConv::tag layout) {
     const auto training = dnnl::prop_kind::forward_training;
     if (c.bias)
-        return {{training, kDirect, c.input(layout), c.weights(), c.biases(), c.output(layout), c.strides(),
+        return {{training, kDirect, c.input(layout, true), c.weights(), c.biases(), c.output(layout), c.strides(),
                  c.dilations(), c.padding(), c.padding()}, conv_engine()};
-    return {{training, kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
+    return {{training, kDirect, c.input(layout, true), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
              c.padding()}, conv_engine()};
 }
 
@@ -74,7 +75,7 @@ PreparedBlocked& prepared_blocked(const BlockedConv& c, Make make) {
     static std::unordered_map<std::string, std::unique_ptr<PreparedBlocked>> table;  // one for each kind of Make
     const ConvShape& s = c.shape;
     const int64_t numbers[] = {s.batch, s.height, s.width, s.channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride,
-                               s.padding, s.dilation, c.block, c.plain_input, c.bias};
+                               s.padding, s.dilation, c.block, c.plain_input, c.bias, c.half};
     const std::string key(reinterpret_cast<const char*>(numbers), sizeof numbers);
     const auto found = table.find(key);
     if (found != table.end()) return *found->second;
@@ -140,7 +141,7 @@ inline void blocked_conv_backward_input(const BlockedConv& c, const float* dy, c
     PreparedBlocked& conv = prepared_blocked(c, [&] {
         const auto d = fast_description(c, [&](BlockedConv::tag layout) {
             return dnnl::convolution_backward_data::primitive_desc(
-                {kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
+                {kDirect, c.input(layout), c.weights(), c.output(layout, true), c.strides(), c.dilations(), c.padding(),
                  c.padding()}, conv_engine(), forward_description(c, layout));
         });
         return PreparedBlocked{dnnl::convolution_backward_data(d), d.diff_src_desc(), d.weights_desc(),
@@ -161,7 +162,7 @@ inline void blocked_conv_backward_weights(const BlockedConv& c, const float* x, 
     PreparedBlocked& conv = prepared_blocked(c, [&] {
         const auto d = fast_description(c, [&](BlockedConv::tag layout) {
             return dnnl::convolution_backward_weights::primitive_desc(
-                {kDirect, c.input(layout), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
+                {kDirect, c.input(layout, true), c.weights(false), c.output(layout, true), c.strides(), c.dilations(), c.padding(),
                  c.padding()}, conv_engine(), forward_description(c, layout));
         });
         return PreparedBlocked{dnnl::convolution_backward_weights(d), d.src_desc(), d.diff_weights_desc(),

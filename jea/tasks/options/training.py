@@ -16,7 +16,7 @@ class TrainOptions:
     epochs: int | None = None
     batch_size: int = 16  # samples per step
     grad_accumulation: int = 1  # run a batch in this many parts, one after the other: less memory, the same step
-    precision: str = "float32"  # of products: float16 or bfloat16 on CUDA; parameters, sums and losses stay float32
+    precision: str = "float32"  # of products: bfloat16, float16 (CUDA only); parameters, sums and losses stay float32
     grad_clip: float = 0.0  # largest global norm of a phase's gradients; 0: any
     seed: int = 0
     num_workers: int = 2  # processes that prepare batches; 0: this one
