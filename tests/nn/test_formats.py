@@ -76,7 +76,7 @@ def test_training_is_the_same_in_every_layout(kind, layout, close):
     for number, (ours, theirs) in enumerate(zip(got, wanted)):
         assert ours.shape == theirs.shape
         size = np.sqrt(np.mean(theirs.astype(np.float64) ** 2))
-        assert np.sqrt(np.mean((ours - theirs).astype(np.float64) ** 2)) <= 1e-3 * max(size, 1e-2 * largest), (number, size, largest)
+        assert np.sqrt(np.mean((ours - theirs).astype(np.float64) ** 2)) <= 5e-3 * max(size, 1e-2 * largest), (number, size, largest)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
