@@ -1,4 +1,4 @@
-"""Which of the state dicts in a file is meant, and what else the file holds."""
+"""Chooses which of the state dicts in a file is meant, and tells what else the file holds."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -90,7 +90,7 @@ def _state_dicts(root):
 
 
 def _without(entries, keys):
-    """`entries` without what stands under `keys`, nor the dicts around it that hold nothing else."""
+    """Return `entries` without what stands under `keys`, nor the dicts around it that hold nothing else."""
     rest = {key: value for key, value in entries.items() if key != keys[0]}
     around = _without(entries[keys[0]], keys[1:]) if len(keys) > 1 else {}
     return {**rest, keys[0]: around} if around else rest
@@ -100,7 +100,7 @@ _AVERAGED = ", averaged weights, which timm and the official EAMLP and T2T-ViT c
 
 
 def _pick(candidates, ema, wrapper, notes):
-    """The name of the state dict that is meant; "": that of the file itself."""
+    """Return the name of the state dict that is meant; "": that of the file itself."""
     if wrapper is not None:
         if wrapper and wrapper not in candidates:
             raise Malformed(f"has no state dict under {shown(wrapper)!r}; it has: "

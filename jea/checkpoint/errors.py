@@ -1,4 +1,4 @@
-"""What turns whatever goes wrong with a checkpoint into a CheckpointError, and text of a file into text to print."""
+"""Turns whatever goes wrong with a checkpoint into a CheckpointError, and text of a file into printable text."""
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +15,7 @@ class Malformed(Exception):
 
 
 def shown(text, limit=80):
-    """`text` from a file made safe to print: no control or exotic characters, at most `limit` long."""
+    """Make `text` from a file safe to print: no control or exotic characters, at most `limit` long."""
     if isinstance(text, (bytes, bytearray, memoryview)):
         text = bytes(text[: limit + 1]).decode("latin-1")
     elif not isinstance(text, str):
@@ -25,7 +25,7 @@ def shown(text, limit=80):
 
 
 def listed(names, limit=20):
-    """`names`, one per line and indented; at most `limit` of them, then a count."""
+    """List `names`, one per line and indented; at most `limit` of them, then a count."""
     names = list(names)
     lines = [f"    {shown(name, 160)}" for name in names[:limit]]
     if len(names) > limit:

@@ -1,4 +1,4 @@
-"""Which published file a checkpoint is."""
+"""Tells which published file a checkpoint is."""
 from __future__ import annotations
 
 import hashlib
@@ -11,8 +11,9 @@ KNOWN_BLOBS = {
 
 
 def git_blob_id(path) -> str:
-    """The id under which git stores the file's content, as `git hash-object` prints it: the SHA-1, in hexadecimal,
-    of "blob <size>\\0" and the content.
+    """Return the id under which git stores the file's content, as `git hash-object` prints it.
+
+    The SHA-1, in hexadecimal, of "blob <size>\\0" and the content.
 
     >>> git_blob_id("model_best.pth.tar") in KNOWN_BLOBS
     """

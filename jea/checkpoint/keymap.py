@@ -17,7 +17,7 @@ BUFFERS = (*STATISTICS, COUNTER, "weight_u", "weight_v")
 
 @dataclass(frozen=True)
 class KeyMap:
-    """How the names in one kind of file map to a model's names.
+    """Maps the names in one kind of file to a model's names.
 
     name     what kind of file this is, for reports: "EANet, PyTorch (MenghaoGuo/EANet)"
     marker   a prefix of their keys, or several, whose presence selects this map
@@ -50,15 +50,15 @@ class KeyMap:
 
     @property
     def writable(self):
-        """Whether a whole model can be written in this layout."""
+        """Tell whether a whole model can be written in this layout."""
         return not (self.partial or self.transposed or self.unit_axes)
 
     def to_ours(self, key):
-        """Our name for their `key`."""
+        """Return our name for their `key`."""
         return _first_fit(_first_fit(key, self.twins), self.rules)
 
     def to_theirs(self, key):
-        """Their name for our `key`; `to_ours` undoes it."""
+        """Return their name for our `key`; `to_ours` undoes it."""
         backwards = sorted(((ours, theirs) for theirs, ours in self.rules), key=lambda rule: -len(rule[0]))
         return _first_fit(key, backwards)
 
@@ -66,7 +66,7 @@ class KeyMap:
         return _first_fit(key, self.twins) == _first_fit(other, self.twins)
 
     def with_twins(self, tensors):
-        """`tensors`, by their names, and those that have twins under both names."""
+        """Return `tensors`, by their names, and those that have twins under both names."""
         backwards = [(second, first) for first, second in self.twins]
         return {name: tensor for key, tensor in tensors.items() for name in (_first_fit(key, backwards), key)}
 
@@ -86,7 +86,7 @@ def is_counter(key):
 
 
 def select(key_maps, keys):
-    """The first of `key_maps` whose marker begins one of `keys`, or None: then the names are our own."""
+    """Return the first of `key_maps` whose marker begins one of `keys`, or None: then the names are our own."""
     for key_map in key_maps:
         if any(key.startswith(key_map.marker) for key in keys):
             return key_map

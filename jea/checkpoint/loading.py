@@ -24,7 +24,7 @@ _LOOSELY = ", or load what fits with strict=False (train.py and test.py: --no-st
 
 @dataclass
 class LoadReport:
-    """What `load_weights` did, in lists of keys (`mismatched`: of texts); `str()` reads well."""
+    """Tells what `load_weights` did, in lists of keys (`mismatched`: of texts); `str()` reads well."""
 
     path: str
     format: str
@@ -124,7 +124,7 @@ def match(key_maps, shapes, checkpoint):
 
 
 def _misfit(array, shape, dtype):
-    """Why `array` cannot become `shape` and `dtype`, or "". Jittor writes a scalar as shape (1,)."""
+    """Say why `array` cannot become `shape` and `dtype`, or "". Jittor writes a scalar as shape (1,)."""
     if array.shape != shape and not (array.size == 1 and {array.shape, shape} == {(), (1,)}):
         return f"shape {_text(array.shape)} in the file, {_text(shape)} in the model"
     kind, wanted = array.dtype.kind, np.dtype(dtype).kind
@@ -191,7 +191,7 @@ def save_weights(model, path, *, meta=None, layout="auto"):
 
 
 def rename_for(path, tensors, key_maps, layout="auto"):
-    """`tensors` under the names that a file of `path`'s suffix should have; see `save_weights`."""
+    """Return `tensors` under the names that a file of `path`'s suffix should have; see `save_weights`."""
     if layout not in ("auto", "ours", "upstream"):
         raise ValueError(f"layout is {layout!r}; it must be 'auto', 'ours' or 'upstream'")
     full = next((key_map for key_map in key_maps if key_map.writable), None)

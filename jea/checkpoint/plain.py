@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside its tensors, as plain Python values of bounded size.
+"""Turns what a checkpoint holds beside its tensors into plain Python values of bounded size.
 
 A pickle of a few kilobytes can name one text, or one list, hundreds of thousands of times. Copied each time it would
 fill any memory, so a value that occurs again is named instead of repeated unless it is small, and all texts together

@@ -48,7 +48,7 @@ def read(path, *, ema=True, wrapper=None):
 
 
 def outline(path, *, ema=True):
-    """As `read`, with tensors that are checked against the file's size and not read."""
+    """Read as `read` does, with tensors that are checked against the file's size and not read."""
     with opened(path) as source:
         checkpoint = choose(source, ema=ema)
         for tensor in checkpoint.tensors.values():
@@ -57,7 +57,7 @@ def outline(path, *, ema=True):
 
 
 class opened(reading):  # noqa: N801, used like a function
-    """The open file as a source with `path`, `format`, `root` and `budget`; tensors stay lazy."""
+    """Opens a file as a source with `path`, `format`, `root` and `budget`; tensors stay lazy."""
 
     def __init__(self, path):
         super().__init__(os.fspath(path))

@@ -31,7 +31,7 @@ _MOST_PICKLES = 1_000
 
 @dataclass
 class Verdict:
-    """What is known about one file: `findings` are dangers, `problems` reasons why it could not be looked at whole."""
+    """Tells what is known about one file: `findings` are dangers, `problems` reasons why it was not looked at whole."""
 
     path: str
     formats: list = field(default_factory=list)
@@ -45,7 +45,7 @@ class Verdict:
 
     @property
     def is_checkpoint(self):
-        """Whether it is of a format that can hold weights at all."""
+        """Tell whether it is of a format that can hold weights at all."""
         return bool(self.formats)
 
 

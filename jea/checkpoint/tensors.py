@@ -22,7 +22,7 @@ _LARGEST = 2 ** 62
 
 
 class Budget:
-    """How many bytes reading one file may allocate: a small multiple of the file's own size.
+    """Bounds how many bytes reading one file may allocate: a small multiple of the file's own size.
 
     Sizes in a file are claims.  Storages are checked against the bytes that are really there; this bounds
     what those bytes can be blown up to by stride 0, overlapping views, widening and compression.
@@ -84,7 +84,7 @@ class UnreadTensor(LazyTensor):
 
 
 def checked_shape(shape, itemsize):
-    """`shape` as a tuple of non-negative ints whose array could exist; `Malformed` otherwise."""
+    """Return `shape` as a tuple of non-negative ints whose array could exist; `Malformed` otherwise."""
     if type(shape) not in (tuple, list):
         raise Malformed(f"a tensor's shape is of type {shown(type(shape).__name__)}, not a tuple")
     if len(shape) > MAX_RANK:
@@ -126,13 +126,13 @@ def contiguous_strides(shape):
 
 
 def is_contiguous(shape, stride):
-    """Whether the view is laid out in C order; the stride of an axis of length 1 says nothing."""
+    """Tell whether the view is laid out in C order; the stride of an axis of length 1 says nothing."""
     return 0 in shape or all(n == 1 or have == want
                              for n, have, want in zip(shape, stride, contiguous_strides(shape)))
 
 
 def decode(raw, dtype, big_endian=False):
-    """`raw` (1-D uint8, a multiple of the element size) as a 1-D native array; half precision widened."""
+    """Return `raw` (1-D uint8, a multiple of the element size) as a 1-D native array; half precision widened."""
     order = ">" if big_endian else "<"
     if dtype == "bfloat16":
         wide = raw.view(order + "u2").astype(np.uint32)
@@ -145,5 +145,5 @@ def decode(raw, dtype, big_endian=False):
 
 
 def loaded_type(dtype):
-    """The native numpy type in which tensors of `dtype` are handed out."""
+    """Return the native numpy type in which tensors of `dtype` are handed out."""
     return np.dtype(WIDENED.get(dtype, dtype))

@@ -23,7 +23,7 @@ _LARGEST = 4096  # of a number among the file's own arguments, where nothing in 
 
 
 def main(argv=None):
-    """`jea convert IN OUT`: write another format, another naming, and prove that nothing changed.
+    """Return `jea convert IN OUT`: write another format, another naming, and prove that nothing changed.
 
     Returns the exit status, see jea.commands.console.
     """

@@ -17,7 +17,7 @@ from jea.errors import printable
 
 
 def main(argv=None):
-    """`jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see jea.commands.console."""
+    """Return `jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see jea.commands.console."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"

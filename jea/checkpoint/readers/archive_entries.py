@@ -35,7 +35,7 @@ class Found:
 
 
 def has_zip(file, size):
-    """Whether a file begins or ends as a zip archive does: programs look at either."""
+    """Tell whether a file begins or ends as a zip archive does: programs look at either."""
     file.seek(0)
     if file.read(4) == _MAGIC_LOCAL:
         return True
@@ -43,7 +43,7 @@ def has_zip(file, size):
 
 
 def part(file, begin, end):
-    """A part of a file as a file of its own."""
+    """Return a part of a file as a file of its own."""
     return _Part(file, begin, end)
 
 
@@ -64,7 +64,7 @@ class _Part(io.RawIOBase):
 
 
 def _end_of(file, size):
-    """(place of the end record, its fields), or None."""
+    """Return (place of the end record, its fields), or None."""
     length = min(size, _END.size + 0xFFFF)
     file.seek(size - length)
     tail = file.read(length)
@@ -154,7 +154,7 @@ def _directory(file, size, verdict):
 
 
 def _headers(file, size):
-    """(place, name) of every header before an entry."""
+    """Return (place, name) of every header before an entry."""
     for begin in itertools.islice(_find(file, size, _MAGIC_LOCAL), _MOST_ENTRIES):
         file.seek(begin)
         raw = file.read(_LOCAL.size)
@@ -180,7 +180,7 @@ def _find(file, size, magic):
 
 
 def _content(file, place):
-    """(begin of the content, method, flags, packed size or None where it is not said) of the entry at `place`."""
+    """Return (begin of the content, method, flags, packed size or None where it is not said) of an entry."""
     file.seek(place)
     _, _, flags, method, _, _, _, packed, _, name_length, extra_length = _LOCAL.unpack(file.read(_LOCAL.size))
     unknown = flags & 8 or packed == 0xFFFFFFFF
@@ -188,7 +188,7 @@ def _content(file, place):
 
 
 def _inflated(file, begin, end, limit):
-    """(what the deflated bytes from `begin` become, at most `limit` of it; whether that is all)."""
+    """Return (what the deflated bytes from `begin` become, at most `limit` of it; whether that is all)."""
     decompressor, content = zlib.decompressobj(-15), bytearray()
     file.seek(begin)
     left = end - begin

@@ -29,7 +29,7 @@ _KINDS = {np.dtype(name).str[1:]: name for name in ITEMSIZE if name != "bfloat16
 
 
 def load_npz(path):
-    """`(tensors, meta)` of a file that `save_npz` (or `numpy.savez`) wrote; all tensors are read.
+    """Return `(tensors, meta)` of a file that `save_npz` (or `numpy.savez`) wrote; all tensors are read.
 
     Raises `CheckpointError`.
     """

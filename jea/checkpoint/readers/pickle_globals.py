@@ -64,7 +64,7 @@ class _Window:
         return self._base + self._at
 
     def take(self, count, keep=None):
-        """The next `count` bytes, or the first `keep` of them."""
+        """Return the next `count` bytes, or the first `keep` of them."""
         if count > self._stop - self.position:
             raise _Cut
         kept = count if keep is None else min(count, keep)
@@ -125,7 +125,7 @@ def walk(file, begin, end):
 
 
 def _argument(window, opcode):
-    """The argument of an opcode: a number, a text's bytes as far as they are kept, a pair of lines, or None."""
+    """Return the argument of an opcode: a number, a text's bytes as far as they are kept, a pair of lines, or None."""
     if opcode.arg is None:
         return None
     kind = opcode.arg.name

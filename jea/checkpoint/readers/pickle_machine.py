@@ -1,4 +1,4 @@
-"""A pickle interpreter that cannot execute anything.
+"""Interprets pickles and cannot execute anything.
 
 Python's unpickler runs what the file names, and restricting `find_class` leaves a good deal of machinery that was not
 made for hostile input: `BUILD` calls `__setstate__` or writes `__dict__`, `LONG_BINPUT` with a huge index allocates a
@@ -72,7 +72,7 @@ class Machine:
 
     @property
     def left(self):
-        """How many bytes there are from here to the end."""
+        """Return how many bytes there are from here to the end."""
         return self.end - self.position
 
     def more(self, count):

@@ -1,4 +1,4 @@
-"""What each opcode of a pickle does to the interpreter of pickle_machine.py, and how much memory it is charged.
+"""Does to the interpreter of pickle_machine.py what each opcode says, and tells how much memory that is charged.
 
 The list holds the opcodes that picklers write for data, of protocols 2 to 5; any other is refused by its name. The
 costs are bytes of CPython, rounded up: what the opcode makes and its place on the stack.

@@ -1,4 +1,4 @@
-"""The allow-list of the pickle interpreter: what a pickle may name, and what naming or calling it means here.
+"""Holds the allow-list of the pickle interpreter: what a pickle may name, and what naming or calling it means here.
 
 A global becomes a `Symbol`, never the real object. Each entry is one exact pair (module, name); there is no pattern,
 no import and no attribute access, and no switch that adds to the list at run time.

@@ -1,4 +1,4 @@
-"""What stands for the values of a pickle in memory: keys, containers, bytes that stay in the file, numpy's arrays."""
+"""Stands for the values of a pickle in memory: keys, containers, bytes that stay in the file, numpy's arrays."""
 from __future__ import annotations
 
 import numpy as np
@@ -41,7 +41,7 @@ def checked_key(value):
 
 
 def _is_plain_tuple(value):
-    """Whether a tuple holds 1 to 64 names and numbers, in at most 4 levels."""
+    """Tell whether a tuple holds 1 to 64 names and numbers, in at most 4 levels."""
     level, parts = list(value), 0
     for _ in range(_KEY_DEPTH):
         parts += len(level)

@@ -25,7 +25,7 @@ _LEGACY_PROTOCOL = 1001
 
 
 def is_legacy(head):
-    """Whether a file that begins with `head` is in the container before torch 1.6: a pickle of its magic number."""
+    """Tell whether a file that begins with `head` is in the container before torch 1.6, a pickle of a magic number."""
     framed = head[2:3] == b"\x95"  # FRAME and its length, from protocol 4 on
     return head[:1] == b"\x80" and head[11 if framed else 2:].startswith(_LEGACY_HEAD)
 

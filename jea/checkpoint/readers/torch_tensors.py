@@ -153,7 +153,7 @@ class TorchSource:
         return TorchTensor(self, storage, dtype, offset, size, stride)
 
     def _persistent(self, reference):
-        """The Storage of a persistent id: ("storage", type, key, location, numel[, view])."""
+        """Return the Storage of a persistent id: ("storage", type, key, location, numel[, view])."""
         if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
             raise Malformed("the pickle refers to something that is not a storage")
         kind, key, location, total = reference[1:5]
@@ -184,7 +184,7 @@ class TorchSource:
                             f"fetch it again")
 
     def elements(self, storage, dtype, budget):
-        """The elements of a storage as a 1-D array, read once and shared by all tensors that view it."""
+        """Return the elements of a storage as a 1-D array, read once and shared by all tensors that view it."""
         self.check_storage(storage)
         flat = self._decoded.get((storage.key, dtype))
         if flat is None:
@@ -196,9 +196,9 @@ class TorchSource:
         return flat[storage.first:storage.first + storage.count]
 
     def storage_bytes(self, key):
-        """The number of bytes that the file really holds for `key`."""
+        """Return the number of bytes that the file really holds for `key`."""
         raise NotImplementedError
 
     def read_storage(self, key, budget):
-        """Those bytes as a new uint8 array."""
+        """Return those bytes as a new uint8 array."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""A strict reader of zip archives, for the two zip-based formats (torch's `.pth` and numpy's `.npz`).
+"""Reads zip archives strictly, for the two zip-based formats (torch's `.pth` and numpy's `.npz`).
 
 The standard library's zipfile believes what the archive says about itself, and differs from version to
 version.  Here every claim is checked against the file before anything is allocated: the central directory
@@ -126,14 +126,14 @@ class ZipArchive:
         return start, size, count
 
     def read(self, name, limit, budget):
-        """The content of a small entry as bytes; `Malformed` if it is over `limit` bytes."""
+        """Return the content of a small entry as bytes; `Malformed` if it is over `limit` bytes."""
         entry = self.entries[name]
         if entry.size > limit:
             raise Malformed(f"{shown(name)!r} in the archive has {entry.size:,} bytes, over {limit:,}")
         return self.read_array(name, budget).tobytes()
 
     def read_array(self, name, budget):
-        """The content of an entry as a writable 1-D uint8 array (one copy, from the file into place)."""
+        """Return the content of an entry as a writable 1-D uint8 array (one copy, from the file into place)."""
         entry = self.entries[name]
         self._seek_to_content(entry)
         budget.take(entry.size, f"zip entry {shown(name)!r}")
@@ -149,7 +149,7 @@ class ZipArchive:
         return content
 
     def peek(self, name, count):
-        """The first `count` bytes of an entry, or all if it has fewer."""
+        """Return the first `count` bytes of an entry, or all if it has fewer."""
         entry = self.entries[name]
         self._seek_to_content(entry)
         if entry.method == STORED:
