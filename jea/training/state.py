@@ -21,13 +21,14 @@ class SavedRun:
     """The checkpoints of a run.
 
     step, best: what last.npz holds: its step, None where it is not there yet, and the best score until then.
-    tried: the step at which saving was last begun, whether it succeeded or not.
+    tried: the step at which saving was last begun, whether it succeeded or not. resumed: the step of last.npz that the
+        run went on from.
     """
 
     def __init__(self, task, phases: list, out: Path):
         self.task, self.phases = task, phases
         self.last, self.best_file = out / LAST, out / BEST
-        self.step = self.best = self.tried = None
+        self.step = self.best = self.tried = self.resumed = None
         if ranks.is_first():
             remove_left_over(out)
 
@@ -68,7 +69,7 @@ class SavedRun:
             phase.optimizer.n_step = meta["optimizer_steps"][phase.name]
             if phase.scaler and phase.name in meta.get("loss_scales", {}):  # none: the run began in another precision
                 phase.scaler.restore(meta["loss_scales"][phase.name])
-        self.step, self.best = meta["step"], meta["best"]
+        self.step, self.best, self.resumed = meta["step"], meta["best"], meta["step"]
         if self.step == (meta.get("train") or {}).get("steps") and self.step < total:
             say(f"this run had ended after {self.step} steps; it goes on to step {total}, with the learning rates of a "
                 f"run of {total} steps")
@@ -134,9 +135,13 @@ class SavedRun:
         remedy = "a lower train.lr or clipping (train.grad_clip)"
         if self.step is None:
             return f"Nothing had been saved. Start again with {remedy}"
+        anew = f"Start a new run with {remedy}, from earlier weights where there are some"
         if self.step == step:
             return (f"{self.last} holds the finite weights from which this step began, so that --resume would end here "
-                    f"again. Start a new run with {remedy}, from earlier weights where there are some")
+                    f"again. {anew}")
+        if self.step == self.resumed:
+            return (f"This run was resumed from {self.last}, of step {self.step}, and did not get far: those weights "
+                    f"may have diverged already. {anew}")
         return (f"{self.last} is that of step {self.step}, untouched. Resumed as it is, the run would come to the same "
                 f"end: resume it with {remedy}, or start a new one")
 

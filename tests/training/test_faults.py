@@ -154,12 +154,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     train(toy.make(save_every=1), tmp_path, stop_after=3, progress=False)
     before = (tmp_path / LAST).read_bytes()
     task = toy.make(save_every=1, lr=3e38)
-    with pytest.raises(TrainingError, match=r"step [45].* not finite.*last.npz is that of step [34], untouched|"
-                                            r"step [345], phase line: loss is"):
+    with pytest.raises(TrainingError, match=r"step 4: . of . tensors are not finite.*This run was resumed from "
+                                            r".*last.npz, of step 3, and did not get far: those weights may have diverged already"):
         train(task, tmp_path, resume=True, progress=False)
-    tensors, meta = load_npz(tmp_path / LAST)
-    assert all(np.isfinite(value).all() for value in tensors.values())
-    assert meta["step"] > 3 or (tmp_path / LAST).read_bytes() == before
+    assert (tmp_path / LAST).read_bytes() == before
+    with pytest.raises(TrainingError, match=r"step \d+.*(not finite|loss is).*Nothing had been saved"):
+        train(toy.make(save_every=100, lr=3e38), tmp_path / "other", progress=False)
 
 
 @pytest.mark.parametrize("what, value", [("weights", np.nan), ("weights", np.inf), ("momentum", -np.inf),
