@@ -6,7 +6,7 @@ import pytest
 
 import jea
 from jea._jittor import jt
-from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention
+from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention, formats
 from jea.nn.blocks import Conv
 from jea.ops import (
     batch_norm,
@@ -134,21 +134,26 @@ def test_max_pool_and_gradient(size):
     assert np.abs(dx - wanted[:, :, 1:size[0] + 1, 1:size[1] + 1]).max() < 1e-6
 
 
-def test_layers_give_the_same_in_either_layout(close, monkeypatch):
+def test_layers_give_the_same_in_either_layout(close):
     """Also where a count of channels forces the plain layout, and in the map and the gradients of attention."""
     jt.set_global_seed(0)
     x, g = jt.array(normal(0, 2, 32, 9, 7)), jt.array(normal(1, 2, 32, 9, 7))
+
+    def blocked():
+        activation = formats.enter(x, 32)
+        assert activation.layout == "blocked"
+        return activation
     conv = Conv(32, 21, 1)
-    close(conv(to_blocked(x)).numpy(), conv(x).numpy(), 2e-6)
+    close(formats.plain(conv(blocked())).numpy(), conv(x).numpy(), 2e-6)
     for memories in (16, 20):
         attention = ExternalAttention(32, memories)
         parameters = [v for v in attention.parameters() if not v.is_stop_grad()]
-        with monkeypatch.context() as unblocked:
-            unblocked.setattr("jea.nn.external_attention.can_block", lambda *channels: False)
+        with formats.using("nchw"):
             plain, plain_map = attention(x, return_attention=True)
         wanted = jt.grad((plain * g).sum(), [x, *parameters])
-        y, found_map = attention(to_blocked(x), return_attention=True)
-        y = from_blocked(y)
+        y, found_map = attention(blocked(), return_attention=True)
+        assert y.layout == "blocked"
+        y = formats.plain(y)
         close(y.numpy(), plain.numpy(), 5e-6)
         close(found_map.numpy(), plain_map.numpy(), 5e-6)
         for got, expected in zip(jt.grad((y * g).sum(), [x, *parameters]), wanted):
@@ -158,7 +163,7 @@ def test_layers_give_the_same_in_either_layout(close, monkeypatch):
     jt.set_global_seed(1)
     kept = drop(x).numpy()
     jt.set_global_seed(1)
-    assert np.array_equal(from_blocked(drop(to_blocked(x))).numpy(), kept) and (kept == 0).mean() > 0.3
+    assert np.array_equal(formats.plain(drop(blocked())).numpy(), kept) and (kept == 0).mean() > 0.3
 
 
 def test_the_network_runs_blocked_and_the_reference_does_not(monkeypatch):
