@@ -52,8 +52,8 @@ _STALE_AFTER = 24 * 3600  # seconds; for temporary files of other machines, whos
 def replacing(path):
     """Open a temporary file beside `path` for writing; on leaving, flush it to the disk and rename it.
 
-    A kill at any moment leaves the old file whole. An error (a full disk too) removes the temporary file and is raised as
-    it is, an OSError mostly. Temporary files `.<name>.<host>-<pid>-<n>.tmp` of processes that have died are removed
+    A kill at any moment leaves the old file whole. An error (a full disk too) removes the temporary file and is raised
+    as it is, an OSError mostly. Temporary files `.<name>.<host>-<pid>-<n>.tmp` of processes that have died are removed
     first. A symbolic link is followed, so that it stays one.
     """
     target = os.path.realpath(path)

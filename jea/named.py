@@ -9,8 +9,8 @@ from jea.errors import ConfigError, nearest
 def find_class(name: str, key: str) -> type:
     """Import the class "module:Class". `key` is the config's key that names it, for messages.
 
-    The module is looked for on Python's path; jea.config puts the config's folder in front of it. A module that is there
-    and fails while it is imported keeps its traceback.
+    The module is looked for on Python's path; jea.config puts the config's folder in front of it. A module that is
+    there and fails while it is imported keeps its traceback.
     """
     module, _, attribute = name.partition(":")
     try:

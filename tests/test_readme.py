@@ -15,7 +15,8 @@ from jea.checkpoint import save_npz
 from jea.commands import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "configs/README.md", "weights/README.md", "jea/README.md", "tests/README.md", "tests/bench/README.md")
+PAGES = ("README.md", "configs/README.md", "weights/README.md", "jea/README.md", "tests/README.md",
+         "tests/bench/README.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 README = TEXTS["README.md"]
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"^ *```(\w+)\n(.*?)^ *```", text, re.M | re.S)]
@@ -47,7 +48,8 @@ def folder(tmp_path_factory):
     from PIL import Image
     Image.new("RGB", (60, 40), (90, 120, 30)).save(path / "photo.jpg")
     for split, colour in (("train", 10), ("val", 200)):
-        for kind, picture in (("images", Image.new("RGB", (20, 10), (colour, 0, 0))), ("labels", Image.new("L", (20, 10)))):
+        for kind, picture in (("images", Image.new("RGB", (20, 10), (colour, 0, 0))),
+                              ("labels", Image.new("L", (20, 10)))):
             (path / "mydata" / kind / split).mkdir(parents=True)
             picture.putpixel((0, 0), (1, 1, 1) if kind == "images" else 1)
             picture.save(path / "mydata" / kind / split / "a.png")
@@ -150,7 +152,8 @@ def test_the_api_example(folder, monkeypatch):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python tests/")])
 def test_scripts_explain_themselves(command):
-    done = subprocess.run([sys.executable, ROOT / command.split()[1], "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, ROOT / command.split()[1], "--help"], capture_output=True, text=True,
+                          timeout=60)
     assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
@@ -199,7 +202,8 @@ def test_a_model_a_data_set_and_a_task_of_ones_own(tmp_path, monkeypatch, capsys
         words = shlex.split(command)
         assert cli.main([words[1].replace(".py", ""), *words[2:]]) == 0
     said = capsys.readouterr().out
-    assert all(float(error) < 0.01 for error in re.findall(r"^error: ([\d.e-]+)$", said, re.M)) and said.count("error: ") == 2
+    assert all(float(error) < 0.01
+               for error in re.findall(r"^error: ([\d.e-]+)$", said, re.M)) and said.count("error: ") == 2
     assert (tmp_path / "runs/line/report.html").is_file() and (tmp_path / "runs/line/best.npz").is_file()
 
 

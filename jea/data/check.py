@@ -115,7 +115,8 @@ def _object_is_ignored(dataset: Dataset, split: str, labels: np.ndarray, ignored
     """What to say of masks in which an object has the value that stands for ignored pixels."""
     absent = np.flatnonzero(labels == 0)
     share = ignored / max(1, int(labels.sum()) + ignored)
-    if dataset.label_unit != "pixels" or not len(absent) or len(labels) - len(absent) > 1 and share < 0.2 or not ignored:
+    if dataset.label_unit != "pixels" or not len(absent) or not ignored \
+            or len(labels) - len(absent) > 1 and share < 0.2:
         return []
     names = " or ".join(dataset.class_names[c] for c in absent[:3])
     return [f"{dataset.root}: {share:.1%} of the pixels of split {split} are 255, which means ignored, while {names} "

@@ -35,7 +35,8 @@ def drawn_objects(image: np.ndarray, boxes, labels, *, names: Sequence[str], sco
     return picture
 
 
-def beside_truth(image: np.ndarray, found: dict, truth: dict | None, *, names: Sequence[str], side: int = 360) -> np.ndarray:
+def beside_truth(image: np.ndarray, found: dict, truth: dict | None, *, names: Sequence[str],
+                 side: int = 360) -> np.ndarray:
     """Picture and detections, and where there is a ground truth: that, and what was missed and what was not there.
 
     found: boxes, labels, scores, perhaps masks; truth: boxes, labels, perhaps masks. Returns (h, w, 3) uint8.
@@ -64,7 +65,8 @@ def beside_truth(image: np.ndarray, found: dict, truth: dict | None, *, names: S
 
 
 def unmatched(found: dict, truth: dict, overlap: float = 0.5) -> tuple:
-    """(rows of the truth without a detection of their class, rows of the detections without a truth), best scores first."""
+    """(rows of the truth without a detection of their class, rows of the detections without a truth), best scores
+    first."""
     left, wrong = list(range(len(truth["boxes"]))), []
     for row, (box, label) in enumerate(zip(found["boxes"], found["labels"])):
         best, at = overlap, None

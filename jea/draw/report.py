@@ -137,7 +137,8 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> str:
                     for name, kind in [("name", ""), *((column, ' class="number"') for column in columns)])
     lines = []
     for name, row in rows.items():
-        cells = "".join(f'<td class="number" data-value="{_value(row.get(column))}">{_text(_cell(row.get(column)))}</td>'
+        cells = "".join('<td class="number" '
+                        f'data-value="{_value(row.get(column))}">{_text(_cell(row.get(column)))}</td>'
                         for column in columns)
         lines.append(f'<tr><th scope="row" data-value="{_text(name)}">{_text(name)}</th>{cells}</tr>')
     return (f'<div class="wide"><table class="sortable" aria-label="{_text(title)}"><thead><tr>{heads}</tr></thead>'

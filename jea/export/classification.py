@@ -70,7 +70,8 @@ def _performer(g: Graph, stage, x):
     def features(value):
         squares = g.node("ReduceSum", g.mul(value, value), np.array([2]), keepdims=1)
         product = g.node("MatMul", value, np.ascontiguousarray(stage.w.numpy().T))
-        return g.mul(g.node("Exp", g.node("Sub", product, g.mul(squares, np.float32(0.5)))), np.float32(stage.m ** -0.5))
+        return g.mul(g.node("Exp", g.node("Sub", product, g.mul(squares, np.float32(0.5)))),
+                     np.float32(stage.m ** -0.5))
     k, q = features(k), features(q)
     keys = g.transpose(k, (0, 2, 1))
     total = g.node("ReduceSum", k, np.array([1]), keepdims=1)

@@ -1,4 +1,5 @@
-"""Graph: what the families' functions write into. A value is the name of a tensor; a method adds nodes and gives one back."""
+"""Graph: what the families' functions write into. A value is the name of a tensor; a method adds nodes and gives one
+back."""
 from __future__ import annotations
 
 import numpy as np
@@ -93,8 +94,8 @@ class Graph:
         return self.node("Softmax", x, axis=axis)
 
     def double_norm(self, x, *, positions: int, memories: int, eps: float = 1e-9):
-        """Softmax over the positions, then each position's entries over the memories divided by their sum and eps (paper,
-        section 3). Without eps the result is off where a position has no mass."""
+        """Softmax over the positions, then each position's entries over the memories divided by their sum and eps
+        (paper, section 3). Without eps the result is off where a position has no mass."""
         a = self.softmax(x, positions)
         total = self.node("ReduceSum", a, np.array([memories]), keepdims=1)
         return self.node("Div", a, self.add(total, np.float32(eps)) if eps else total)

@@ -14,14 +14,14 @@ from jea.files import write_bytes
 from jea.nn.mode import evaluating
 
 TOLERANCE = 2e-5  # of the largest output
-_FAMILIES = {"EANet": "segmentation", "JSegEANet": "segmentation", "EAMLP": "classification", "T2TViT": "classification",
-             "PCTClassifier": "points", "PCTSimpleClassifier": "points", "PCTPartSegmenter": "points",
-             "Generator": "generation"}
+_FAMILIES = {"EANet": "segmentation", "JSegEANet": "segmentation", "EAMLP": "classification",
+             "T2TViT": "classification", "PCTClassifier": "points", "PCTSimpleClassifier": "points",
+             "PCTPartSegmenter": "points", "Generator": "generation"}
 
 
 class Exported(NamedTuple):
-    """What was written. error: the largest difference to the model's own output, relative to its largest; None where ONNX
-    Runtime is not installed, so that nothing was compared."""
+    """What was written. error: the largest difference to the model's own output, relative to its largest; None where
+    ONNX Runtime is not installed, so that nothing was compared."""
     path: str
     inputs: dict
     outputs: dict
@@ -57,7 +57,8 @@ def export_onnx(model, path, *, size=None, dynamic: bool = False) -> Exported:
     model = getattr(model, "generator", model)
     family = next((_FAMILIES[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in _FAMILIES), None)
     if family is None:
-        raise ConfigError(f"export: there is no ONNX form of {type(model).__name__}; there is one of {', '.join(_FAMILIES)}")
+        raise ConfigError(f"export: there is no ONNX form of {type(model).__name__}; there is one of "
+                          f"{', '.join(_FAMILIES)}")
     module = importlib.import_module(f"jea.export.{family}")
     shapes = module.inputs(model, size)
     if size is not None and (min(size) < 1 or len(size) != {"segmentation": 2, "points": 1}.get(family, -1)):
@@ -78,8 +79,8 @@ def export_onnx(model, path, *, size=None, dynamic: bool = False) -> Exported:
     data = proto.SerializeToString()
     error = _difference(data, example, wanted)
     if error is not None and not error <= TOLERANCE:
-        raise TrainingError(f"export: what the file computes differs from the model by {error:.1e} of the largest output; "
-                            f"allowed is {TOLERANCE:.0e}. Nothing was written")
+        raise TrainingError(f"export: what the file computes differs from the model by {error:.1e} of the largest "
+                            f"output; allowed is {TOLERANCE:.0e}. Nothing was written")
     write_bytes(path, data)
     return Exported(str(path), {name: shape for name, (_, shape) in declared.items()},
                     made, len(proto.graph.node), error)
@@ -132,4 +133,5 @@ def _difference(data: bytes, example: dict, wanted: dict) -> float | None:
         found = session.run(list(wanted), example)
     except Exception as error:
         raise SetupError(f"export: ONNX Runtime does not run the file ({error})") from error
-    return max(float(np.abs(got - value).max() / max(np.abs(value).max(), 1e-30)) for got, value in zip(found, wanted.values()))
+    return max(float(np.abs(got - value).max() / max(np.abs(value).max(), 1e-30))
+               for got, value in zip(found, wanted.values()))

@@ -1,4 +1,5 @@
-"""PCT and EA-PCT as ONNX graphs: points (B, 3, N) -> logits (B, num_classes), or (B, num_classes, N) with category (B, 16)."""
+"""PCT and EA-PCT as ONNX graphs: points (B, 3, N) -> logits (B, num_classes), or (B, num_classes, N) with category (B,
+16)."""
 from __future__ import annotations
 
 import numpy as np
@@ -49,7 +50,8 @@ def _parts(g: Graph, model, x, category):
     x = _leaky(g, _conv(g, x, *model.conv_fuse), 0.2)  # B C N
     label = g.node("Unsqueeze", category, np.array([2]))
     label = _leaky(g, _conv(g, label, *model.label_conv), 0.2)
-    whole = g.concat([g.node("ReduceMax", x, axes=[2], keepdims=1), g.node("ReduceMean", x, axes=[2], keepdims=1), label], 1)
+    whole = g.concat([g.node("ReduceMax", x, axes=[2], keepdims=1), g.node("ReduceMean", x, axes=[2], keepdims=1),
+                      label], 1)
     weight, bias = folded(model.convs1.weight, model.convs1.bias, model.bns1)
     channels = model.conv_fuse[1].weight.shape[0]
     x = g.relu(g.add(g.conv(x, weight[:, :channels]), g.conv(whole, weight[:, channels:], bias)))
@@ -76,7 +78,8 @@ def _offset_attention(g: Graph, layer, x):
 
 
 def _aggregate(g: Graph, layer, features, chosen, near):
-    """(B, C, N), (B, M), (B, M, K) -> (B, C', M): W [f - c, c] = W_1 f + (W_2 - W_1) c, then the maximum of each group."""
+    """(B, C, N), (B, M), (B, M, K) -> (B, C', M): W [f - c, c] = W_1 f + (W_2 - W_1) c, then the maximum of each
+    group."""
     weight, bias = folded(layer.conv1.weight, None, layer.bn1)
     half = weight.shape[1] // 2
     features = g.transpose(features, (0, 2, 1))  # B N C

@@ -33,7 +33,8 @@ def coco_scores(truth: dict, results: list, kind: str) -> dict:
         results: [{"image_id", "category_id", "bbox" or "segmentation", "score"}, ...].
         kind: "bbox" or "segm".
     Returns:
-        {"AP": ..., the other names of STATS, "classes": {name: AP}, "eval": precision and recall arrays of pycocotools}.
+        {"AP": ..., the other names of STATS, "classes": {name: AP}, "eval": precision and recall arrays of
+        pycocotools}.
     """
     COCO, COCOeval = tools()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints tables and times

@@ -63,8 +63,8 @@ class _Checkpoint(jt.Function):
 
     def grad(self, dy):
         # A second grad() inside the first is sound: the outer one has written down all that it needs of its graph
-        # before it calls this. The executor runs operators in the order of their making, so that this block's second run
-        # waits for the gradients of the later blocks.
+        # before it calls this. The executor runs operators in the order of their making, so that this block's second
+        # run waits for the gradients of the later blocks.
         x = self.x.detach().start_grad()
         with precision.autocast(self.dtype), keeping_buffers(self.block), single_use():  # statistics moved already
             y = self.run(x)
@@ -79,7 +79,8 @@ def checkpointed(block, x):
     another order.)
 
     Args:
-        block: a module that maps one Var, or one Activation, to one. It must draw no random numbers: dropout would draw others the second
+        block: a module that maps one Var, or one Activation, to one. It must draw no random numbers: dropout would draw
+        others the second
             time.
         x: its input, the one activation that stays.
     """

@@ -79,7 +79,8 @@ class Detection(Task):
             return self.model(jt.array(resizing.padded([image], dataset.multiple)), [image.shape[1:]], [original])[0]
 
     def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
-        """Run over a split and score it: {"box AP": ..., "mask AP": ..., all of COCO's numbers, those of the classes, ...}.
+        """Run over a split and score it: {"box AP": ..., "mask AP": ..., all of COCO's numbers, those of the classes,
+        ...}.
 
         Writes detections.json, as COCO's server takes it, and the first `eval.pictures` pictures with boxes and masks
         beside the ground truth. A split without annotations gets no scores. Under mpirun each rank runs every size-th
@@ -91,7 +92,8 @@ class Detection(Task):
         count = len(dataset) if limit is None else min(limit, len(dataset))
         numbers, results, seconds = ranks.own(range(count)), [], 0.0
         samples = map_ordered(dataset.test_sample, numbers, self.eval.num_workers)
-        for number, sample in zip(numbers, progress_bar(samples, total=len(numbers), title=dataset.split, unit="picture",
+        for number, sample in zip(numbers,
+                                  progress_bar(samples, total=len(numbers), title=dataset.split, unit="picture",
                                                         shown=progress and ranks.is_first())):
             started = time.perf_counter()
             found = self.detect(dataset, sample["image"], sample["picture"].shape[:2])
@@ -116,7 +118,8 @@ class Detection(Task):
         kinds = [("box", "bbox")] + [("mask", "segm")] * bool(self.model.masks and dataset.masks)
         for word, kind in kinds:
             # An entry with a box and a mask counts by its box's area; COCO's own mask scores go by the mask's.
-            own = [{key: value for key, value in result.items() if key != ("segmentation" if kind == "bbox" else "bbox")}
+            own = [{key: value for key, value in result.items()
+                    if key != ("segmentation" if kind == "bbox" else "bbox")}
                    for result in results]
             scores = coco_scores(truth, own, kind)
             ap = mean_ap(scores)
@@ -149,13 +152,15 @@ class Detection(Task):
         kept = (found["scores"] >= self.eval.min_score) & (found["labels"] >= 0)
         return {name: values[kept] for name, values in found.items()}
 
-    # -- files ----------------------------------------------------------------------------------------------------------
+    # -- files
+    # ----------------------------------------------------------------------------------------------------------
 
     def list_inputs(self, path) -> list:
         return list_inputs(path)
 
     def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Find objects in pictures; EXIF rotation is honoured. Writes <name>.png with what was found, and detections.json."""
+        """Find objects in pictures; EXIF rotation is honoured. Writes <name>.png with what was found, and
+        detections.json."""
         dataset = self.dataset(self.eval.split)
         outputs.keep_as("detections.json")
         for item in outputs.each((".png",), unit="picture", progress=progress):

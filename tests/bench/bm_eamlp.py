@@ -195,7 +195,8 @@ def bench_training(name: str, batch: int, runs: int) -> dict:
 
 
 def bench_input(batch: int, runs: int, num_workers: int = 2) -> dict:
-    """The recipe's training pictures from JPEGs of ImageNet's usual size, prepared by worker processes, at 224 pixels."""
+    """The recipe's training pictures from JPEGs of ImageNet's usual size, prepared by worker processes, at 224
+    pixels."""
     from PIL import Image
 
     from jea.data import Loader

@@ -189,7 +189,8 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
         model = jea_eanet() if model is None else model
         model.train()
         batch = Batch({"image": x, "label": labels})
-        phase = Phase(name="segmentation", optimizer=jt.optim.SGD(model.parameters(), **settings), losses=lambda batch: {
+        phase = Phase(name="segmentation", optimizer=jt.optim.SGD(model.parameters(), **settings),
+                      losses=lambda batch: {
             "loss": pixel_cross_entropy(model(jt.array(batch["image"])), jt.array(batch["label"]))})
         return lambda: run_step([phase], batch, 0, TrainOptions())["loss"]
     import torch

@@ -242,7 +242,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = bench(arguments.batch, arguments.attention, arguments.width, arguments.runs)
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
-    print(f"batch {arguments.batch}, {arguments.attention} attention, width {arguments.width}; medians of {arguments.runs}, seconds")
+    print(f"batch {arguments.batch}, {arguments.attention} attention, width {arguments.width}; medians of "
+          f"{arguments.runs}, seconds")
     for phase, row in rows.items():
         print(f"{phase:14}" + "  ".join(f"{name} {value:.3g}" for name, value in row.items()))
     if arguments.json:

@@ -91,7 +91,8 @@ def attention_operators() -> dict:
         cases[title] = {**sides, "composed": jea_side(lambda x: double_norm(x, impl="ref"), arrays, g)}
     arrays = [normal(1, 4225, 512), normal(64, 512) * np.float32(0.1), normal(64, 512) * np.float32(0.1)]
     title, g = "external_attention 1 x 4225 x 512, fwd + bwd", normal(1, 4225, 512)
-    cases[title] = {**compared(jea_side(external_attention, arrays, g), torch_side(torch_external_attention, arrays, g), title),
+    cases[title] = {**compared(jea_side(external_attention, arrays, g), torch_side(torch_external_attention, arrays, g),
+                               title),
                     "composed": jea_side(lambda *v: external_attention(*v, impl="ref"), arrays, g)}
     return cases
 
@@ -149,7 +150,8 @@ def bench_operators(runs: int) -> dict:
     return rows
 
 
-# -- scaling ------------------------------------------------------------------------------------------------------------
+# -- scaling
+# ------------------------------------------------------------------------------------------------------------
 
 def scaling_side(side: str, n: int):
     """Forward of one attention over (1, n, 512)."""
@@ -180,8 +182,8 @@ def bench_scaling(runs: int) -> dict:
 def peak_of(side: str, n: int) -> float:
     """MB that a process of its own needs more than for 64 positions."""
     def run(count):
-        done = subprocess.run([sys.executable, __file__, "--memory-of", side, str(count)], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run([sys.executable, __file__, "--memory-of", side, str(count)], capture_output=True,
+                              text=True, check=False)
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         return float(done.stdout.split()[-1])

@@ -3,8 +3,8 @@
     python tests/bench/bm_ranks.py                                    # 1 and 2 processes, the default config
     python tests/bench/bm_ranks.py --config classification_eamlp_tiny_shapes --ranks 1 2 4 --json ranks.json
 
-Each run is `train.py` itself, under mpirun for several processes; the numbers of processes take turns. The figure is the
-median over the steps after the first ten, in which kernels are compiled and workers start. Needs Open MPI.
+Each run is `train.py` itself, under mpirun for several processes; the numbers of processes take turns. The figure is
+the median over the steps after the first ten, in which kernels are compiled and workers start. Needs Open MPI.
 """
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from jea.commands.session import DEFAULT_CONFIG  # noqa: E402
 def pictures_per_second(config: str, ranks: int, steps: int, overrides) -> list:
     """Of each step after the tenth."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, str(ROOT / "train.py"), "--config", config, "--out", f"{out}/run", "--stop-after", str(steps),
-                   "--device", "cpu", "train.log_every=1", "train.num_workers=1", *overrides]
+        command = [sys.executable, str(ROOT / "train.py"), "--config", config, "--out", f"{out}/run", "--stop-after",
+                   str(steps), "--device", "cpu", "train.log_every=1", "train.num_workers=1", *overrides]
         if ranks > 1:
             root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
             command = ["mpirun", *root, "--oversubscribe", "--bind-to", "none", "-np", str(ranks), *command]

@@ -2,9 +2,9 @@
 
     python tests/bench/bm_readers.py
 
-Memory is what Python and numpy hold at most, over what was there before (tracemalloc); time is that of the processor, in a
-second reading without it. Files are 10 kB, 1 MB and 32 MB of float32 weights in 64 tensors, and the worst that is known of
-each kind: files that make the reader hold the most for their bytes.
+Memory is what Python and numpy hold at most, over what was there before (tracemalloc); time is that of the processor,
+in a second reading without it. Files are 10 kB, 1 MB and 32 MB of float32 weights in 64 tensors, and the worst that is
+known of each kind: files that make the reader hold the most for their bytes.
 """
 import struct
 import sys
@@ -39,7 +39,8 @@ def weights(path, size):
 
 def pickle_of(body):
     one = forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))
-    return lambda path, size: forge.torch_zip(path, forge.mapping({"w": one, "x": b"](" + body * (size // len(body)) + b"e"}),
+    return lambda path, size: forge.torch_zip(path,
+                                              forge.mapping({"w": one, "x": b"](" + body * (size // len(body)) + b"e"}),
                                               {"0": bytes(4)})
 
 
@@ -60,7 +61,8 @@ def meta_of(entry):
     return lambda path, size: save_npz(path, {"w": np.zeros(1)}, {"a": [entry] * (min(size, 3 << 20) // 5)})
 
 
-GOOD = {".pth": ".pth, zip", ".t7": ".pth, old", ".safetensors": ".safetensors", ".npz": ".npz", ".pkl": ".pkl of Jittor"}
+GOOD = {".pth": ".pth, zip", ".t7": ".pth, old", ".safetensors": ".safetensors", ".npz": ".npz",
+        ".pkl": ".pkl of Jittor"}
 WORST = {"pickle of short texts": pickle_of(b"\x8c\x02ab"), "pickle of tuples": pickle_of(b")\x85"),
          "pickle of one text, named again and again": pickle_of(b"\x8c\x02ab\x94h\0h\0h\0h\0"),
          "compressed pickle": deflated, ".safetensors header of lists": header_of(b"[],"),

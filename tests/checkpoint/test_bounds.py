@@ -87,9 +87,9 @@ def test_lists_of_600_000_numbers_are_read(tmp_path, numbers):
 
 
 @pytest.mark.parametrize("body", [b"\x8c\x02ab", b"\x8c\x04\xf0\x9f\x98\x80", b"N\x94", b")\x85", b"NN\x86", b"\x8f",
-                                  b"}", b"]", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"G?\xf0\0\0\0\0\0\0", b"C\x02ab",
-                                  b"}K\x05Ns", b"]Na", b"](NNNNNNNNe", b"ccollections\nOrderedDict\n)R", b"(KKt",
-                                  b"cargparse\nNamespace\n)\x81", b"X\1\0\0\0aK\1\x86"], ids=repr)
+                                  b"}", b"]", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"G?\xf0\0\0\0\0\0\0",
+                                  b"C\x02ab", b"}K\x05Ns", b"]Na", b"](NNNNNNNNe", b"ccollections\nOrderedDict\n)R",
+                                  b"(KKt", b"cargparse\nNamespace\n)\x81", b"X\1\0\0\0aK\1\x86"], ids=repr)
 def test_each_opcode_is_charged_the_memory_that_it_takes(body):
     """So that the bound, 16 times the bytes of the pickle and 32 MB, is one of real memory; lists grow in steps."""
     machine = Machine(b"\x80\x04](" + body * 30_000 + b"e.")

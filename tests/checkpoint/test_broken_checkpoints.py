@@ -59,7 +59,7 @@ def test_random_damage(originals, tmp_path):
 @pytest.mark.slow
 def test_random_damage_20_000_times(tmp_path):
     """In a process with 256 MB of address space to spare, so that a large allocation fails the test."""
-    done = subprocess.run([sys.executable, Path(mutants.__file__), tmp_path, "3000", "1"], capture_output=True, text=True,
-                          env=forge.ENVIRONMENT)
+    done = subprocess.run([sys.executable, Path(mutants.__file__), tmp_path, "3000", "1"], capture_output=True,
+                          text=True, env=forge.ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "total 27000" in done.stdout

@@ -10,7 +10,8 @@ from jea.checkpoint.loading import write
 from jea.commands import convert, inspect
 from jea.errors import ConfigError
 
-TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "extractor.running_mean": np.float32([1, 2]),
+TENSORS = {"extractor.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+           "extractor.running_mean": np.float32([1, 2]),
            "extractor.num_batches_tracked": np.array(0), "head.bias": np.float32([3])}
 
 
@@ -29,7 +30,8 @@ class Model:
         self.num_classes = num_classes
 
     def state_dict(self):
-        return {"backbone.weight": Var((2, 3)), "backbone.running_mean": Var((2,)), "head.bias": Var((self.num_classes,))}
+        return {"backbone.weight": Var((2, 3)), "backbone.running_mean": Var((2,)),
+                "head.bias": Var((self.num_classes,))}
 
 
 @pytest.fixture
@@ -151,7 +153,8 @@ def test_convert_there_and_back(tmp_path, capsys, toy):
 
 def test_convert_refuses_another_model(tmp_path, capsys, toy):
     write(tmp_path / "in.pth", TENSORS)
-    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes", "5"]) == 2
+    assert convert.main([str(tmp_path / "in.pth"), str(tmp_path / "o.npz"), "--model", "toy", "--num-classes",
+                         "5"]) == 2
     said = capsys.readouterr().err
     assert "head.bias: shape (1) in the file, (5) in the model" in said
     assert said.endswith("Check the model's name and arguments (classes, depth).\n")  # it always wants all of them

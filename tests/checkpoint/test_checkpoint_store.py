@@ -163,8 +163,8 @@ def test_leftovers_of_the_dead_are_removed_and_others_kept(tmp_path):
 
 def kill_while_saving(folder, times):
     """In a process of its own: Jittor ends the process in which a child is killed."""
-    done = subprocess.run([sys.executable, checkpoint_kills.__file__, folder, str(times)], capture_output=True, text=True,
-                          env=forge.ENVIRONMENT)
+    done = subprocess.run([sys.executable, checkpoint_kills.__file__, folder, str(times)], capture_output=True,
+                          text=True, env=forge.ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -47,8 +47,8 @@ def test_pth_layout(tmp_path):
 
 
 def test_pth_with_values_beside_the_state_dict(tmp_path):
-    extra = {"step": 30000, "big": 2 ** 70, "negative": -(2 ** 31) - 1, "lr": 0.5, "arch": "x", "none": None, "yes": True,
-             "list": [1, "a"], "nested": {"a": {"b": []}}}
+    extra = {"step": 30000, "big": 2 ** 70, "negative": -(2 ** 31) - 1, "lr": 0.5, "arch": "x", "none": None,
+             "yes": True, "list": [1, "a"], "nested": {"a": {"b": []}}}
     with open(tmp_path / "x.pth", "wb") as file:
         write_pth(file, {"w": np.float32([1])}, "net", extra)
     checkpoint = read(tmp_path / "x.pth")

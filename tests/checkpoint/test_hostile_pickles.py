@@ -215,7 +215,8 @@ def test_billion_laughs(tmp_path):
 
 def test_one_huge_dict_under_many_keys(tmp_path):
     inner = b"}q\0(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(60_000)) + b"u"
-    body = b"}(" + forge.text("a") + inner + b"".join(b"J" + struct.pack("<i", i) + b"h\0" for i in range(60_000)) + b"u"
+    body = b"}(" + forge.text("a") + inner + b"".join(b"J" + struct.pack("<i", i) + b"h\0"
+                                                      for i in range(60_000)) + b"u"
     refused(forge.torch_zip(tmp_path / "x", body), "holds no tensors")
 
 

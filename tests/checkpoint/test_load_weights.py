@@ -31,9 +31,12 @@ class Net(nn.Module):
 def values(seed=0):
     generator = np.random.default_rng(seed)
     return {"backbone.conv.weight": generator.random((2, 1, 1, 1), np.float32),
-            "backbone.conv.bias": generator.random(2, np.float32), "backbone.bn.weight": generator.random(2, np.float32),
-            "backbone.bn.bias": generator.random(2, np.float32), "backbone.bn.running_mean": generator.random(2, np.float32),
-            "backbone.bn.running_var": generator.random(2, np.float32), "head.weight": generator.random((3, 2), np.float32),
+            "backbone.conv.bias": generator.random(2, np.float32),
+            "backbone.bn.weight": generator.random(2, np.float32),
+            "backbone.bn.bias": generator.random(2, np.float32),
+            "backbone.bn.running_mean": generator.random(2, np.float32),
+            "backbone.bn.running_var": generator.random(2, np.float32),
+            "head.weight": generator.random((3, 2), np.float32),
             "head.bias": generator.random(3, np.float32), "sigma": generator.random(1, np.float32),
             "count": np.int32([9])}
 
@@ -121,7 +124,8 @@ def test_long_listings_are_cut(tmp_path):
 
 
 def test_backbone_files_leave_the_head_as_initialised(tmp_path):
-    tensors = {key.replace("backbone.", "stem."): array for key, array in values().items() if key.startswith("backbone.")}
+    tensors = {key.replace("backbone.", "stem."): array for key, array in values().items()
+               if key.startswith("backbone.")}
     tensors.update({"fc.weight": np.zeros((1000, 2), np.float32), "stem.bn.num_batches_tracked": np.array(3),
                     "sigma": values()["sigma"], "count": values()["count"]})
     write(tmp_path / "x.pth", tensors)

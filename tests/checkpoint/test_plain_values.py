@@ -56,7 +56,8 @@ def test_plain_values(tmp_path, capsys, name):
     (b"c__builtin__\nset\nK\x01\x85R", "something else than a list"), (b"\x8f\x90", "not a set"),
     (b"](K\x01\x90", "not a set"), (b"\x8fK\x01a", "not a list"),
     (b"ccollections\nCounter\n](K\x01e\x85R", "something else than a dict of counts"),
-    (b"cbuiltins\ncomplex\nX\1\0\0\0aK\x01\x86R", "two numbers"), (b"cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R", "than bytes"),
+    (b"cbuiltins\ncomplex\nX\1\0\0\0aK\x01\x86R", "two numbers"),
+    (b"cbuiltins\nbytearray\nJ\0\0\0\x7f\x85R", "than bytes"),
     (b"cbuiltins\nfrozenset\n)R", "names builtins.frozenset"), (b"(K\x01\x91", "opcode FROZENSET"),
     (b"ccollections\ndefaultdict\nc__builtin__\nlist\n\x85R", "names collections.defaultdict"),
     (b"cbuiltins\nset\n)\x81", "cannot be called"), (b"ccollections\nCounter\n)\x81", "cannot be called"),
@@ -93,14 +94,16 @@ def test_tensors_of_types_that_are_not_read(tmp_path, container, kind, dtype, si
     assert f"tensors not read: those in spectrum ({dtype}), state ({dtype})" in checkpoint.notes
     path = make(tmp_path / "y.pth", weights, storages)
     for reader in (read, outline):
-        with pytest.raises(CheckpointError, match="1 of its 2 weights are of types that are not read, such as 'spectrum' "
+        with pytest.raises(CheckpointError,
+                           match="1 of its 2 weights are of types that are not read, such as 'spectrum' "
                                                   f"of type {dtype} .it names torch.{kind}."):
             reader(path)
 
 
 def test_shapes_of_tensors_that_are_not_read_are_checked_too(tmp_path):
     for other, reason in ((forge.tensor("1", "ComplexFloatStorage", 3, 0, (4,), (1,)), "beyond its storage"),
-                          (forge.tensor("1", "ComplexFloatStorage", 3, 0, (2 ** 62,) * 2, (0, 0)), "larger than any memory")):
+                          (forge.tensor("1", "ComplexFloatStorage", 3, 0, (2 ** 62,) * 2, (0, 0)),
+                           "larger than any memory")):
         with pytest.raises(CheckpointError, match=reason):
             read(forge.torch_zip(tmp_path / "x.pth", forge.mapping({"net": forge.mapping({"w": ONE}), "x": other}),
                                  {"0": b"\0\0\x80?", "1": bytes(24)}))
@@ -166,7 +169,8 @@ GETATTR = b"c__builtin__\ngetattr\n"
 
 
 def test_mmengines_history_buffers_are_inert(tmp_path):
-    hub = forge.mapping({"log_scalars": forge.mapping({"train/loss": history_buffer()}), "runtime_info": forge.mapping({})})
+    hub = forge.mapping({"log_scalars": forge.mapping({"train/loss": history_buffer()}),
+                         "runtime_info": forge.mapping({})})
     checkpoint = read(zipped(tmp_path / "x.pth", message_hub=hub, meta=forge.mapping({"epoch": b"K\x0c"})))
     assert checkpoint.tensors["w"] == 1 and checkpoint.meta == {"meta": {"epoch": 12}}
     assert checkpoint.notes == ["tensors not read: those in message_hub"]
@@ -180,7 +184,8 @@ def test_mmengines_history_buffers_are_inert(tmp_path):
     (GETATTR + BUFFER + b")\x81X\4\0\0\0mean\x86R", "getattr is used for something else"),
     (GETATTR + b"X\1\0\0\0aX\4\0\0\0join\x86R", "getattr is used for something else"),
     (GETATTR + BUFFER + b"K\x01\x86R", "getattr is used for something else"),
-    (GETATTR + GETATTR + BUFFER + b"X\4\0\0\0mean\x86RX\x0b\0\0\0__globals__\x86R", "getattr is used for something else"),
+    (GETATTR + GETATTR + BUFFER + b"X\4\0\0\0mean\x86RX\x0b\0\0\0__globals__\x86R",
+     "getattr is used for something else"),
     (GETATTR + BUFFER + b"X\4\0\0\0mean\x86R}b", "sets the state of"),
     (GETATTR + BUFFER + b"X\1\0\0\0aX\1\0\0\0b\x87R", "wrong arguments"),
     (GETATTR + b"c__builtin__\n__import__\nX\1\0\0\0a\x86R", "names __builtin__.__import__"),

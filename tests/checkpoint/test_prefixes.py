@@ -19,7 +19,8 @@ def tensors(names, prefix=""):
     return {prefix + name: np.float32([index, 1]) for index, name in enumerate(names)}
 
 
-@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "net.", "my_wrapper.", "model.net.", "module.model.", "_orig_mod.model.", "a.b.c."])
+@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "net.", "my_wrapper.", "model.net.",
+                                    "module.model.", "_orig_mod.model.", "a.b.c."])
 @pytest.mark.parametrize("names", [NAMES, THEIRS], ids=["our names", "their names"])
 @pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors", ".pkl"])
 def test_any_shared_prefix_is_stripped_and_said(tmp_path, prefix, names, suffix):
@@ -77,14 +78,16 @@ def test_the_pattern_of_a_misfit_is_said(tmp_path):
     other = {f"{'ab'[i % 2]}.layer{i}.weight": np.float32([1, 2]) for i in range(116)}  # no prefix of all
     save_npz(tmp_path / "x.npz", other)
     _, report = match((), shapes, read(tmp_path / "x.npz"))
-    with pytest.raises(CheckpointError, match=r"58 missing, 58 unexpected.*\n(.*\n)*  58 of the missing names are in the file "
+    with pytest.raises(CheckpointError,
+                       match=r"58 missing, 58 unexpected.*\n(.*\n)*  58 of the missing names are in the file "
                                               "behind '[ab]\\.'"):
         require_complete(report, shapes)
     inner = {f"layer{i}.weight": np.float32([1, 2]) for i in range(116)}
     save_npz(tmp_path / "y.npz", inner)
     outer = {f"backbone.layer{i}.weight": ((2,), "float32") for i in range(116)}
     _, report = match((), outer, read(tmp_path / "y.npz"))
-    with pytest.raises(CheckpointError, match="116 of the missing names are in the file without the 'backbone.' before them"):
+    with pytest.raises(CheckpointError,
+                       match="116 of the missing names are in the file without the 'backbone.' before them"):
         require_complete(report, outer)
 
 

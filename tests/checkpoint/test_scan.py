@@ -38,9 +38,10 @@ def test_good_files_are_clean(tmp_path):
         verdict = scan(tmp_path / name)
         assert verdict.status == CLEAN and verdict.formats, (name, verdict)
     assert set(scan(tmp_path / "legacy.pth").names) == {
-        "collections.OrderedDict", "collections.Counter", "argparse.Namespace", "__builtin__.set", "__builtin__.complex",
-        "__builtin__.getattr", "mmengine.logging.history_buffer.HistoryBuffer", "torch._utils._rebuild_tensor_v2",
-        "torch.FloatStorage", "torch.BFloat16Storage", "torch.LongStorage", "torch.ComplexFloatStorage"}
+        "collections.OrderedDict", "collections.Counter", "argparse.Namespace", "__builtin__.set",
+        "__builtin__.complex", "__builtin__.getattr", "mmengine.logging.history_buffer.HistoryBuffer",
+        "torch._utils._rebuild_tensor_v2", "torch.FloatStorage", "torch.BFloat16Storage", "torch.LongStorage",
+        "torch.ComplexFloatStorage"}
 
 
 def test_weights_that_look_like_pickles_are_clean(tmp_path):
@@ -56,14 +57,19 @@ def test_weights_that_look_like_pickles_are_clean(tmp_path):
 
 BODIES = {
     "GLOBAL": EVIL, "STACK_GLOBAL": STACK_EVIL, "INST": b"(X\4\0\0\0trueiposix\nsystem\n",
-    "OBJ": b"(cposix\nsystem\nX\4\0\0\0trueo", "nested": b"c_pickle\nloads\nC\x01.\x85R", "unlisted": b"ctimeit\ntimeit\n)R",
-    "pip": b"\x8c\x03pip\x8c\x04main\x93](X\7\0\0\0installe\x85R", "dotted": b"\x8c\x05torch\x8c\x12serialization.load\x93",
+    "OBJ": b"(cposix\nsystem\nX\4\0\0\0trueo", "nested": b"c_pickle\nloads\nC\x01.\x85R",
+    "unlisted": b"ctimeit\ntimeit\n)R", "pip": b"\x8c\x03pip\x8c\x04main\x93](X\7\0\0\0installe\x85R",
+    "dotted": b"\x8c\x05torch\x8c\x12serialization.load\x93",
     "getattr": b"c__builtin__\ngetattr\nc__builtin__\n__import__\nX\2\0\0\0os\x86R", "EXT": b"\x82\x01)R",
-    "protocol 0 texts": b"Vposix\nVsystem\n\x93X\4\0\0\0true\x85R", "strings": b"S'posix'\nS'system'\n\x93X\1\0\0\0a\x85R",
-    "escapes": b"Vpo\\u0073ix\nVsystem\n\x93X\1\0\0\0a\x85R", "memo": b"\x8c\x05posixq\x07\x8c\x06systemq\x080" + b"0h\x07h\x08\x93)R",
+    "protocol 0 texts": b"Vposix\nVsystem\n\x93X\4\0\0\0true\x85R",
+    "strings": b"S'posix'\nS'system'\n\x93X\1\0\0\0a\x85R",
+    "escapes": b"Vpo\\u0073ix\nVsystem\n\x93X\1\0\0\0a\x85R",
+    "memo": b"\x8c\x05posixq\x07\x8c\x06systemq\x080" + b"0h\x07h\x08\x93)R",
     "duplicate": b"\x8c\x05posix\x8c\x06system\x93q\x062)R", "computed": b"\x8c\x05posix" + EVIL + b"\x93)R",
-    "numpy": b"cnumpy.testing._private.utils\nrunstring\nX\1\0\0\0a}\x86R", "storage loader": b"ctorch.storage\n_load_from_bytes\n)R",
-    "getattr on mmengine": b"c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n)\x81X\1\0\0\0a\x86R",
+    "numpy": b"cnumpy.testing._private.utils\nrunstring\nX\1\0\0\0a}\x86R",
+    "storage loader": b"ctorch.storage\n_load_from_bytes\n)R",
+    "getattr on mmengine": b"c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n"
+                           b")\x81X\1\0\0\0a\x86R",
 }
 
 
@@ -115,7 +121,8 @@ GOOD = {"archive/data.pkl": forge.pickled(ONE), "archive/data/0": b"\0\0\x80?"}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
-@pytest.mark.parametrize("name", ["archive/config.p", "archive/data/1", "archive/version", "archive/readme", "x.npy", "other"])
+@pytest.mark.parametrize("name",
+                         ["archive/config.p", "archive/data/1", "archive/version", "archive/readme", "x.npy", "other"])
 def test_pickles_under_any_name(tmp_path, name, method):
     """CVE-2025-1889: a pickle with an extension that scanners do not know, loaded by the first one."""
     path = archive(tmp_path / "model.bin", {**GOOD, name: forge.pickled(EVIL)}, method)

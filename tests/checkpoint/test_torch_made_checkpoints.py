@@ -31,7 +31,8 @@ sd = OrderedDict(
 for p in (torch.nn.Linear(2, 2),):
     sd["linear"] = p.state_dict()["weight"]
 sd._metadata = OrderedDict({"": {"version": 1}})
-np.savez(folder + "/expected.npz", **{k: (v.detach().float() if v.dtype in (torch.half, torch.bfloat16) else v.detach()).numpy()
+halves = (torch.half, torch.bfloat16)
+np.savez(folder + "/expected.npz", **{k: (v.detach().float() if v.dtype in halves else v.detach()).numpy()
                                       for k, v in sd.items()})
 net = torch.nn.Linear(3, 2)
 optimizer = torch.optim.AdamW(net.parameters())

@@ -58,7 +58,8 @@ def test_files_that_do_not_say_their_model(demo, tmp_path, capsys, source):
     folder, ours = demo
     for target in ("x.npz", "y.pkl", "x.safetensors", "y.pth"):
         assert converted(folder / source, tmp_path / target) == set(ours)
-        assert "names: as in the file, which does not say its model (--model NAME translates them)" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "names: as in the file, which does not say its model (--model NAME translates them)" in out
     for names in ("jea", "upstream"):
         assert convert.main([str(folder / source), str(tmp_path / "z.npz"), "--names", names]) == 2
         said = capsys.readouterr().err
@@ -82,15 +83,17 @@ ARGUMENTS = [
     ("eanet_tiny", {"nonsense": 1}, "nonsense: unknown"), ("eanet_tiny", {"output_stride": 7}, "output_stride"),
     ("eanet_tiny", {"dropout": {}}, "expected a number"), ("eanet_tiny", {"num_classes": 10 ** 9}, "larger than "
                                                                                                    "anything"),
-    ("eanet_tiny", {"num_classes": -5}, "says that it is eanet_tiny"), ("eanet_tiny", {"num_classes": True}, "an integer"),
+    ("eanet_tiny", {"num_classes": -5}, "says that it is eanet_tiny"),
+    ("eanet_tiny", {"num_classes": True}, "an integer"),
     ("ea_pct_tiny_cls", {"layers": 10 ** 6}, "larger than anything"), ("ea_pct_cls", {"samples": ["a", {}]}, "samples"),
     ("ea_pct_cls", {"samples": []}, "says that it is ea_pct_cls"), ("ea_pct_cls", {"samples": 5}, "samples"),
     ("ea_pct_cls", {"samples": [1] * 1000}, "larger than anything"), ("ea_pct_cls", {"width": 0.5}, "width"),
     ("eamlp_tiny", {"img_size": 1_000_000}, "larger than anything"), ("eamlp_tiny", {"img_size": 0}, "eamlp_tiny"),
     ("eamlp_tiny", {"stages": [[1, 2], "a"]}, "eamlp_tiny"), ("eamlp_tiny", {"img_size": [224]}, "an integer"),
-    ("eamlp_tiny", {"tokens": "nonsense"}, "eamlp_tiny"), ("ea_sagan_tiny", {"discriminator_attention": ["a"]}, "ea_sagan"),
-    ("ea_sagan_tiny", {"width": 4096}, "MB of memory|its constructor does not take|does not fit"), ("inception_fid", {"a": 1}, "unknown"),
-    ("no_such_model", {}, "unknown model"),
+    ("eamlp_tiny", {"tokens": "nonsense"}, "eamlp_tiny"),
+    ("ea_sagan_tiny", {"discriminator_attention": ["a"]}, "ea_sagan"),
+    ("ea_sagan_tiny", {"width": 4096}, "MB of memory|its constructor does not take|does not fit"),
+    ("inception_fid", {"a": 1}, "unknown"), ("no_such_model", {}, "unknown model"),
 ]
 
 
@@ -144,7 +147,8 @@ def test_odd_models_in_a_safetensors_file(tmp_path, model):
 
 @pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors", ".pkl"])
 def test_names_that_are_no_text(tmp_path, capsys, suffix):
-    body = forge.mapping({"net": b"}X\4\0\0\0a\xed\xa0\x80" + forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,)) + b"s"})
+    body = forge.mapping({"net": b"}X\4\0\0\0a\xed\xa0\x80" + forge.tensor("0", "FloatStorage", 1, 0, (1,), (1,))
+                          + b"s"})
     source = forge.torch_zip(tmp_path / "in.pth", body, {"0": bytes(4)})
     assert convert.main([str(source), str(tmp_path / f"o{suffix}")]) == 2
     said = capsys.readouterr().err

@@ -61,7 +61,8 @@ def test_wrong_numbers_and_tf32(monkeypatch):
 def test_a_check_that_raises_is_reported_and_the_next_one_runs(monkeypatch, capsys):
     def broken(device):
         raise RuntimeError("no such instruction\nmore")
-    monkeypatch.setattr(doctor, "CHECKS", {"import": lambda device: 0.0, "kernel": broken, "matmul": lambda device: 0.0})
+    monkeypatch.setattr(doctor, "CHECKS",
+                        {"import": lambda device: 0.0, "kernel": broken, "matmul": lambda device: 0.0})
     doctor._run_checks("cpu")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["check"] for line in lines] == ["import", "import", "kernel", "kernel", "matmul", "matmul"]
@@ -77,7 +78,8 @@ def test_the_verdict_on_cudnns_graphs(monkeypatch):
     monkeypatch.setattr(check, "missing", lambda dtype="float32": "")
     monkeypatch.setattr(check, "_run_check", lambda name, *_: check.last_error.update({name: 3e-7}) or check.RIGHT)
     assert doctor.check_graphs("cuda") == 3e-7
-    monkeypatch.setattr(check, "_run_check", lambda name, *_: "wrong on this card" if "dilated" in name else check.RIGHT)
+    monkeypatch.setattr(check, "_run_check",
+                        lambda name, *_: "wrong on this card" if "dilated" in name else check.RIGHT)
     with pytest.raises(RuntimeError, match="^float32.* 3x3 dilated: wrong on this card$"):
         doctor.check_graphs("cuda")
     assert "slower and right" in doctor.advice("graphs", "cuda", "said")

@@ -10,8 +10,9 @@ EVIL = "a\x1b[2J\x07\r\x9b31m\u202etxt.pth"
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("photo.jpg", "photo.jpg"), ("Straße 漢字 é 😀", "Straße 漢字 é 😀"), ("a\x1b[31m", "a\\x1b[31m"), ("a\nb\tc", "a\\nb\\tc"),
-    ("\u202eabc", "\\u202eabc"), ("\udcff", "\\udcff"), ("\x7f\x85\u2028", "\\x7f\\x85\\u2028"), ("", ""),
+    ("photo.jpg", "photo.jpg"), ("Straße 漢字 é 😀", "Straße 漢字 é 😀"), ("a\x1b[31m", "a\\x1b[31m"),
+    ("a\nb\tc", "a\\nb\\tc"), ("\u202eabc", "\\u202eabc"), ("\udcff", "\\udcff"),
+    ("\x7f\x85\u2028", "\\x7f\\x85\\u2028"), ("", ""),
 ])
 def test_printable(text, expected):
     assert printable(text) == expected

@@ -8,9 +8,10 @@ from jea.tasks.task import Evaluation, Shown
 
 
 def test_what_differs_from_the_defaults_is_marked():
-    config = {"task": "segmentation", "model": {"name": "eanet_tiny", "num_classes": 7}, "data": {"name": "shapes", "scales": [1.0]},
-              "train": {"lr": 0.1, "steps": 10}, "eval": {}}
-    defaults = {"model": {"num_classes": 21}, "data": {"scales": (1.0,)}, "train": {"lr": 0.1, "steps": None}, "eval": {}}
+    config = {"task": "segmentation", "model": {"name": "eanet_tiny", "num_classes": 7},
+              "data": {"name": "shapes", "scales": [1.0]}, "train": {"lr": 0.1, "steps": 10}, "eval": {}}
+    defaults = {"model": {"num_classes": 21}, "data": {"scales": (1.0,)}, "train": {"lr": 0.1, "steps": None},
+                "eval": {}}
     text, changed = report.config_text(config, defaults)
     assert text.splitlines()[:3] == ["task: segmentation", "model:", "  name: eanet_tiny"]
     assert changed == {"  num_classes: 7", "  steps: 10"}
@@ -22,8 +23,9 @@ def test_the_worst_picture_comes_first(tmp_path):
     for name, score in (("good", 0.9), ("bad", 0.1), ("unknown", None)):
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
         shown.append(Shown(tmp_path / f"{name}.png", f"{name} one", score))
-    report.write_report(tmp_path / "r.html", Evaluation(0.5, {"mIoU": 0.5, "IoU": {"a": 0.4, "b": 0.6}}, shown), title="t",
-                        lead="", config={"task": "x"}, defaults={}, command=["python", "test.py", "--out", "a b"])
+    report.write_report(tmp_path / "r.html", Evaluation(0.5, {"mIoU": 0.5, "IoU": {"a": 0.4, "b": 0.6}}, shown),
+                        title="t", lead="", config={"task": "x"}, defaults={},
+                        command=["python", "test.py", "--out", "a b"])
     text = (tmp_path / "r.html").read_text()
     assert re.findall(r"<figcaption>(\w+) one", text) == ["bad", "good", "unknown"]
     assert "python test.py --out &#x27;a b&#x27;" in text and "<h2>Classes</h2>" in text
@@ -44,8 +46,9 @@ def test_every_evaluation_writes_one(config, pictures, demo_home, monkeypatch, t
 
 def test_training_writes_one_at_each_evaluation(demo_home, monkeypatch, tmp_path):
     monkeypatch.setenv("JEA_HOME", str(demo_home))
-    assert cli.main(["train", "--config", "point_classification_ea_pct_tiny_solids", "--out", str(tmp_path), "train.epochs=null",
-                     "train.steps=2", "train.num_workers=0", "data.num_train=64", "data.num_val=16"]) == 0
+    assert cli.main(["train", "--config", "point_classification_ea_pct_tiny_solids", "--out", str(tmp_path),
+                     "train.epochs=null", "train.steps=2", "train.num_workers=0", "data.num_train=64",
+                     "data.num_val=16"]) == 0
     text = (tmp_path / "report.html").read_text()
     assert "Curves of the run" in text and "OA" in text and "<mark>  steps: 2</mark>" in text
 

@@ -1,4 +1,5 @@
-"""Pictures whose EXIF data ask to be turned: one's own are, those of published data sets are not; the data check says so."""
+"""Pictures whose EXIF data ask to be turned: one's own are, those of published data sets are not; the data check says
+so."""
 import numpy as np
 import pytest
 from PIL import Image

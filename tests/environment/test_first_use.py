@@ -92,7 +92,8 @@ IMPORTS = {
 
 
 def interrupted(command, seconds, **variables):
-    """Start a command that says when it has begun, send Ctrl-C to it and its children after a while; (exit status, what it wrote to stderr)."""
+    """Start a command that says when it has begun, send Ctrl-C to it and its children after a while; (exit status, what
+    it wrote to stderr)."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
                                start_new_session=True, env=dict(os.environ, **variables))
     assert process.stdout.readline() == "begun\n"

@@ -54,7 +54,8 @@ def test_the_file_computes_what_the_model_does(name, options, size, tmp_path):
     if name.startswith("ea_sagan"):
         for layer in model.modules():
             if "weight_orig" in vars(layer):
-                layer.weight_orig.assign(np.random.default_rng(1).normal(0, 1, layer.weight_orig.shape).astype(np.float32))
+                layer.weight_orig.assign(np.random.default_rng(1).normal(0, 1,
+                                                                         layer.weight_orig.shape).astype(np.float32))
     done = jea.export.export_onnx(model, tmp_path / "m.onnx", size=size)
     assert done.error <= 2e-5, done
     model_file = onnx.load(tmp_path / "m.onnx")

@@ -2,10 +2,10 @@
 
     python tests/gpu/bench.py --json OUT.json [--device cuda] [--only 'EANet*'] [--runs 20] [--small]
 
-Every side is a process of its own (the two libraries and TF32 are chosen when they load): PyTorch runs channels-last with
-cudnn.benchmark, eager and compiled. Outputs are compared with jea's float32 ones before anything is timed, and the result says so
-where PyTorch's TF32 was not on. Inference is timed call by call, training in groups of three steps. Without PyTorch its sides are
-left out. --warm only compiles: each side runs once.
+Every side is a process of its own (the two libraries and TF32 are chosen when they load): PyTorch runs channels-last
+with cudnn.benchmark, eager and compiled. Outputs are compared with jea's float32 ones before anything is timed, and the
+result says so where PyTorch's TF32 was not on. Inference is timed call by call, training in groups of three steps.
+Without PyTorch its sides are left out. --warm only compiles: each side runs once.
 """
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def one_side(arguments) -> int:
         result.update(checked(arguments, network, mode, run))
     synchronise = synchroniser(arguments.device, torch_side)
     if run and not callable(run):  # several, by name
-        result.update({f"{label}_s": median_time(function, synchronise, arguments, 1) for label, function in run.items()})
+        result.update({f"{label}_s": median_time(function, synchronise, arguments, 1)
+                       for label, function in run.items()})
     elif run:
         result["inference_s"] = median_time(lambda: run(False), synchronise, arguments, 1)
         print(json.dumps(result), flush=True)

@@ -93,7 +93,8 @@ def run(work: Path, arguments) -> int:
             else:
                 print(line, end="", flush=True)
         process.wait()
-        if ready is not None and not arguments.host and fnmatch.fnmatch(NCCL, arguments.only) and shutil.which("mpirun"):
+        if ready is not None and not arguments.host and fnmatch.fnmatch(NCCL,
+                                                                        arguments.only) and shutil.which("mpirun"):
             part = ask_under_mpirun(environment, deadline)
             known = {name for other in parts for name in other["kernels"]}
             part["kernels"] = {path.name: pool.submit(compile_kernel, nvcc, path, compiled, deadline)
@@ -137,8 +138,8 @@ def ask_under_mpirun(environment: dict, deadline: float) -> dict:
         print("ranks:", jt.world_size, "NCCL:", compile_extern.nccl_ops is not None, flush=True)
         os._exit(0)"""
     started = time.time()
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2", sys.executable, "-c",
-               code]
+    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2", sys.executable,
+               "-c", code]
     try:
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True,
                               timeout=max(deadline - started, 0.1))
@@ -172,7 +173,8 @@ def show(report: dict, broken_off: bool) -> int:
     if report["core_seconds"] is None:
         print("compile: Jittor's core was not compiled")
     else:
-        print(f"compile: {failed} failed; {report['seconds']:.0f} s, of them Jittor's core {report['core_seconds']:.0f} s")
+        print(f"compile: {failed} failed; {report['seconds']:.0f} s, of them Jittor's core "
+              f"{report['core_seconds']:.0f} s")
     if cut:
         print(f"compile: not reached: {', '.join(sorted(cut))}")
     return 1 if failed or broken_off else 0
@@ -250,7 +252,8 @@ def flattened(outputs) -> list:
     return [outputs] if outputs is not None else []
 
 
-# Configs without a step here: pictures that are not there, and detectors, whose step follows indices that a kernel found.
+# Configs without a step here: pictures that are not there, and detectors, whose step follows indices that a kernel
+# found.
 NOT_HERE = ("imagenet", "instance_segmentation", "detection")
 
 
@@ -295,12 +298,14 @@ def operators() -> dict:
     def batch(statistics, residual, relu):
         x, r, w, b = jt.randn(2, 3, 5, 7), jt.randn(2, 3, 5, 7), jt.ones((3,)), jt.zeros((3,))
         return lambda: _gradient(ops.batch_norm(x, w, b, statistics=(b, w) if statistics else None,
-                                                residual=r if residual else None, relu=relu, impl="fused")[0], x, w, b, r)
+                                                residual=r if residual else None, relu=relu, impl="fused")[0], x, w,
+                                                b, r)
 
     def batch_nhwc(dtype, training, residual, relu):
         x, r, w, b = of_type(dtype, 2, 5, 7, 8), of_type(dtype, 2, 5, 7, 8), jt.ones((8,)), jt.zeros((8,))
-        return lambda: _gradient(ops.batch_norm(x, w, b, statistics=None if training else (b, w), layout="nhwc", relu=relu,
-                                                residual=r if residual else None, impl="fused")[0], x, w, b, r)
+        return lambda: _gradient(ops.batch_norm(x, w, b, statistics=None if training else (b, w), layout="nhwc",
+                                                relu=relu, residual=r if residual else None, impl="fused")[0], x, w,
+                                                b, r)
 
     def of_type(dtype, *shape):
         return jt.randn(*shape) if dtype == "float32" else jt.randn(*shape).cast(dtype)
@@ -314,7 +319,8 @@ def operators() -> dict:
     def graph_conv(dtype, kernel, epilogue):
         from jea.ops.convolution.cudnn import check, conv2d, plans
         x, w = of_type(dtype, 2, 9, 9, 8), jt.randn(16, 8, kernel, kernel)
-        inputs = {"x": x, "weight": w, **({"bias": jt.randn(16), "residual": of_type(dtype, 2, 9, 9, 16)} if epilogue else {})}
+        inputs = {"x": x, "weight": w,
+                  **({"bias": jt.randn(16), "residual": of_type(dtype, 2, 9, 9, 16)} if epilogue else {})}
 
         def function():
             before = plans.plan, check.unavailable
@@ -322,7 +328,8 @@ def operators() -> dict:
             outputs = []
             try:
                 for fused in (True, False) if epilogue else (True,):  # no plan comes of kernels that do nothing
-                    plans.plan = lambda *_, **given: plans.Plan(address=1, forward=1, backward=1, refused="" if fused or not any(
+                    plans.plan = lambda *_, **given: plans.Plan(address=1, forward=1, backward=1,
+                                                                refused="" if fused or not any(
                         v for k, v in given.items() if k in ("bias", "residual", "relu")) else "not fused")
                     outputs += _gradient(conv2d(**inputs, relu=bool(epilogue), padding=kernel // 2, impl="fused"),
                                          *inputs.values())
@@ -368,7 +375,8 @@ def operators() -> dict:
              for layout in ("bsn", "bns", "bnhs") for dtype in dtypes}
     found.update({f"batch_norm {statistics}{residual}{relu}": batch(statistics, residual, relu)
                   for statistics in (0, 1) for residual in (0, 1) for relu in (0, 1)})
-    found.update({f"batch_norm nhwc {dtype} {training}{residual}{relu}": batch_nhwc(dtype, training, residual, bool(relu))
+    found.update({f"batch_norm nhwc {dtype} {training}{residual}{relu}": batch_nhwc(dtype, training, residual,
+                                                                                    bool(relu))
                   for dtype in dtypes for training, residual, relu in ((1, 0, 1), (1, 1, 1), (1, 0, 0), (0, 1, 1))})
     found.update({f"linear {dtype} {bias}{gelu}{summand}": linear(dtype, bias, gelu, summand) for dtype in dtypes
                   for bias, gelu, summand in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0), (0, 0, 1), (1, 0, 1))})

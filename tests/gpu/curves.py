@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def losses(out: Path, device: str, steps: int) -> list:
     weights = ROOT / "weights" / "eanet_tiny_shapes.npz"
     subprocess.run([sys.executable, str(ROOT / "train.py"), "--device", device, "--out", str(out), "--weights",
-                    str(weights), f"train.steps={steps}", "train.log_every=1", "train.num_workers=0"], check=True, cwd=ROOT)
+                    str(weights), f"train.steps={steps}", "train.log_every=1", "train.num_workers=0"], check=True,
+                    cwd=ROOT)
     entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in entries if "loss" in entry]
 

@@ -1,4 +1,5 @@
-"""Puts together what processes with caches of their own have compiled and found: python tests/gpu/merge_caches.py HOME COPY...
+"""Puts together what processes with caches of their own have compiled and found: python tests/gpu/merge_caches.py HOME
+COPY...
 
 Kernels that HOME lacks are linked from the copies; of tables (engines, verdicts) all entries are kept.
 """
@@ -15,7 +16,8 @@ def merged(first, second):
     """All entries of two tables; the first one's where both have one."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return first
-    return {**second, **{name: merged(value, second[name]) if name in second else value for name, value in first.items()}}
+    return {**second,
+            **{name: merged(value, second[name]) if name in second else value for name, value in first.items()}}
 
 
 def merge(home: Path, copy: Path) -> int:

@@ -10,8 +10,9 @@ SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 class Case:
-    """jea(folder) and torch(folder, compiled) give (run, {label: step}): run(want) computes the output and returns it as an
-    array if it is wanted; a step trains once. jea's side leaves its weights in the folder, PyTorch's takes them from there."""
+    """jea(folder) and torch(folder, compiled) give (run, {label: step}): run(want) computes the output and returns it
+    as an array if it is wanted; a step trains once. jea's side leaves its weights in the folder, PyTorch's takes them
+    from there."""
 
     name = ""
 
@@ -206,7 +207,8 @@ class SAGAN(Case):
 
 
 class Attention(Case):
-    """External attention (S = 64) over N positions of 512 channels; PyTorch's scaled_dot_product_attention with 8 heads."""
+    """External attention (S = 64) over N positions of 512 channels; PyTorch's scaled_dot_product_attention with 8
+    heads."""
 
     name = "attention"
     lengths = (1024, 4096, 16384, 65536)

@@ -2,9 +2,10 @@
 
     pytest -p shared_queue -m cuda tests          with JEA_QUEUE=FOLDER, and tests/gpu on the path
 
-FOLDER/next holds the number of the next test, FOLDER/tests.jsonl the results, a line each: the test, its outcome, seconds,
-and how it failed. A test that is begun and has no outcome ended its process. FOLDER/first.txt, if it is there, names tests (parts
-of their names, a line each) that come first. JEA_QUEUE_UNTIL: the time (seconds since 1970) after which none is begun.
+FOLDER/next holds the number of the next test, FOLDER/tests.jsonl the results, a line each: the test, its outcome,
+seconds, and how it failed. A test that is begun and has no outcome ended its process. FOLDER/first.txt, if it is there,
+names tests (parts of their names, a line each) that come first. JEA_QUEUE_UNTIL: the time (seconds since 1970) after
+which none is begun.
 """
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ FOLDER = Path(os.environ["JEA_QUEUE"])
 
 
 def write(**entry) -> None:
-    with open(FOLDER / "tests.jsonl", "a", encoding="utf-8") as file:  # one write: lines of several processes stay whole
+    # one write: lines of several processes stay whole
+    with open(FOLDER / "tests.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 

@@ -3,9 +3,10 @@
     python tests/gpu/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz] [--start START.npz]
     python tests/gpu/steps.py OUT.npz --torch START.npz [--device cuda] [--compare OTHER.npz]
 
-Writes the losses and, before each step and at the end, 64 values of every parameter. --compare says where two runs (two devices,
-two choices of algorithms) begin to differ, and how far both are from the stored float64 run. --start keeps the weights before the
-first step and the optimizer's groups, from which --torch makes the same steps in PyTorch: what float32 costs any library there.
+Writes the losses and, before each step and at the end, 64 values of every parameter. --compare says where two runs (two
+devices, two choices of algorithms) begin to differ, and how far both are from the stored float64 run. --start keeps the
+weights before the first step and the optimizer's groups, from which --torch makes the same steps in PyTorch: what
+float32 costs any library there.
 """
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def run(arguments) -> dict:
     manifest = json.loads((FIXTURES / "eanet50_s16_sgd5_frozenbn.json").read_text())
     task = Segmentation(model={"name": "eanet_resnet50", "output_stride": 16, "dropout": 0.0},
                         data={"name": "voc", "root": "unused"},
-                        train=dict(steps=45, batch_size=4, lr=0.009, lr_decay_every=1, freeze_batch_norm=True, log_every=1))
+                        train=dict(steps=45, batch_size=4, lr=0.009, lr_decay_every=1, freeze_batch_norm=True,
+                                   log_every=1))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "start.pth")
         write(path, {"module." + k: v for k, v in recipe.fill_state(manifest["state"], "").items()}, wrapper="net")
@@ -67,9 +69,11 @@ def run(arguments) -> dict:
         if arguments.start:
             state = task.model.state_dict()
             names = {id(var): name for name, var in state.items()}
-            groups = [{"names": [names[id(var)] for var in group["params"]], "weight_decay": group.get("weight_decay", 0.)}
+            groups = [{"names": [names[id(var)] for var in group["params"]],
+                       "weight_decay": group.get("weight_decay", 0.)}
                       for group in make_phases(45)[0].optimizer.param_groups]
-            np.savez(arguments.start, __groups__=json.dumps(groups), **{name: var.numpy() for name, var in state.items()})
+            np.savez(arguments.start, __groups__=json.dumps(groups),
+                     **{name: var.numpy() for name, var in state.items()})
         train(task, Path(folder), stop_after=5, progress=False)
         sample("end")
         found["losses"] = np.array([json.loads(line)["loss"] for line in Path(folder, LOG).read_text().splitlines()])
@@ -87,7 +91,8 @@ def run_torch(arguments) -> dict:
     network = bm_eanet.torch_eanet(output_stride=16)
     with np.load(arguments.torch) as stored:
         groups = json.loads(str(stored["__groups__"]))
-        network.load_state_dict({key: torch.from_numpy(stored[key]) for key in stored.files if key in network.state_dict()},
+        network.load_state_dict({key: torch.from_numpy(stored[key]) for key in stored.files
+                                 if key in network.state_dict()},
                                 strict=False)
     network.to(arguments.device).to(memory_format=torch.channels_last)
     network.train()
@@ -98,7 +103,8 @@ def run_torch(arguments) -> dict:
     optimizer = torch.optim.SGD([{"params": [by_name[name] for name in group["names"]],
                                   "weight_decay": group["weight_decay"]} for group in groups], lr=0.009, momentum=0.9)
     image = torch.from_numpy(recipe.input_array("sgd/image/4x3x65x65", (4, 3, 65, 65))).to(arguments.device)
-    label = torch.from_numpy(recipe.label_map("sgd/label/4x65x65", (4, 65, 65), n_classes=21)).long().to(arguments.device)
+    label = torch.from_numpy(recipe.label_map("sgd/label/4x65x65", (4, 65, 65),
+                                              n_classes=21)).long().to(arguments.device)
     with np.load(FIXTURES / "eanet50_s16_sgd5_frozenbn.npz") as stored:
         rates = stored["lrs"]
     found, losses = {}, []
@@ -137,7 +143,8 @@ def compare(first: dict, second: dict) -> None:
                 if np.abs(b).max() > 0:
                     errors[name] = float(np.abs(a - b).max() / np.abs(b).max())
         worst = sorted(errors, key=errors.get, reverse=True)[:6]
-        print(f"changes of weights before step {label}: median difference {np.median(list(errors.values())):.1e}; largest: "
+        print(f"changes of weights before step {label}: median difference {np.median(list(errors.values())):.1e}; "
+              "largest: "
               + ", ".join(f"{name} {errors[name]:.1e}" for name in worst))
 
 

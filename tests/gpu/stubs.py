@@ -4,9 +4,9 @@ With them Jittor compiles every kernel with the real nvcc and "runs" it as nothi
 
     python tests/gpu/stubs.py FOLDER
 
-makes FOLDER/toolkit (headers, compilers and nvcc linked from an installed CUDA 13 and NVIDIA's wheels, libraries made from
-the symbol lists of the real ones) and FOLDER/driver (libcuda.so). Put FOLDER/toolkit/bin on PATH and FOLDER/driver on
-LD_LIBRARY_PATH, and jea takes them for a machine with two cards, of compute capability 9.0 and 8.0.
+makes FOLDER/toolkit (headers, compilers and nvcc linked from an installed CUDA 13 and NVIDIA's wheels, libraries made
+from the symbol lists of the real ones) and FOLDER/driver (libcuda.so). Put FOLDER/toolkit/bin on PATH and FOLDER/driver
+on LD_LIBRARY_PATH, and jea takes them for a machine with two cards, of compute capability 9.0 and 8.0.
 """
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 
 # name -> (number in the soname, symbol version or None)
-LIBRARIES = {"cudart": (13, "libcudart.so.13"), "cublas": (13, "libcublas.so.13"), "cublasLt": (13, "libcublasLt.so.13"),
-             "cudnn": (9, "libcudnn.so.9"), "curand": (10, None), "cufft": (12, None), "cusparse": (12, None),
-             "nccl": (2, None)}
+LIBRARIES = {"cudart": (13, "libcudart.so.13"), "cublas": (13, "libcublas.so.13"),
+             "cublasLt": (13, "libcublasLt.so.13"), "cudnn": (9, "libcudnn.so.9"), "curand": (10, None),
+             "cufft": (12, None), "cusparse": (12, None), "nccl": (2, None)}
 
 # Functions that must do something. Memory is the CPU's.
 CUDART = r"""
@@ -85,7 +85,8 @@ int stub___cudaPopCallConfiguration(void*, void*, size_t* shared, void*) { if (s
 }
 """
 
-# Convolutions of the older interface: one algorithm that needs no workspace. The graph interface writes down what it is told.
+# Convolutions of the older interface: one algorithm that needs no workspace. The graph interface writes down what it is
+# told.
 CUDNN = r"""
 #include <cstring>
 #include <cudnn.h>
@@ -156,7 +157,8 @@ def make_library(name: str, real: Path, include: Path, out: Path, work: Path) ->
     if special:
         (work / f"{name}.cc").write_text(special)
         objects.append(work / f"{name}.o")
-        run("g++", "-c", "-fPIC", "-w", f"-I{include}", f"-I{Path(__file__).parent}", work / f"{name}.cc", "-o", objects[0])
+        run("g++", "-c", "-fPIC", "-w", f"-I{include}", f"-I{Path(__file__).parent}", work / f"{name}.cc", "-o",
+            objects[0])
         ours = [line.split()[-1] for line in run("nm", "--defined-only", objects[0]).splitlines() if " T stub_" in line]
         renames = [part for symbol in ours for part in ("--redefine-sym", f"{symbol}={symbol[len('stub_'):]}")]
         run("objcopy", *renames, objects[0])
@@ -207,14 +209,15 @@ def make(folder: Path) -> None:
             if entry.is_symlink():
                 (made / "toolkit" / "include" / "cub" / entry.name.replace("_real", "")).symlink_to(os.readlink(entry))
         for name in LIBRARIES:
-            make_library(name, home / "lib64" / f"lib{name}.so", made / "toolkit" / "include", made / "toolkit" / "lib64",
-                         work)
+            make_library(name, home / "lib64" / f"lib{name}.so", made / "toolkit" / "include",
+                         made / "toolkit" / "lib64", work)
         for part in ("ops", "cnn"):  # Jittor loads them by name
             (made / "toolkit" / "lib64" / f"libcudnn_{part}.so").symlink_to("libcudnn.so.9")
         for name in ("libnvJitLink.so", "libcudadevrt.a", "libcudart_static.a"):
             (made / "toolkit" / "lib64" / name).symlink_to(os.readlink(home / "lib64" / name))
         (work / "driver.c").write_text(DRIVER)
-        run("gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", work / "driver.c", "-o", made / "driver" / "libcuda.so.1")
+        run("gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", work / "driver.c", "-o",
+            made / "driver" / "libcuda.so.1")
         (made / "driver" / "libcuda.so").symlink_to("libcuda.so.1")
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(made, folder)

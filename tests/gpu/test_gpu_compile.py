@@ -98,5 +98,6 @@ def test_the_stand_in_for_nvcc(tmp_path):
     assert ctypes.CDLL(str(library))._ZN6jittor6CodeOp7jit_runEv
     written = (tmp_path / "asked" / kernel.name).read_text().split("\0")
     assert written == [str(kernel), "-I a b", "-o", str(library), ""]
-    assert run(kernel, "").startswith("real ") and run(tmp_path / "core.cc", str(tmp_path / "asked")).startswith("real ")
+    assert run(kernel, "").startswith("real ") and run(tmp_path / "core.cc",
+                                                       str(tmp_path / "asked")).startswith("real ")
     assert [path.name for path in (tmp_path / "asked").iterdir()] == [kernel.name]

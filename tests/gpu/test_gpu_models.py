@@ -1,7 +1,8 @@
 """The models on a GPU against the CPU: the same weights, the same inputs, outputs and gradients.
 
-The CPU's side is kept (tests/fixtures/gpu_models.npz: 300 values of each and the largest), so that a GPU machine need not
-compile and run it: `python tests/gpu/test_gpu_models.py` makes it anew, and a test compares it with what the CPU computes now.
+The CPU's side is kept (tests/fixtures/gpu_models.npz: 300 values of each and the largest), so that a GPU machine need
+not compile and run it: `python tests/gpu/test_gpu_models.py` makes it anew, and a test compares it with what the CPU
+computes now.
 """
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ MODELS = ("eanet_tiny", "eanet_resnet50", "eanet_jseg_resnet50", "eamlp_7", "t2t
 
 
 def values_of(name: str) -> dict:
-    """"output" and "gradient" of a model whose weights and inputs are functions of their names, on the device that is on."""
+    """"output" and "gradient" of a model whose weights and inputs are functions of their names, on the device that is
+    on."""
     model = create_model(name)
     entries = [{"key": key, "shape": var.shape, "dtype": str(var.dtype)} for key, var in model.state_dict().items()]
     model.load_state_dict({key: jt.array(value) for key, value in recipe.fill_state(entries).items()})

@@ -288,7 +288,8 @@ def test_our_own_files(suffix, tmp_path):
 
 
 def test_arguments_from_files(write_pth):
-    infer = (lambda model, file: jea.models.infer_kwargs(model, jea.checkpoint.read(write_pth(file)).tensors))
+    def infer(model, file):
+        return (jea.models.infer_kwargs(model, jea.checkpoint.read(write_pth(file)).tensors))
     assert infer("ea_pct_cls", "ea_pct_cls2") == {"num_classes": 40, "attention": "external", "num_memories": 64,
                                                   "position": "linear"}
     assert infer("ea_pct_cls", "pct_jittor_cls2") == {"num_classes": 40, "attention": "self", "position": "linear"}

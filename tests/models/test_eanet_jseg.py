@@ -36,7 +36,8 @@ def jseg_pkl(reference, tmp_path_factory):
     momenta = [jt.zeros_like(value) for value in weights.values()]
     jt.save({"meta": {"jseg_version": "0.1", "iter": 40000, "config": "model: ..."}, "model": weights,
              "scheduler": {"base_lr": 0.01, "base_lr_pg": [0.01]},
-             "optimizer": {"defaults": {"lr": 0.01, "param_groups": [{"values": momenta}]}}}, str(folder / "wrapped.pkl"))
+             "optimizer": {"defaults": {"lr": 0.01, "param_groups": [{"values": momenta}]}}},
+             str(folder / "wrapped.pkl"))
     return folder
 
 

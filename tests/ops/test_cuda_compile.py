@@ -24,7 +24,8 @@ _FOR_ALL_FLOATS = """
 INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", calls) for name, sizes, calls in (
     ("attention/double_norm.cuh", "DoubleNorm",
      "jea::double_norm_forward<true, 64>(d, 0.f, t, t, f, f); jea::double_norm_backward<true, 64>(d, t, f, t, t, f);"
-     "jea::double_norm_forward<false, 512>(d, 0.f, t, t, f, f); jea::double_norm_backward<false, 8>(d, t, f, t, t, f);"),
+     "jea::double_norm_forward<false, 512>(d, 0.f, t, t, f, f); jea::double_norm_backward<false, 8>(d, t, f, t, t, "
+     "f);"),
     ("losses/cross_entropy.cuh", "CrossEntropy",
      "jea::cross_entropy_forward(d, t, i, f, f, f); jea::cross_entropy_backward(d, t, i, f, f, f, t);"),
     ("products/linear.cuh", "LinearEpilogue",
@@ -51,7 +52,8 @@ INSTANCES["detection/masks.cuh"] = """
     """
 
 
-WITH_CUDNN = {OPS / "convolution/conv_half.cuh", OPS / "convolution/cudnn/plan.cuh"}  # which is not there wherever nvcc is: tests/gpu/compile.py compiles these
+# which is not there wherever nvcc is: tests/gpu/compile.py compiles these
+WITH_CUDNN = {OPS / "convolution/conv_half.cuh", OPS / "convolution/cudnn/plan.cuh"}
 
 
 def find_nvcc():
@@ -76,7 +78,8 @@ def compile_for(header: Path, architecture: int, folder: Path) -> subprocess.Com
 
 def test_there_are_cuda_headers():
     headers = {str(p.relative_to(OPS)) for p in OPS.rglob("*.cuh")}
-    assert {"normalisation/batch_norm.cuh", "normalisation/layer_norm.cuh", "pictures/resize.cuh", "points/points.cuh", *INSTANCES} <= headers
+    assert {"normalisation/batch_norm.cuh", "normalisation/layer_norm.cuh", "pictures/resize.cuh", "points/points.cuh",
+            *INSTANCES} <= headers
 
 
 @needs_nvcc

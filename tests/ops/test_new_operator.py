@@ -46,7 +46,8 @@ def test_values_gradient_and_that_the_kernel_ran(softplus, shape, impl):
 
 
 def test_it_refuses_what_it_cannot_take(softplus):
-    with jt.flag_scope(use_cuda=0), pytest.raises(ValueError, match="softplus: no fused kernel here: it takes float32 on the CPU"):
+    with jt.flag_scope(use_cuda=0), pytest.raises(ValueError,
+                                                  match="softplus: no fused kernel here: it takes float32 on the CPU"):
         softplus[0](jt.zeros((2,)).float64(), impl="fused")
 
 

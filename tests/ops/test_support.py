@@ -41,4 +41,5 @@ def test_refusals():
     support = declared.Support("an_operator", cpu=declared.FLOAT, cuda=declared.FLOATS)
     assert support.refusal("cuda", ["float16"]) == ""
     assert support.refusal("cpu", ["float16"]) == "it takes float32 on the CPU"
-    assert declared.Support("another", cuda=declared.FLOAT).refusal("cpu") == "there is no kernel for the CPU, only for CUDA"
+    assert declared.Support("another",
+                            cuda=declared.FLOAT).refusal("cpu") == "there is no kernel for the CPU, only for CUDA"

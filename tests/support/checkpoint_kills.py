@@ -26,7 +26,8 @@ def main(folder, times):
     path = Path(folder) / "last.npz"
     generator, version, torn = random.Random(5), 0, 0
     for _ in range(times):
-        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(path), str(version)], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(path), str(version)],
+                                   stdout=subprocess.PIPE)
         process.stdout.readline()
         time.sleep(generator.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)

@@ -84,11 +84,13 @@ def mutant(data, random):
             other = random.randrange(len(data) or 1)
             data[at:at] = data[other:other + random.randrange(1, 40)]
         elif kind == 5:
-            value = random.choice((0, 1, 127, 128, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 62, 2 ** 63, 2 ** 64 - 1))
+            value = random.choice((0, 1, 127, 128, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 62, 2 ** 63,
+                                   2 ** 64 - 1))
             form = random.choice(("<H", "<I", "<Q"))
             data[at:at + struct.calcsize(form)] = struct.pack(form, value % 256 ** struct.calcsize(form))
         else:
-            data[at:at + 1] = bytes([random.choice(b"\x80.()]}tuaesbRQcqhrjXNKMJ\x81\x82\x85\x86\x8a\x8b\x8c\x8e\x93\x94\x95")])
+            codes = b"\x80.()]}tuaesbRQcqhrjXNKMJ\x81\x82\x85\x86\x8a\x8b\x8c\x8e\x93\x94\x95"
+            data[at:at + 1] = bytes([random.choice(codes)])
     return bytes(data)
 
 

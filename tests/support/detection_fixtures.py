@@ -28,7 +28,8 @@ def keywords(manifest) -> tuple:
     if mmdet:
         given = config["override"]
         if two_stage:
-            found.update(rpn_pre_nms=(given["model.train_cfg.rpn_proposal.nms_pre"], given["model.test_cfg.rpn.nms_pre"]),
+            found.update(rpn_pre_nms=(given["model.train_cfg.rpn_proposal.nms_pre"],
+                                      given["model.test_cfg.rpn.nms_pre"]),
                          rpn_post_nms=(given["model.train_cfg.rpn_proposal.max_per_img"],
                                        given["model.test_cfg.rpn.max_per_img"]),
                          detections_per_image=given["model.test_cfg.rcnn.max_per_img"])
@@ -67,7 +68,8 @@ def load(name, folder):
     report = jea.load_weights(model, path)
     inputs = det_recipe.inputs(manifest)
     offset = 0 if mmdet else 1
-    truths = [Truth(inputs[f"gt{k}/boxes"], inputs[f"gt{k}/labels"] - offset, inputs.get(f"gt{k}/masks")) for k in range(2)]
+    truths = [Truth(inputs[f"gt{k}/boxes"], inputs[f"gt{k}/labels"] - offset, inputs.get(f"gt{k}/masks"))
+              for k in range(2)]
 
     def probe(what, array):
         stored, array = arrays[what], np.asarray(array)

@@ -34,7 +34,7 @@ def test_a_task_has_the_options_of_its_file(name):
     ("segmentation", "train", {"grad_clip": -1.0}, "train.grad_clip is -1.0"),
     ("segmentation", "eval", {"mode": "slid"},
      r"eval.mode is 'slid'; expected whole or slide \(did you mean slide\?\)"),
-    ("segmentation", "eval", {"window": 4, "window_stride": 5}, 
+    ("segmentation", "eval", {"window": 4, "window_stride": 5},
      "expected 1 to eval.window, 4, or pixels would be left out"),
     ("segmentation", "eval", {"scales": ()}, "expected one or more factors above 0"),
     ("segmentation", "eval", {"fit": (100,)}, r"expected \[longer, shorter\]"),

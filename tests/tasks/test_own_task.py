@@ -91,9 +91,9 @@ def test_its_data_are_checked(folder):
 
 
 @pytest.mark.parametrize("change, said", [
-    ("task=my_line:Fits", "no class 'Fits' (did you mean Fit?)"), 
+    ("task=my_line:Fits", "no class 'Fits' (did you mean Fit?)"),
     ("model.name=nowhere:Line", "there is no module nowhere"),
-    ("model.spraed=2", "unknown; my_line:Line takes spread"), 
+    ("model.spraed=2", "unknown; my_line:Line takes spread"),
     ("data.count=true", "data.count: is True; expected an integer"),
     ("train.lrr=1", "(did you mean lr?)")])
 def test_its_mistakes_are_told(folder, change, said):

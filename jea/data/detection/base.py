@@ -94,8 +94,8 @@ class DetectionDataset(Dataset):
         """(H, W, 3) uint8, of the size that the annotations tell."""
         image, shape = read_image(self.path(index)), self.shape(index)
         if image.shape[:2] != shape:
-            raise DataError(f"{self.path(index)}: is {image.shape[1]} x {image.shape[0]}, the annotations say {shape[1]} x "
-                            f"{shape[0]}")
+            raise DataError(f"{self.path(index)}: is {image.shape[1]} x {image.shape[0]}, the annotations say "
+                            f"{shape[1]} x {shape[0]}")
         return image
 
     def objects(self, index: int) -> np.ndarray:
@@ -111,8 +111,8 @@ class DetectionDataset(Dataset):
                               1).astype(np.float32)
 
     def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """{"image": float32 (3, h, w), "size", "seed", "boxes" (G, 4), "labels" (G,), "masks" uint8 (G, h, w)}, resized and
-        perhaps mirrored."""
+        """{"image": float32 (3, h, w), "size", "seed", "boxes" (G, 4), "labels" (G,), "masks" uint8 (G, h, w)}, resized
+        and perhaps mirrored."""
         image, shape, rows = self.picture(index), self.shape(index), self.objects(index)
         shortest = self.min_size[int(rng.random() * len(self.min_size))]
         size = resizing.new_size(*shape, shortest, self.max_size, self.resize)

@@ -15,7 +15,8 @@ class COCOJson(DetectionDataset):
         annotations/<split>.json    images, annotations, categories
         <split>/                    the pictures
 
-    annotations, images: other places below root, with {split} for the split. The other arguments are DetectionDataset's.
+    annotations, images: other places below root, with {split} for the split. The other arguments are
+    DetectionDataset's.
     """
 
     def __init__(self, *, annotations: str = "annotations/{split}.json", images: str = "{split}", **options):
@@ -50,7 +51,8 @@ class COCODetection(COCOJson):
         annotations/instances_{train,val}2017.json
         annotations/image_info_test-dev2017.json
 
-    keep_ids=True for models of torchvision, whose 90 classes are COCO's ids. The other arguments are DetectionDataset's.
+    keep_ids=True for models of torchvision, whose 90 classes are COCO's ids. The other arguments are
+    DetectionDataset's.
     """
 
     def __init__(self, **options):

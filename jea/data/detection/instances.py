@@ -24,8 +24,8 @@ class Instances:
     files, ids, sizes (P, 2): each picture's file, its id and height and width (0 where the file does not tell).
     names, category_ids: of the classes, by ascending id. boxes (N, 4) x y w h as written, classes (N,), crowd (N,),
     areas (N,), annotation_ids (N,).
-    kinds (N,): what an object's mask is: nothing, polygons or runs; parts (N + 1,), starts, numbers: object n has the parts
-    parts[n] to parts[n + 1], part k the numbers starts[k] to starts[k + 1].
+    kinds (N,): what an object's mask is: nothing, polygons or runs; parts (N + 1,), starts, numbers: object n has the
+    parts parts[n] to parts[n + 1], part k the numbers starts[k] to starts[k + 1].
     """
 
     names: tuple = ()
@@ -65,7 +65,8 @@ class Instances:
             return mask_of_runs(self.runs(n, height, width), height, width)
         if self.kinds[n] == NO_MASK:
             x, y, w, h = self.boxes[n]
-            found[max(int(round(y)), 0):max(int(round(y + h)), 0), max(int(round(x)), 0):max(int(round(x + w)), 0)] = True
+            found[max(int(round(y)), 0):max(int(round(y + h)), 0),
+                  max(int(round(x)), 0):max(int(round(x + w)), 0)] = True
             return found
         for k in range(self.parts[n], self.parts[n + 1]):
             corners = self.numbers[self.starts[k]:self.starts[k + 1]]
@@ -80,7 +81,8 @@ def soft(message: str) -> None:
 
 
 def read_json(path: Path):
-    """The content of a JSON file; DataError for one that is missing, broken, too deep or holds numbers that are none."""
+    """The content of a JSON file; DataError for one that is missing, broken, too deep or holds numbers that are
+    none."""
     def constant(name):
         raise ValueError(f"it holds {name}")
     try:
@@ -158,13 +160,15 @@ class _Builder:
                 continue
             id, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
             if type(id) not in (int, str) or not isinstance(name, str) or not name:
-                self.bad(f"picture {number} has id {_shown(id)} and file_name {_shown(name)}; expected a number and a name")
+                self.bad(f"picture {number} has id {_shown(id)} and file_name {_shown(name)}; expected a number and a "
+                         "name")
             elif any(part == ".." for part in Path(name).parts) or Path(name).is_absolute() or "\0" in name:
                 self.bad(f"picture {id}: file_name {_shown(name)} leads out of the data set's folder")
             elif id in self.place:
                 self.bad(f"picture id {id} occurs twice")
             elif any(type(side) is not int or not 1 <= side <= LARGEST_SIDE for side in (height, width)):
-                self.bad(f"picture {id}: height {_shown(height)} and width {_shown(width)}; expected 1 to {LARGEST_SIDE}")
+                self.bad(f"picture {id}: height {_shown(height)} and width {_shown(width)}; expected 1 to "
+                         f"{LARGEST_SIDE}")
             else:
                 self.place[id] = len(self.found.files)
                 self.found.files.append(name)
@@ -240,7 +244,8 @@ class _Builder:
         parts = []
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all(map(_number, polygon)):
-                raise DataError(f"a polygon is {_shown(polygon)}; expected x0, y0, x1, y1, ... of three corners or more")
+                raise DataError(f"a polygon is {_shown(polygon)}; expected x0, y0, x1, y1, ... of three corners or "
+                                "more")
             if max(map(abs, polygon)) > 16 * LARGEST_SIDE:
                 raise DataError(f"a polygon reaches to {max(map(abs, polygon)):.0f}, far outside of its picture")
             parts.append(array("d", polygon))

@@ -12,7 +12,8 @@ _f = np.float32
 
 
 def new_size(height: int, width: int, shortest: int, longest: int, style: str) -> tuple:
-    """(height, width) after the resize: the shorter side becomes `shortest`, unless the longer one would pass `longest`."""
+    """(height, width) after the resize: the shorter side becomes `shortest`, unless the longer one would pass
+    `longest`."""
     if style == "detectron2":
         scale = shortest / min(height, width)
         sides = (shortest, scale * width) if height < width else (scale * height, shortest)

@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 class ShapeScenes(COCOJson):
     """The scenes: splits train (2000 pictures) and val (200).
 
-    root: where they are or will be made; default $JEA_HOME/shape-scenes-v1, else ~/.cache/jea/shape-scenes-v1. The other
-    arguments are DetectionDataset's. DataError where they cannot be made.
+    root: where they are or will be made; default $JEA_HOME/shape-scenes-v1, else ~/.cache/jea/shape-scenes-v1. The
+    other arguments are DetectionDataset's. DataError where they cannot be made.
     """
 
     def __init__(self, *, root: Union[str, Path, None] = None, min_size: int = SIDE, max_size: int = SIDE, **options):
@@ -50,8 +50,8 @@ class ShapeScenes(COCOJson):
 def make_scenes(root: Union[str, Path], *, counts: dict | None = None, seed: int = 0) -> Path:
     """Make the scenes in the folder `root`, unless they are there; returns it.
 
-    They appear whole or not at all, also when several processes make them at once. Picture k of a split depends on seed,
-    split and k alone.
+    They appear whole or not at all, also when several processes make them at once. Picture k of a split depends on
+    seed, split and k alone.
     """
     root, counts = Path(root).expanduser(), dict(COUNTS if counts is None else counts)
     settings = {"shape_scenes": _VERSION, "counts": counts, "seed": seed}
@@ -68,8 +68,8 @@ def make_scenes(root: Union[str, Path], *, counts: dict | None = None, seed: int
             if not _is_made(root, settings):
                 raise DataError(f"{root}: the scenes were made but could not be moved here; name another folder")
     except OSError as error:
-        raise DataError(f"{root}: cannot make the scenes: {error.strerror or error} ({error.filename}); name another root, "
-                        "or set JEA_HOME to a folder with 50 MB free") from None
+        raise DataError(f"{root}: cannot make the scenes: {error.strerror or error} ({error.filename}); name another "
+                        "root, or set JEA_HOME to a folder with 50 MB free") from None
     return root
 
 
@@ -98,7 +98,8 @@ def _build(root: Path, settings: dict) -> None:
             image, objects = draw_scene(np.random.Generator(np.random.PCG64((settings["seed"], number, k))))
             name = f"{split}_{k:05d}.jpg"
             write_image(root / split / name, image)
-            content["images"].append({"id": k + 1, "file_name": name, "height": image.shape[0], "width": image.shape[1]})
+            content["images"].append({"id": k + 1, "file_name": name, "height": image.shape[0],
+                                      "width": image.shape[1]})
             for label, mask, crowd in objects:
                 content["annotations"].append(
                     {"id": len(content["annotations"]) + 1, "image_id": k + 1, **_annotation(label, mask, crowd)})
@@ -129,7 +130,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list]:
     small = len(labels)
     for _ in range(2 + int(rng.random() * 5)):
         known = labels[small:]
-        label = known[int(rng.random() * len(known))] if known and rng.random() < 0.4 else int(rng.random() * len(CLASSES))
+        again = known and rng.random() < 0.4
+        label = known[int(rng.random() * len(known))] if again else int(rng.random() * len(CLASSES))
         for _ in range(8):
             radius = _RADIUS[0] + (_RADIUS[1] - _RADIUS[0]) * rng.random()
             centre = radius * 0.7 + (SIDE - 1.4 * radius) * rng.random(2)

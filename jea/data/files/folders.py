@@ -20,7 +20,8 @@ class Listing:
     """What a folder holds.
 
     files: paths of the files with a wanted ending, sorted. others: how many have which other suffix.
-    hidden: how many begin with a dot. repeats: (link, folder) for links to folders that are listed already, as loops do.
+    hidden: how many begin with a dot. repeats: (link, folder) for links to folders that are listed already, as loops
+    do.
     """
 
     def __init__(self) -> None:

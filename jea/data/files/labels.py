@@ -15,9 +15,9 @@ from jea.files import write_bytes
 def read_label(path: str | Path, num_classes: int, *, ignore: int = 255, exif: bool = False) -> np.ndarray:
     """Read class indices (H, W) uint8 from a palette or grey PNG of 1 to 16 bits.
 
-    exif: follow the EXIF orientation, which some tools write into PNGs too. Values must lie in [0, num_classes) or equal
-    `ignore`. Raises DataError for any other value (with its first position), for a colour-coded label, and for what
-    `read_image` refuses.
+    exif: follow the EXIF orientation, which some tools write into PNGs too. Values must lie in [0, num_classes) or
+    equal `ignore`. Raises DataError for any other value (with its first position), for a colour-coded label, and for
+    what `read_image` refuses.
     """
     with opened(path, "label", ("PNG",)) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):

@@ -136,12 +136,10 @@ def _images(path, entries: list) -> dict[int, dict]:
     images: dict[int, dict] = {}
     for entry in entries:
         id, name, size = entry.get("id"), entry.get("file_name"), (entry.get("height"), entry.get("width"))
-        if type(id) is not int or not isinstance(name,
-                                                 str) or not name.isprintable() or not 0 < len(name) < 256 or "\\" in name \
-                or ".." in name.split("/"):
+        if type(id) is not int or not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 256 \
+                or "\\" in name or ".." in name.split("/"):
             fault(f"{path}: a picture with id {str(id)[:40]!r} and file_name {str(name)[:80]!r}; expected a whole "
-                  f"number and "
-                  "a name")
+                  "number and a name")
         elif not all(type(n) is int and 0 < n <= MAX_SIDE for n in size) or size[0] * size[1] > MAX_PIXELS:
             fault(f"{path}: picture {id} has the size {str(size)[:60]!r}; expected height and width in pixels, of at "
                   f"most "

@@ -40,8 +40,8 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The plain ResNet of torchvision: (B, 3, H, W) -> C2 to C5, Activations (jea.nn.formats) of strides 4 to 32 and 4 to 32
-    times `width` channels.
+    """The plain ResNet of torchvision: (B, 3, H, W) -> C2 to C5, Activations (jea.nn.formats) of strides 4 to 32 and 4
+    to 32 times `width` channels.
 
     Args:
         layers: blocks of the four stages. width: channels of the stem, 64.
@@ -122,7 +122,8 @@ class _Last(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Lateral 1x1 convolutions, a nearest-neighbour way down, 3x3 convolutions (Lin et al.): C_k... -> P_k... and P6, P7.
+    """Lateral 1x1 convolutions, a nearest-neighbour way down, 3x3 convolutions (Lin et al.): C_k... -> P_k... and P6,
+    P7.
 
     Args:
         in_channels: of the levels that come in. channels: of all that go out.
@@ -154,7 +155,8 @@ class FeaturePyramid(nn.Module):
 
 
 class Backbone(nn.Module):
-    """ResNet and pyramid, under torchvision's names: (B, 3, H, W) -> [P2 .. P6], or [P3 .. P7] for RetinaNet, Activations."""
+    """ResNet and pyramid, under torchvision's names: (B, 3, H, W) -> [P2 .. P6], or [P3 .. P7] for RetinaNet,
+    Activations."""
 
     def __init__(self, layers, width: int, channels: int, *, style, retina: bool, norm: str, norm_eps: float,
                  frozen_stages: int, attention: str, attention_stage: int, live_attention: bool, zero_attention: bool):

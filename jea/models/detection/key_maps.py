@@ -51,8 +51,8 @@ def _mmdetection(two_stage: bool, levels: int) -> tuple:
 
 
 def in_order(tensors: dict, *, background_first: bool, from_mmdetection: bool) -> dict:
-    """The heads on proposals with the background first, and outputs of boxes and masks for it too, as torchvision has them,
-    or last and without, as mmdetection has them. Where no output is known, it becomes 0: nothing ever reads it.
+    """The heads on proposals with the background first, and outputs of boxes and masks for it too, as torchvision has
+    them, or last and without, as mmdetection has them. Where no output is known, it becomes 0: nothing ever reads it.
 
     tensors: by our names. from_mmdetection: the names were mmdetection's; our own names stand in files of both orders,
     which the number of boxes' outputs tells apart.

@@ -8,7 +8,8 @@ from jea._jittor import jt
 
 
 def shared_count(count: float) -> float:
-    """A process's share of a count over all processes, at least 1 in all: the mean of losses divided by it is global."""
+    """A process's share of a count over all processes, at least 1 in all: the mean of losses divided by it is
+    global."""
     return max(float(ranks.total([count])[0]), 1.0) / ranks.size()
 
 

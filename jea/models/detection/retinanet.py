@@ -55,8 +55,8 @@ class _Head(nn.Module):
 class RetinaNet(Detector):
     """Boxes in one stage.
 
-    In torchvision's style output 0 of the 91 is no class: files of theirs never answer with it. A network that does gives the
-    label -1.
+    In torchvision's style output 0 of the 91 is no class: files of theirs never answer with it. A network that does
+    gives the label -1.
 
     Args:
         rpn_pre_nms: boxes of a level before NMS, in testing (the second number; there are none in training).
@@ -65,9 +65,10 @@ class RetinaNet(Detector):
     """
 
     def __init__(self, *, num_classes: int = 80, style: str = "torchvision", attention: str = "external",
-                 attention_stage: int = 4, live_attention: bool = True, zero_attention: bool = False, norm: str = "frozen",
-                 norm_eps: float = 1e-5, frozen_stages: int = 1, rpn_pre_nms: Sequence[int] = (1000, 1000),
-                 detections_per_image: Optional[int] = None, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64,
+                 attention_stage: int = 4, live_attention: bool = True, zero_attention: bool = False,
+                 norm: str = "frozen", norm_eps: float = 1e-5, frozen_stages: int = 1,
+                 rpn_pre_nms: Sequence[int] = (1000, 1000), detections_per_image: Optional[int] = None,
+                 layers: Sequence[int] = (3, 4, 6, 3), width: int = 64,
                  channels: int = 256):
         _check_classes(num_classes)
         self.num_classes, self.style = num_classes, style_of(style)
@@ -95,7 +96,8 @@ class RetinaNet(Detector):
         for k, (size, original) in enumerate(zip(sizes, originals)):
             boxes, scores, labels, _ = self.picture(logits[k], steps[k], anchors, size,
                                                     (size[1] / original[1], size[0] / original[0]))
-            results.append({"boxes": self.rescaled(boxes, size, original, self.style), "scores": scores, "labels": labels})
+            results.append({"boxes": self.rescaled(boxes, size, original, self.style), "scores": scores,
+                            "labels": labels})
         return results
 
     def picture(self, logits, steps, anchors, size, scale) -> tuple:

@@ -125,8 +125,8 @@ class RoIHeads(nn.Module):
         rois[:n, 0], rois[:n, 1:] = pictures, boxes
         levels = np.zeros(len(rois), np.int32)
         levels[:n] = box_math.levels_of(boxes, self.style)
-        return roi_align([plain(f) for f in features[:4]], rois, levels, size=(size, size), scales=SCALES, sampling=self.style.sampling,
-                         aligned=self.style.aligned)
+        return roi_align([plain(f) for f in features[:4]], rois, levels, size=(size, size), scales=SCALES,
+                         sampling=self.style.sampling, aligned=self.style.aligned)
 
     def predict(self, features, boxes, pictures, stage: int = 0) -> tuple:
         """Class logits (N, K + 1) and steps (N, 4 or 4 K) of boxes."""
@@ -164,8 +164,8 @@ class RoIHeads(nn.Module):
         return box_math.clip(moved[:, 0], size)
 
     def run(self, features, proposals, sizes) -> list:
-        """What `detect` takes of each picture: (boxes, logits, steps), numpy. In a cascade the boxes of the last stage and
-        the mean of all stages' logits."""
+        """What `detect` takes of each picture: (boxes, logits, steps), numpy. In a cascade the boxes of the last stage
+        and the mean of all stages' logits."""
         counts = [len(p) for p in proposals]
         if not sum(counts):
             columns = 1 if self.cascade else self.num_classes + self.style.offset
@@ -179,7 +179,8 @@ class RoIHeads(nn.Module):
             if stage < len(self.stages) - 1:
                 boxes = np.concatenate([
                     self.refined(*part, size, stage)
-                    for *part, size in zip(np.split(boxes, cuts), np.split(logits, cuts), np.split(steps, cuts), sizes)])
+                    for *part, size in zip(np.split(boxes, cuts), np.split(logits, cuts), np.split(steps, cuts),
+                                           sizes)])
         mean = sum(seen[1:], seen[0]) / np.float32(len(seen))
         return list(zip(*(np.split(v, cuts) for v in (boxes, mean, steps))))
 
@@ -202,9 +203,9 @@ class RoIHeads(nn.Module):
         for stage, (deviations, threshold, weight) in enumerate(self.stages):
             kind = f"roi{stage}" if self.cascade else "roi"
             regions = joined([
-                regions_of(picture, proposals[picture], truth, sampler, kind=kind, style=self.style, threshold=threshold,
-                           low_quality=self.masks and self.style.mask_low_quality, deviations=deviations,
-                           count=self.samples) for picture, truth in enumerate(truths)])
+                regions_of(picture, proposals[picture], truth, sampler, kind=kind, style=self.style,
+                           threshold=threshold, low_quality=self.masks and self.style.mask_low_quality,
+                           deviations=deviations, count=self.samples) for picture, truth in enumerate(truths)])
             logits, steps = self.predict(features, regions.boxes, regions.pictures, stage)
             terms = self.box_losses(logits, steps, regions)
             if self.masks:
@@ -261,7 +262,8 @@ def mask_targets(masks, boxes, rows, side: int, style) -> np.ndarray:
 
 
 def detections(boxes, scores, classes: int, *, style, scale, original: bool, limit: int, rows=None) -> tuple:
-    """The best of scored boxes: (boxes (N, 4) in the batch's pixels, scores, labels, rows of the scored boxes / classes).
+    """The best of scored boxes: (boxes (N, 4) in the batch's pixels, scores, labels, rows of the scored boxes /
+    classes).
 
     boxes (M, 4), scores (M,), entry m being of class m % classes; or with `rows` (M,) of class rows % classes.
     """

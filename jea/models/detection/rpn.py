@@ -24,7 +24,8 @@ def by_cell(x, per_anchor: int):
 
 
 class RPNHead(nn.Module):
-    """A 3x3 convolution with ReLU, then objectness and four steps for each of the three anchors; shared by all levels."""
+    """A 3x3 convolution with ReLU, then objectness and four steps for each of the three anchors; shared by all
+    levels."""
 
     def __init__(self, channels: int):
         anchors = len(box_math.RATIOS)

@@ -31,8 +31,8 @@ class Sampler:
 
 @dataclass
 class Truth:
-    """What a picture shows: boxes float32 (G, 4) in the batch's pixels, labels int (G,) from 0, masks uint8 (G, H, W) or
-    None."""
+    """What a picture shows: boxes float32 (G, 4) in the batch's pixels, labels int (G,) from 0, masks uint8 (G, H, W)
+    or None."""
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None

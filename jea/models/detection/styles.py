@@ -27,8 +27,8 @@ class Style:
     border: anchors that reach further than this beyond the picture are not trained; None: all are.
     rank_by_sigmoid: of the RPN's boxes; else by logits.
     smallest_proposal, smallest_box: sides; below them, boxes are dropped. exclusive: at them too.
-    aligned, sampling: of RoIAlign. level_top: levels by floor(4 + log2(s / 224) + 1e-6), else floor(log2(s / 56 + 1e-6)).
-    rpn_beta, box_beta: of the smooth L1 losses; 0: L1.
+    aligned, sampling: of RoIAlign. level_top: levels by floor(4 + log2(s / 224) + 1e-6), else floor(log2(s / 56 +
+    1e-6)). rpn_beta, box_beta: of the smooth L1 losses; 0: L1.
     low_quality: how RPN and RetinaNet match truths that no anchor fits; rpn_least, retina_least: see match_boxes.
     mask_low_quality: networks with masks match proposals like that too.
     truths_first: the ground truth stands before the proposals and is its own match, else after them, and is matched.
@@ -81,17 +81,18 @@ class Style:
         """The constants of Cascade R-CNN in this style: mmdetection's differ from those of its Faster R-CNN."""
         if self.background_first:
             return replace(self, box_beta=1.0)
-        return replace(self, border=0.0, rpn_beta=1 / 9, box_beta=1.0, mask_low_quality=False, rpn_post_nms=(2000, 1000))
+        return replace(self, border=0.0, rpn_beta=1 / 9, box_beta=1.0, mask_low_quality=False,
+                       rpn_post_nms=(2000, 1000))
 
 
 STYLES = {
     "torchvision": Style(
         name="torchvision", background_first=True, frozen_affine=True, rounded_anchors=True, fixed_strides=False,
-        clamp_both=False, own_cells=False, border=None, rank_by_sigmoid=False, smallest_proposal=1e-3, smallest_box=1e-2,
-        exclusive=False, aligned=False, sampling=2, level_top=True, rpn_beta=1 / 9, box_beta=1 / 9, low_quality="restore",
-        rpn_least=0.0, retina_least=0.0, mask_low_quality=False, truths_first=False, suppress_original=False,
-        paste="expand", binary_targets=False, retina_relu=True, retina_from_c5=False, retina_per_picture=True,
-        retina_detections=300, rpn_post_nms=(2000, 1000)),
+        clamp_both=False, own_cells=False, border=None, rank_by_sigmoid=False, smallest_proposal=1e-3,
+        smallest_box=1e-2, exclusive=False, aligned=False, sampling=2, level_top=True, rpn_beta=1 / 9, box_beta=1 / 9,
+        low_quality="restore", rpn_least=0.0, retina_least=0.0, mask_low_quality=False, truths_first=False,
+        suppress_original=False, paste="expand", binary_targets=False, retina_relu=True, retina_from_c5=False,
+        retina_per_picture=True, retina_detections=300, rpn_post_nms=(2000, 1000)),
     "mmdet": Style(
         name="mmdet", background_first=False, frozen_affine=False, rounded_anchors=False, fixed_strides=True,
         clamp_both=True, own_cells=True, border=None, rank_by_sigmoid=True, smallest_proposal=0.0, smallest_box=None,

@@ -40,7 +40,7 @@ from jea.nn.formats.operations import (
 )
 from jea.nn.formats.way import way
 
-__all__ = ["LAYOUTS", "Activation", "Format", "batch_norm", "between_memories", "channel_sums", "chosen", "concatenation",
-           "convolution", "double_norm", "dropout", "enter", "inference", "max_pool",
+__all__ = ["LAYOUTS", "Activation", "Format", "batch_norm", "between_memories", "channel_sums", "chosen",
+           "concatenation", "convolution", "double_norm", "dropout", "enter", "inference", "max_pool",
            "norm_by_sample", "on_pictures", "pairs", "plain", "relu", "resize", "scale_channels", "upsample", "using",
            "way"]

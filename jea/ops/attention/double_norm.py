@@ -33,7 +33,8 @@ class _DoubleNorm(Function):
 
     def grad(self, dy):
         return kernels.cpu_code(
-            self.y.shape, "float32", [self.y, self.denominators, dy], kernel="attention/double_norm.h", data=self.numbers,
+            self.y.shape, "float32", [self.y, self.denominators, dy], kernel="attention/double_norm.h",
+            data=self.numbers,
             source=_SIZES + "jea::double_norm_backward(sizes, in0_p, in1_p, in2_p, out0_p);"), None, None, None
 
 
@@ -61,7 +62,8 @@ def cuda_splits(layout: str, batch: int, memories: int, positions: int, *, backw
 
 
 def cuda_held(memories: int) -> int:
-    """The memories that a block of the kernels is compiled for: a power of two from 8 to 512, which takes more in turns."""
+    """The memories that a block of the kernels is compiled for: a power of two from 8 to 512, which takes more in
+    turns."""
     return next((held for held in (8, 16, 32, 64, 128, 256) if memories <= held), 512)
 
 
@@ -111,9 +113,9 @@ def _refuse_without_softmax(logits, layout: str) -> None:
     bad = np.argwhere(~np.isfinite(most))
     if len(bad):
         place = tuple(int(i) for i in bad[0])
-        raise ValueError(f"double_norm: memory {place} of logits {values.shape} (all axes but the positions) has no softmax: "
-                         f"its largest logit is {most[place]}. {len(bad)} of {most.size} are like that; mask with -inf at "
-                         "most all positions but one, and look for NaN or overflow before the attention")
+        raise ValueError(f"double_norm: memory {place} of logits {values.shape} (all axes but the positions) has no "
+                         f"softmax: its largest logit is {most[place]}. {len(bad)} of {most.size} are like that; mask "
+                         "with -inf at most all positions but one, and look for NaN or overflow before the attention")
 
 
 def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str = "auto", check: bool = False):
@@ -143,7 +145,8 @@ def double_norm(logits, *, layout: str = "bsn", eps: float = EPSILON, impl: str 
         The attention map, of the shape of `logits`. Its sum over the memories is 1 at each position.
 
     Raises:
-        ValueError: unknown layout, a rank below 2, an empty axis, "fused" where there is no kernel, or what `check` found.
+        ValueError: unknown layout, a rank below 2, an empty axis, "fused" where there is no kernel, or what `check`
+        found.
     """
     axes = _AXES.get(layout)
     if axes is None:

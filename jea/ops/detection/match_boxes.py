@@ -80,7 +80,8 @@ def match_boxes(boxes, truths, *, high: float, low: float, low_quality=None, lea
     numbers = {"high": high, "low": low, "rule": _RULES[low_quality], "least": least, "given": int(quality is not None)}
     with jt.no_grad():
         matches, best = kernels.code(
-            [(n,), (n,)], ["int32", "float32"], [boxes, truths, boxes if quality is None else _var(quality, np.float32)],
+            [(n,), (n,)], ["int32", "float32"],
+            [boxes, truths, boxes if quality is None else _var(quality, np.float32)],
             kernel="detection/boxes", workspace=count, data=numbers, source="""
             jea::match_boxes(in0_p, in1_p, data["given"] != 0 ? in2_p : nullptr, out0_p, out1_p, workspace, in0_shape0,
                              in1_shape0, {(float)data["high"], (float)data["low"], (int)data["rule"],

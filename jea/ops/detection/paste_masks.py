@@ -57,7 +57,8 @@ def paste_masks(masks, boxes, size, *, rule: str = "expand", threshold=0.5, impl
 
         "expand"  (torchvision) the mask gets a frame of zeros, the box grows by the same share, its corners are cut to
                   whole pixels, bilinear resize to them; set where the value is above the threshold
-        "grid"    (mmdetection, detectron2) the centre of each pixel looks into the mask, bilinear with zeros around it; set
+        "grid"    (mmdetection, detectron2) the centre of each pixel looks into the mask, bilinear with zeros around it;
+        set
                   from the threshold on
 
     Args:
@@ -75,8 +76,8 @@ def paste_masks(masks, boxes, size, *, rule: str = "expand", threshold=0.5, impl
         raise ValueError(f"paste_masks: rule is {rule!r}; expected {' or '.join(RULES)}")
     count = masks.shape[0]
     if masks.ndim != 3 or tuple(boxes.shape) != (count, 4) or min(size) < 1:
-        raise ValueError(f"paste_masks: masks are {tuple(masks.shape)}, boxes {tuple(boxes.shape)}, size {tuple(size)}; "
-                         "expected (N, h, w), (N, 4) and a height and a width of at least 1")
+        raise ValueError(f"paste_masks: masks are {tuple(masks.shape)}, boxes {tuple(boxes.shape)}, size "
+                         f"{tuple(size)}; expected (N, h, w), (N, 4) and a height and a width of at least 1")
     if count == 0:
         return np.zeros((0, *size), np.float32 if threshold is None else bool)
     if not kernels.use_fused(impl, SUPPORT):

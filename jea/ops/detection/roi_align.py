@@ -92,8 +92,9 @@ def roi_align(features, rois, levels=None, *, size, scales, sampling: int = 0, a
               impl: str = "auto"):
     """Pool regions of a feature pyramid to one size: each bin is the mean of a grid of bilinear samples.
 
-    A region x1 y1 x2 y2 becomes x1 scale - off, ... with off = 0.5 if aligned; without, its sides are at least one cell.
-    A sample more than one cell outside of the map is 0. The gradient is that of the features, in a fixed order of sums.
+    A region x1 y1 x2 y2 becomes x1 scale - off, ... with off = 0.5 if aligned; without, its sides are at least one
+    cell. A sample more than one cell outside of the map is 0. The gradient is that of the features, in a fixed order of
+    sums.
 
     Args:
         features: a list of float32 (B, C, H_l, W_l).

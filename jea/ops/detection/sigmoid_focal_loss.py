@@ -17,8 +17,8 @@ _SIZES = 'const jea::Focal sizes{in0_shape0, in0_shape1, (float)data["alpha"], (
 class _FocalLoss(Function):
     def execute(self, logits, labels, alpha, gamma):
         self.logits, self.labels, self.numbers = logits, labels, {"alpha": float(alpha), "gamma": float(gamma)}
-        return kernels.code((logits.shape[0],), "float32", [logits, labels], kernel="detection/focal", data=self.numbers,
-                            source=_SIZES + "jea::focal_loss(sizes, in0_p, in1_p, out0_p);")
+        return kernels.code((logits.shape[0],), "float32", [logits, labels], kernel="detection/focal",
+                            data=self.numbers, source=_SIZES + "jea::focal_loss(sizes, in0_p, in1_p, out0_p);")
 
     def grad(self, dloss):
         return kernels.code(self.logits.shape, "float32", [self.logits, self.labels, dloss], kernel="detection/focal",
@@ -39,7 +39,8 @@ def sigmoid_focal_loss_reference(logits, labels, *, alpha: float = 0.25, gamma: 
 def sigmoid_focal_loss(logits, labels, *, alpha: float = 0.25, gamma: float = 2.0, impl: str = "auto"):
     """Focal loss of each row, summed over its classes, of which each is a yes-or-no question:
 
-        loss = sum_k a_t (1 - p_t)^gamma (-log p_t),   p_t = p for the label's class, else 1 - p;   a_t = alpha or 1 - alpha
+        loss = sum_k a_t (1 - p_t)^gamma (-log p_t),   p_t = p for the label's class, else 1 - p;   a_t = alpha or 1 -
+        alpha
 
     Args:
         logits: float32 (N, K).
@@ -52,8 +53,8 @@ def sigmoid_focal_loss(logits, labels, *, alpha: float = 0.25, gamma: float = 2.
         ValueError: shapes that do not agree, or "fused" where there is no kernel.
     """
     if logits.ndim != 2 or tuple(labels.shape) != (logits.shape[0],) or min(logits.shape) < 1:
-        raise ValueError(f"sigmoid_focal_loss: logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; expected "
-                         "(N, K) and (N,), not empty")
+        raise ValueError(f"sigmoid_focal_loss: logits are {tuple(logits.shape)}, labels {tuple(labels.shape)}; "
+                         "expected (N, K) and (N,), not empty")
     if not kernels.use_fused(impl, SUPPORT, logits):
         return sigmoid_focal_loss_reference(logits, labels, alpha=alpha, gamma=gamma)
     return _FocalLoss.apply(logits, _var(labels, np.int32), alpha, gamma)

@@ -74,9 +74,9 @@ def batch_norm(x, weight, bias, *, statistics=None, residual=None, relu: bool = 
         dL/dx = weight / sqrt(variance + eps) (g - mean(g) - h mean(g h))       [given statistics: the first g alone]
         dL/dweight = sum g h,   dL/dbias = sum g,   dL/dresidual = g
 
-    The fused kernels keep their digits far from zero and hand NaN through the ReLU. On CUDA they also take x and residual
-    in half precision and give y in it; what they sum and the vectors are float32. Under mpirun the batch is that of all
-    ranks together.
+    The fused kernels keep their digits far from zero and hand NaN through the ReLU. On CUDA they also take x and
+    residual in half precision and give y in it; what they sum and the vectors are float32. Under mpirun the batch is
+    that of all ranks together.
 
     Args:
         x: float (B, C, ...), with any number of further axes, or (..., C).

@@ -62,8 +62,8 @@ class BatchNormCuda(Function):
         mean, variance = (bias, weight) if statistics is None else statistics
         self.y, self.mean, self.variance = kernels.cuda_code(
             [x.shape, weight.shape, weight.shape], [x.dtype, "float32", "float32"],
-            [x, weight, bias, mean, variance, x if residual is None else residual], kernel="normalisation/batch_norm.cuh",
-            data=self.numbers, workspace=self.workspace, source=_CUDA_SIZES + """
+            [x, weight, bias, mean, variance, x if residual is None else residual],
+            kernel="normalisation/batch_norm.cuh", data=self.numbers, workspace=self.workspace, source=_CUDA_SIZES + """
             jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
                                     out0_p, out1_p, out2_p, workspace);""")
         return self.y

@@ -21,8 +21,8 @@ class _LayerNorm(Function):
     def execute(self, x, weight, bias, eps):
         self.x, self.weight, self.numbers = x, weight, {"eps": eps}
         y, self.rows = kernels.cpu_code(
-            [x.shape, (x.shape[0], 3)], ["float32"] * 2, [x, weight, bias], kernel="normalisation/layer_norm.h", data=self.numbers,
-            source=_SIZES + "jea::layer_norm_forward(sizes, in0_p, in1_p, in2_p, out0_p, out1_p);")
+            [x.shape, (x.shape[0], 3)], ["float32"] * 2, [x, weight, bias], kernel="normalisation/layer_norm.h",
+            data=self.numbers, source=_SIZES + "jea::layer_norm_forward(sizes, in0_p, in1_p, in2_p, out0_p, out1_p);")
         return y
 
     def grad(self, dy):

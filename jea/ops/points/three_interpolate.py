@@ -18,7 +18,8 @@ EPS = 1e-8  # kInterpolationEps in points.h
 class _Interpolate(Function):
     def execute(self, features, index, weights):
         self.index, self.weights, self.shape = index, weights, tuple(features.shape)
-        return kernels.code((*self.shape[:2], index.shape[1]), "float32", [features, index, weights], kernel="points/points",
+        return kernels.code((*self.shape[:2], index.shape[1]), "float32", [features, index, weights],
+                            kernel="points/points",
                          source="""
             jea::interpolate(in0_p, in1_p, in2_p, out0_p, in0_shape0, in0_shape1, in0_shape2, in1_shape1, in1_shape2);
             """)

@@ -38,7 +38,8 @@ class _Conv(Function):
                 None, None)
 
     def run(self, inputs, shape, call):
-        return kernels.cuda_code(shape, self.x.dtype, inputs, kernel="convolution/conv_half.cuh", data=self.numbers, cudnn=True,
+        return kernels.cuda_code(shape, self.x.dtype, inputs, kernel="convolution/conv_half.cuh", data=self.numbers,
+                                 cudnn=True,
                               source=_SIZES + call)
 
 
@@ -57,7 +58,8 @@ def conv2d_half(x, weight, *, stride: int = 1, padding: int = 0, dilation: int =
     if (not jt.flags.use_cuda or x.ndim != 4 or weight.ndim != 4 or x.dtype not in HALF or weight.dtype != x.dtype
             or weight.shape[1] != x.shape[1]):
         raise ValueError(f"conv2d_half: got {x.dtype} {tuple(x.shape)} and weight {weight.dtype} "
-                         f"{tuple(weight.shape)}; expected (B, I, H, W) and (O, I, kH, kW), both float16 or both bfloat16, on CUDA")
+                         f"{tuple(weight.shape)}; expected (B, I, H, W) and (O, I, kH, kW), both float16 or both "
+                         "bfloat16, on CUDA")
     (batch, channels, height, width), (out_channels, _, kernel_h, kernel_w) = x.shape, weight.shape
     size = [(length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for length, kernel in ((height, kernel_h), (width, kernel_w))]

@@ -27,8 +27,8 @@ class _Linear(Function):
         # One kernel for all cases: what a case does not have is stood in for by what is there already.
         y, self.before = kernels.cpu_code(
             [shape, shape if keep else (1, 1)], ["float32"] * 2,
-            [x, weight, weight if bias is None else bias, x if summand is None else summand], kernel="products/linear.h",
-            onednn=True, data=dict(self.numbers, keep=int(keep)), source=_SIZES + """
+            [x, weight, weight if bias is None else bias, x if summand is None else summand],
+            kernel="products/linear.h", onednn=True, data=dict(self.numbers, keep=int(keep)), source=_SIZES + """
             jea::linear_forward(sizes, gelu, in0_p, in1_p, bias ? in2_p : nullptr,
                                 data["summand"] != 0 ? in3_p : nullptr, out0_p,
                                 data["keep"] != 0 ? out1_p : nullptr);""")
@@ -38,8 +38,8 @@ class _Linear(Function):
         gelu, bias = self.numbers["gelu"], self.numbers["bias"]
         dx, dweight, dbias, _ = kernels.cpu_code(
             [self.x.shape, self.weight.shape, (self.weight.shape[0] if bias else 1,), dy.shape if gelu else (1, 1)],
-            ["float32"] * 4, [self.x, self.weight, self.before, dy], kernel="products/linear.h", onednn=True, data=self.numbers,
-            source=_SIZES + """
+            ["float32"] * 4, [self.x, self.weight, self.before, dy], kernel="products/linear.h", onednn=True,
+            data=self.numbers, source=_SIZES + """
             jea::linear_backward(sizes, gelu, in0_p, in1_p, in2_p, in3_p, out0_p, out1_p, bias ? out2_p : nullptr,
                                  out3_p);""")
         return dx, dweight, dbias if bias else None, dy if self.numbers["summand"] else None, None
@@ -67,8 +67,8 @@ class _LinearEpilogueCuda(Function):
         if gelu or bias:
             dproduct, dbias = kernels.cuda_code(
                 [dy.shape if gelu else (1, 1), self.bias.shape if bias else (1,)], [dy.dtype] * 2,
-                [dy, self.product if gelu else dy, self.bias if bias else dy], kernel="products/linear.cuh", data=self.numbers,
-                workspace=self.numbers["splits"] * dy.shape[1], source=_CUDA_SIZES + """
+                [dy, self.product if gelu else dy, self.bias if bias else dy], kernel="products/linear.cuh",
+                data=self.numbers, workspace=self.numbers["splits"] * dy.shape[1], source=_CUDA_SIZES + """
                 jea::linear_backward(sizes, in1_p, bias ? in2_p : nullptr, in0_p, out0_p, out1_p, workspace);""")
         return dproduct if gelu else dy, dbias if bias else None, dy if self.numbers["summand"] else None, None
 

@@ -33,7 +33,8 @@ class _Transpose(Function):
 
 
 def merged(shape, axes) -> tuple:
-    """The same permutation with as few axes as it can be said with: of length 1 none, neighbours that stay so as one."""
+    """The same permutation with as few axes as it can be said with: of length 1 none, neighbours that stay so as
+    one."""
     axes = [axis for axis in axes if shape[axis] != 1]
     groups = []
     for axis in axes:

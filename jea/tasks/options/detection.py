@@ -23,7 +23,8 @@ class Train(TrainOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        check_limits("train", self, positive=("lr",), decays=("momentum",), not_negative=("weight_decay", "warmup_steps"),
+        check_limits("train", self, positive=("lr",), decays=("momentum",),
+                     not_negative=("weight_decay", "warmup_steps"),
                      shares=("warmup_factor", "lr_decay"))
         if any(later <= earlier for earlier, later in zip((0, *self.milestones), self.milestones)):
             raise ConfigError(f"train.milestones is {list(self.milestones)}; expected rising epochs, such as [8, 11]")

@@ -61,15 +61,18 @@ BAD = [
     (("images", 0, "file_name"), ""), (("images", 0, "file_name"), "a\0b"), (("images", 0, "file_name"), 3),
     (("categories", 0, "id"), 2), (("categories", 0, "name"), 4), (("categories", 0), []),
     (("annotations", 0), None), (("annotations", 0, "id"), [1]), (("annotations", 0, "image_id"), 99),
-    (("annotations", 0, "image_id"), {}), (("annotations", 0, "category_id"), 1), (("annotations", 0, "category_id"), "9"),
-    (("annotations", 0, "bbox"), [1, 2, 3]), (("annotations", 0, "bbox"), [1, 2, 3, "4"]),
+    (("annotations", 0, "image_id"), {}), (("annotations", 0, "category_id"), 1),
+    (("annotations", 0, "category_id"), "9"), (("annotations", 0, "bbox"), [1, 2, 3]),
+    (("annotations", 0, "bbox"), [1, 2, 3, "4"]),
     (("annotations", 0, "bbox"), [1, 2, 3, 1e300]), (("annotations", 0, "bbox"), {"x": 1}),
     (("annotations", 0, "area"), -1), (("annotations", 0, "area"), "big"), (("annotations", 0, "iscrowd"), 2),
     (("annotations", 0, "iscrowd"), "no"), (("annotations", 0, "segmentation"), [[1, 2, 3, 4]]),
     (("annotations", 0, "segmentation"), [[1, 2, 3, 4, 5]]), (("annotations", 0, "segmentation"), [["a"] * 6]),
     (("annotations", 0, "segmentation"), [[1e12] * 6]), (("annotations", 0, "segmentation"), "text"),
-    (("annotations", 1, "segmentation", "size"), [10 ** 6, 10 ** 6]), (("annotations", 1, "segmentation", "size"), None),
-    (("annotations", 1, "segmentation", "counts"), [10 ** 18, 4]), (("annotations", 1, "segmentation", "counts"), [-1, 601]),
+    (("annotations", 1, "segmentation", "size"), [10 ** 6, 10 ** 6]),
+    (("annotations", 1, "segmentation", "size"), None),
+    (("annotations", 1, "segmentation", "counts"), [10 ** 18, 4]),
+    (("annotations", 1, "segmentation", "counts"), [-1, 601]),
     (("annotations", 1, "segmentation", "counts"), [600.0]), (("annotations", 1, "segmentation", "counts"), "zzzz"),
     (("annotations", 1, "segmentation", "counts"), [5]),
 ]
@@ -83,7 +86,8 @@ def test_a_broken_entry_is_one_error(tmp_path, path, value):
 
 
 @pytest.mark.parametrize("content", (b"", b"{", b"[]", b"null", b"{}", b"\xff\xfe", b'{"images": NaN}', b"[" * 200_000,
-                                     b'{"a":' * 100_000, b'{"images": [], "categories": [], "annotations": ' + b"9" * 10_000 + b"}",
+                                     b'{"a":' * 100_000,
+                                     b'{"images": [], "categories": [], "annotations": ' + b"9" * 10_000 + b"}",
                                      b'{"images": [' + b"9" * 5000 + b"]}"))
 def test_broken_files(tmp_path, content):
     with pytest.raises(DataError, match="file.json"):
@@ -100,7 +104,8 @@ def test_checks_collect_what_training_lives_with(tmp_path):
     content["annotations"] += [
         {"id": 6, "image_id": 7, "category_id": 2, "bbox": [3, 3, 0, 2]}, {"id": 0, "image_id": 7, "category_id": 2,
                                                                           "bbox": [3, 3, 40, 2]},
-        {"id": 20, "image_id": 7, "category_id": 2, "bbox": [3, 3, 0.5, 2]}, {"id": 21, "image_id": 7, "category_id": 55,
+        {"id": 20, "image_id": 7, "category_id": 2, "bbox": [3, 3, 0.5, 2]},
+        {"id": 21, "image_id": 7, "category_id": 55,
                                                                              "bbox": [3, 3, 1, 2]}]
     path = write(tmp_path, content)
     with collecting() as found:

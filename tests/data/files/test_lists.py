@@ -13,8 +13,8 @@ from jea.data.segmentation.folder import read_classes
 @pytest.mark.parametrize("data, said", [
     (b"", "the list is empty"), (b"\n \n", "the list is empty"), (b"a\nb\na\n", "line 3: a is listed twice"),
     (b"a\n../b\n", "line 2: '../b'; expected a name"), (b"a\nb\0c\n", r"line 2: 'b\\x00c'; expected a name"),
-    (b"a\n\x1b[31m\n", r"line 2: '\\x1b\[31m'"), (b"a\n\xff\n", "not UTF-8 text: byte 0xff in line 2"), (b".hidden\n",
-                                                                                                         "line 1: '.hidden'"),
+    (b"a\n\x1b[31m\n", r"line 2: '\\x1b\[31m'"), (b"a\n\xff\n", "not UTF-8 text: byte 0xff in line 2"),
+    (b".hidden\n", "line 1: '.hidden'"),
 ])
 def test_lists_that_are_none(tmp_path, data, said):
     (tmp_path / "a.txt").write_bytes(data)

@@ -168,7 +168,8 @@ def test_limit_is_below_the_one_at_which_pillow_warns():
 @pytest.mark.parametrize("name", ["a.gif", "a.tif", "a.webp", "a.png"])
 def test_of_several_frames_the_first_is_read(tmp_path, name):
     frames = [Image.fromarray(np.full((6, 9, 3), value, np.uint8)) for value in (255, 0)]
-    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "webp" in name else {}))
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:],
+                   **({"lossless": True} if "webp" in name else {}))
     assert Image.open(tmp_path / name).n_frames == 2
     assert (read_image(tmp_path / name) == 255).all() and read_image(tmp_path / name).shape == (6, 9, 3)
 
@@ -189,6 +190,7 @@ def test_tiff_of_floating_point_numbers_is_named(tmp_path):
 def test_pictures_that_are_no_regular_files(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("/dev/zero")
-    for name, said in (("a.png", "picture is a pipe"), ("b.png", "picture is a device"), ("c\0.png", "no name of a picture")):
+    for name, said in (("a.png", "picture is a pipe"), ("b.png", "picture is a device"),
+                       ("c\0.png", "no name of a picture")):
         with pytest.raises(DataError, match=said):
             read_image(tmp_path / name)

@@ -115,7 +115,8 @@ def test_a_mugs_handle_stands_out():
 
 
 def test_every_piece_can_be_sampled():
-    middle = (lambda low, high: (low + high) / 2)
+    def middle(low, high):
+        return ((low + high) / 2)
     for name, make in SOLIDS.items():
         points, _ = sample_surface(*make(middle), 50, np.random.default_rng(0))
         assert np.isfinite(points).all(), name

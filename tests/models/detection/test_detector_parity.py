@@ -77,8 +77,8 @@ def test_proposals_from_stored_outputs(case):
     anchors = dense(case)["anchors"]
     for k, size in enumerate(case.sizes):
         if case.two_stage:
-            boxes, scores, rows = case.model.rpn.proposals(case.arrays["rpn/objectness"][k], case.arrays["rpn/deltas"][k],
-                                                           anchors, size, training=False)
+            boxes, scores, rows = case.model.rpn.proposals(case.arrays["rpn/objectness"][k],
+                                                           case.arrays["rpn/deltas"][k], anchors, size, training=False)
             assert np.array_equal(rows, case.arrays[f"rpn/index{k}"])
             boxes_close(boxes, case.arrays[f"rpn/proposals{k}"], size)
             assert np.abs(scores - case.arrays[f"rpn/scores{k}"]).max() < 1e-5
@@ -206,9 +206,11 @@ class Everything:
         return tuple(self.arrays[f"sampled/{kind}_{sign}{picture}"] for sign in ("pos", "neg"))
 
 
-TERMS = {"rpn_objectness_loss": ("loss_objectness", "loss_rpn_cls"), "rpn_boxes_loss": ("loss_rpn_box_reg", "loss_rpn_bbox"),
+TERMS = {"rpn_objectness_loss": ("loss_objectness", "loss_rpn_cls"),
+         "rpn_boxes_loss": ("loss_rpn_box_reg", "loss_rpn_bbox"),
          "classes_loss": ("loss_classifier", "loss_cls", "classification"),
-         "boxes_loss": ("loss_box_reg", "loss_bbox", "bbox_regression"), "masks_loss": ("loss_mask",), "loss": ("loss_sum",)}
+         "boxes_loss": ("loss_box_reg", "loss_bbox", "bbox_regression"), "masks_loss": ("loss_mask",),
+         "loss": ("loss_sum",)}
 
 
 def check_losses(case, losses, run):

@@ -36,7 +36,8 @@ def test_output_and_gradient(layout, impl):
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    calls, function, kernel = [], *(("cpu_code", "attention/double_norm.h") if device == "cpu" else ("cuda_code", "attention/double_norm.cuh"))
+    calls, function, kernel = [], *(("cpu_code", "attention/double_norm.h") if device == "cpu"
+                                    else ("cuda_code", "attention/double_norm.cuh"))
     original = getattr(kernels, function)
     monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(2, 8, 9)
@@ -95,7 +96,8 @@ def test_heads_side_by_side(impl):
         rng = np.random.default_rng(10)
         x = (rng.standard_normal((batch, n, heads, s)) * 3).astype(np.float32)
         g = rng.standard_normal(x.shape).astype(np.float32)
-        apart = (lambda a: np.ascontiguousarray(a.transpose(0, 2, 1, 3)))
+        def apart(a):
+            return (np.ascontiguousarray(a.transpose(0, 2, 1, 3)))
         y64, dx64 = expected(apart(x), "bns", 1e-9, apart(g))
         var = jt.array(x)
         y = double_norm(var, layout="bnhs", impl=impl)

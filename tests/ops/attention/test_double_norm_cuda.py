@@ -75,7 +75,8 @@ def double_norm(tmp_path_factory):
             room = batch * s * (several + 1) * (1 if backward else 2) + batch * n * backward
             cuda_on_cpu.call(getattr(library, name + half), batch, s, n, heads, several, each, layout == "bsn", held,
                              *arguments, np.full(room, np.nan, np.float32))
-        nan = (lambda like: apart(np.full(like.shape, np.nan, like.dtype), offset))
+        def nan(like):
+            return (apart(np.full(like.shape, np.nan, like.dtype), offset))
         y, d, dx = nan(x), np.full((batch, n), np.nan, np.float32), nan(x)
         call("forward", eps, apart(x, offset), y, d, backward=False)
         if g is None:
@@ -85,8 +86,9 @@ def double_norm(tmp_path_factory):
     return run
 
 
-SIZES = [(1, 1, 1, None), (1, 8, 1, None), (3, 1, 63, None), (2, 64, 63, None), (1, 128, 70, 1), (2, 20, 65, 7), (1, 256, 40, 2),
-         (1, 700, 9, None), (1, 5, 1100, 3), (2, 3, 2, 5), (2, 64, 272, 3), (1, 64, 4225, None), (40, 8, 136, None)]
+SIZES = [(1, 1, 1, None), (1, 8, 1, None), (3, 1, 63, None), (2, 64, 63, None), (1, 128, 70, 1), (2, 20, 65, 7),
+         (1, 256, 40, 2), (1, 700, 9, None), (1, 5, 1100, 3), (2, 3, 2, 5), (2, 64, 272, 3), (1, 64, 4225, None),
+         (40, 8, 136, None)]
 
 
 def close(y, dx, x, layout, g):
@@ -129,7 +131,8 @@ def test_several_heads(double_norm, batch, n, heads, s):
     rng = np.random.default_rng(2)
     x, g = (rng.standard_normal((batch, n, heads, s)).astype(np.float32) for _ in range(2))
     y, dx = double_norm(x * 3, "bnhs", g, splits=2)
-    close(y.transpose(0, 2, 1, 3), dx.transpose(0, 2, 1, 3), 3 * x.transpose(0, 2, 1, 3), "bns", g.transpose(0, 2, 1, 3))
+    close(y.transpose(0, 2, 1, 3), dx.transpose(0, 2, 1, 3), 3 * x.transpose(0, 2, 1, 3), "bns",
+          g.transpose(0, 2, 1, 3))
 
 
 @pytest.mark.parametrize("batch,s,n", [(2, 64, 63), (1, 64, 1032), (1, 20, 130)])

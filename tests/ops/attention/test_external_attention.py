@@ -5,7 +5,8 @@ import pytest
 from jea._jittor import jt
 from jea.ops import external_attention, kernels
 
-needs_onednn = pytest.mark.skipif(jt.flags.use_cuda or kernels.onednn_include() is None, reason="needs the CPU and oneDNN")
+needs_onednn = pytest.mark.skipif(jt.flags.use_cuda or kernels.onednn_include() is None,
+                                  reason="needs the CPU and oneDNN")
 SIZES = [(1, 1, 4, 1), (2, 63, 16, 8), (1, 4225, 32, 64), (8, 65, 48, 128), (3, 50, 5, 256)]  # B, N, C, S
 # Jittor compiles the composed form anew where there is one batch or position.
 CASES = [pytest.param(sizes, impl, marks=[needs_onednn] if impl == "fused" else [], id=f"{sizes}-{impl}")
@@ -76,7 +77,8 @@ def test_the_kernel_ran(monkeypatch):
 
 @pytest.mark.parametrize("x, m_k, m_v, layout, message", [
     ((2, 9, 4), (3, 5), (3, 5), "bnc", r"expected \(B, N, C\)"), ((2, 9, 4), (3, 4), (4, 4), "bnc", r"\(S, C\)"),
-    ((9, 4), (3, 4), (3, 4), "bnc", r"expected \(B, N, C\)"), ((2, 9, 4), (3, 4), (3, 4), "bcn", r"expected \(B, C, N\)"),
+    ((9, 4), (3, 4), (3, 4), "bnc", r"expected \(B, N, C\)"),
+    ((2, 9, 4), (3, 4), (3, 4), "bcn", r"expected \(B, C, N\)"),
     ((2, 9, 4), (3, 4), (3, 4), "nbc", "layout"), ((2, 0, 4), (3, 4), (3, 4), "bnc", "none empty"),
     ((0, 9, 4), (3, 4), (3, 4), "bnc", "none empty"), ((2, 9, 4), (0, 4), (0, 4), "bnc", "none empty"),
 ])

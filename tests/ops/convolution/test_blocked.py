@@ -56,8 +56,9 @@ def test_layout_and_back():
 
 
 @pytest.mark.parametrize("numbers", [  # batch, size, in, out, kernel, stride, padding, dilation, bias
-    (1, (1, 1), 16, 16, 1, 1, 0, 1, True), (2, (19, 23), 32, 48, 3, 1, 1, 1, True), (2, (19, 23), 32, 48, 3, 2, 2, 2, False),
-    (2, (18, 21), 3, 16, 3, 2, 1, 1, False), (1, (9, 9), 16, 16, 3, 1, 16, 16, False), (1, (33, 30), 48, 96, 1, 2, 0, 1, False),
+    (1, (1, 1), 16, 16, 1, 1, 0, 1, True), (2, (19, 23), 32, 48, 3, 1, 1, 1, True),
+    (2, (19, 23), 32, 48, 3, 2, 2, 2, False), (2, (18, 21), 3, 16, 3, 2, 1, 1, False),
+    (1, (9, 9), 16, 16, 3, 1, 16, 16, False), (1, (33, 30), 48, 96, 1, 2, 0, 1, False),
     (1, (8, 9), 5, 32, 5, 3, 2, 1, True),
     # Shapes that oneDNN has fast kernels of in another layout only: forward, then the gradient of the weights.
     (2, (33, 35), 64, 32, 3, 1, 16, 16, True), (2, (17, 17), 64, 32, 3, 1, 16, 16, True),
@@ -173,7 +174,8 @@ def test_the_network_runs_blocked_and_the_reference_does_not(monkeypatch):
     model = jea.create_model("eanet_tiny", num_classes=7)
     x = jt.array(normal(0, 1, 3, 33, 33))
     y = model(x)
-    assert ran.count("convolution/conv_blocked.h") == 3 + 4 * (3 + 1) + 7  # stem, a block with its shortcut per stage, head
+    # stem, a block with its shortcut per stage, head
+    assert ran.count("convolution/conv_blocked.h") == 3 + 4 * (3 + 1) + 7
     monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     ran.clear()
     reference = model(x)

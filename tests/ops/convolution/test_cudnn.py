@@ -83,7 +83,8 @@ def test_cudnn(case, epilogue, dtype, close):
 def test_wrong_arguments(arguments, said):
     given = {"x": (2, 9, 9, 8), "weight": (16, 8, 3, 3), **arguments}
     with jt.flag_scope(use_cuda=0), pytest.raises(ValueError) as raised:
-        operator.conv2d(**{name: jt.ones(value) if isinstance(value, tuple) else value for name, value in given.items()})
+        operator.conv2d(**{name: jt.ones(value) if isinstance(value, tuple) else value
+                           for name, value in given.items()})
     assert said in str(raised.value)
 
 
@@ -215,7 +216,8 @@ def test_a_kind_is_checked_once_and_its_verdict_kept(card):
 
 
 @pytest.mark.parametrize("errors, said", (
-    ({"the result": 1e-7, "the gradient of x": 3e-3}, "the gradient of x differs by 3e-03 of the largest (allowed 1e-05)"),
+    ({"the result": 1e-7, "the gradient of x": 3e-3},
+     "the gradient of x differs by 3e-03 of the largest (allowed 1e-05)"),
     ({"the result": float("nan")}, "the result differs by nan"), (RuntimeError("CUDNN_STATUS\nmore"), "CUDNN_STATUS")))
 def test_what_is_wrong_is_turned_off_and_said_once(card, errors, said, capfd):
     card.errors = errors
@@ -295,7 +297,8 @@ def test_refused_shapes_run_as_jittors_own_and_say_so_once(card, monkeypatch, ca
     x, weight = jt.randn(2, 9, 9, 8), jt.randn(16, 8, 3, 3)
     with jt.flag_scope(use_cuda=0):
         wanted = operator.conv2d(x, weight, padding=1, impl="ref").numpy()
-        monkeypatch.setattr(operator, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1, no_grad=0), maximum=jt.maximum))
+        monkeypatch.setattr(operator, "jt",
+                            SimpleNamespace(flags=SimpleNamespace(use_cuda=1, no_grad=0), maximum=jt.maximum))
         got = [operator.conv2d(x, weight, padding=1) for _ in range(2)]
     assert all(np.allclose(y.numpy(), wanted, atol=1e-5) for y in got)
     shown = capfd.readouterr().err
@@ -306,7 +309,8 @@ def test_refused_shapes_run_as_jittors_own_and_say_so_once(card, monkeypatch, ca
 
 def answer(address=5, engine=9, knobs=((2, 90),), tried=3, refused=b""):
     flat = [number for knob in knobs for number in knob]
-    return plans._ANSWER.pack(address, 6, 7, 4096, 2000, 10, tried, engine, len(knobs), *flat, *[0] * (48 - len(flat)), refused)
+    return plans._ANSWER.pack(address, 6, 7, 4096, 2000, 10, tried, engine, len(knobs), *flat, *[0] * (48 - len(flat)),
+                              refused)
 
 
 def test_an_answer_is_read():
@@ -345,7 +349,8 @@ def test_engines_are_tried_once_for_a_shape(table, monkeypatch):
     monkeypatch.setattr(plans, "_plans", {})  # another process
     plans._table.cache_clear()
     plans.plan("forward", "float16", SIZES)
-    assert {name: table.numbers[5][name] for name in ("engine", "knobs", "knob0", "value0", "pass", "type", "batch")} == {
+    assert {name: table.numbers[5][name]
+            for name in ("engine", "knobs", "knob0", "value0", "pass", "type", "batch")} == {
         "engine": 9, "knobs": 1, "knob0": 2, "value0": 90, "pass": 0, "type": 2, "batch": 2}
 
 
@@ -379,7 +384,8 @@ def test_info_shows_the_verdicts(tmp_path, monkeypatch):
     assert "checked at its first use" in info.graphs()
     path = tmp_path / "convolutions" / "a-card" / "verdicts.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({f"jea {jea.__version__} abc": {"float32 1x1": check.RIGHT, "float16 3x3": "wrong on this card"}}))
+    path.write_text(json.dumps({f"jea {jea.__version__} abc": {"float32 1x1": check.RIGHT,
+                                                               "float16 3x3": "wrong on this card"}}))
     assert info.graphs() == ("a-card: 1 kinds of convolutions checked and right; "
                              "as Jittor's own: float16 3x3: wrong on this card")
     path.write_text("[")

@@ -1,4 +1,5 @@
-"""What plan.h tells cuDNN about a convolution, against what its shape asks for: real headers, stubs that write it down."""
+"""What plan.h tells cuDNN about a convolution, against what its shape asks for: real headers, stubs that write it
+down."""
 import json
 import os
 import re
@@ -126,7 +127,8 @@ def run(harness, tmp_path, pass_, type_, sizes, *, tf32=0, deterministic=0, epil
         refuse=None, weight_type=None):
     log = tmp_path / "log"
     log.unlink(missing_ok=True)
-    numbers = [pass_, type_, tf32, deterministic, *sizes, *epilogue, *kept, trials, type_ if weight_type is None else weight_type]
+    numbers = [pass_, type_, tf32, deterministic, *sizes, *epilogue, *kept, trials,
+               type_ if weight_type is None else weight_type]
     environment = dict(os.environ, JEA_STUB_CUDNN=str(log), **({"JEA_STUB_REFUSE": str(refuse)} if refuse else {}))
     done = subprocess.run([str(harness), *map(str, numbers)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""Operators of detectors: kernels and references against numpy in float64 and torchvision's and mmdetection's answers."""
+"""Operators of detectors: kernels and references against numpy in float64 and torchvision's and mmdetection's
+answers."""
 import json
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def test_nms_is_torchvisions(stored, case, impl):
         stored[f"nms/{case}/{key}"] for key in ("boxes", "scores", "classes", "threshold", "keep", "keep_per_class"))
     poison()
     assert np.array_equal(nms(boxes, scores, threshold=float(threshold), impl=impl), keep)
-    assert np.array_equal(nms(boxes, scores, classes.astype(np.int32), threshold=float(threshold), impl=impl), per_class)
+    assert np.array_equal(nms(boxes, scores, classes.astype(np.int32), threshold=float(threshold), impl=impl),
+                          per_class)
 
 
 def greedy(boxes, scores, groups, threshold):
@@ -87,9 +89,11 @@ def test_nms_at_thresholds_that_are_quotients():
     scores = rng.permutation(400).astype(np.float32)
     quality = iou_matrix(boxes, boxes)
     for value in np.unique(quality)[5:-1:97]:
-        for threshold in (float(value), float(np.nextafter(value, np.float32(2))), float(np.nextafter(value, np.float32(0)))):
+        for threshold in (float(value), float(np.nextafter(value, np.float32(2))),
+                          float(np.nextafter(value, np.float32(0)))):
             group = np.zeros(400, np.int32)
-            assert np.array_equal(nms(boxes, scores, threshold=threshold), greedy(boxes, scores, group, threshold)), threshold
+            assert np.array_equal(nms(boxes, scores, threshold=threshold),
+                                  greedy(boxes, scores, group, threshold)), threshold
 
 
 def test_nms_refuses():
@@ -158,8 +162,8 @@ def test_roi_align_is_torchvisions(stored, recipe_input, close, aligned, samplin
     name = f"roi/aligned{aligned}_sampling{sampling}_{size}"
     features = jt.array(stored["roi/features"])
     poison()
-    y = roi_align([features], stored["roi/rois"], size=tuple(map(int, size.split("x"))), scales=[0.25], sampling=sampling,
-                  aligned=bool(aligned), impl=impl)
+    y = roi_align([features], stored["roi/rois"], size=tuple(map(int, size.split("x"))), scales=[0.25],
+                  sampling=sampling, aligned=bool(aligned), impl=impl)
     close(y.numpy(), stored[name], 5e-6, name)
     poison()
     gradient = jt.grad((y * jt.array(recipe_input(f"ops/{name}", y.shape))).sum(), features)

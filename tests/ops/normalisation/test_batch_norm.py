@@ -64,7 +64,8 @@ def test_constant_channel():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    calls, function, kernel = [], *(("cpu_code", "normalisation/batch_norm.h") if device == "cpu" else ("cuda_code", "normalisation/batch_norm.cuh"))
+    calls, function, kernel = [], *(("cpu_code", "normalisation/batch_norm.h") if device == "cpu"
+                                    else ("cuda_code", "normalisation/batch_norm.cuh"))
     original = getattr(kernels, function)
     monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, weight, bias = jt.randn(2, 3, 5), jt.ones((3,)), jt.zeros((3,))

@@ -40,15 +40,16 @@ def batch_norm(folder):
         """y, mean, variance and the gradients of x, weight, bias and the residual."""
         b, c, n = x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])
         sizes = b, c, n, statistics is None, relu, splits
-        like = (lambda *arrays: [np.full_like(a, np.nan) for a in arrays])
+        def like(*arrays):
+            return ([np.full_like(a, np.nan) for a in arrays])
         y, means, variances, dx, dweight, dbias, dresidual = like(x, weight, weight, x, weight, weight, x)
         work = np.full(c * (3 + 6 * splits), np.nan, np.float32)
         half = "16" if x.dtype == np.float16 else ""
         cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, x, weight, bias, *(statistics or (bias, weight)),
                          residual, y, means, variances, work)
         work[:] = np.nan
-        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight, dbias,
-                         None if residual is None else dresidual, work)
+        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight,
+                         dbias, None if residual is None else dresidual, work)
         return y, means, variances, [dx, dweight, dbias, None if residual is None else dresidual]
     return run
 

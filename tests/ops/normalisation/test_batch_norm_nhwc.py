@@ -1,4 +1,5 @@
-"""batch_norm with the channels last: its CUDA kernels on the CPU (cuda_on_cpu.py), and the public function, against float64."""
+"""batch_norm with the channels last: its CUDA kernels on the CPU (cuda_on_cpu.py), and the public function, against
+float64."""
 import itertools
 import shutil
 
@@ -38,15 +39,16 @@ def kernels(tmp_path_factory):
         rows, c = x.shape
         splits, each = nhwc_splits(rows, c) if each is None else (-(-rows // each), each)
         sizes = rows, c, statistics is None, relu, splits, each
-        like = (lambda *arrays: [np.full_like(a, np.nan) for a in arrays])
+        def like(*arrays):
+            return ([np.full_like(a, np.nan) for a in arrays])
         y, means, variances, dx, dweight, dbias, dresidual = like(x, weight, weight, x, weight, weight, x)
         work = np.full(c * (3 + 3 * splits), np.nan, np.float32)
         half = "16" if x.dtype == np.float16 else ""
         cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, x, weight, bias, *(statistics or (bias, weight)),
                          residual, y, means, variances, work)
         work[:] = np.nan
-        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight, dbias,
-                         None if residual is None else dresidual, work)
+        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight,
+                         dbias, None if residual is None else dresidual, work)
         return y, means, variances, [dx, dweight, dbias, None if residual is None else dresidual]
     return run
 
@@ -61,8 +63,8 @@ def turned(array):
     return np.ascontiguousarray(array.transpose(0, 2, 1)).reshape(-1, array.shape[1])
 
 
-SHAPES = [((1, 1, 1), None), ((4, 3, 1), None), ((2, 5, 63), 50), ((1, 8, 625), 100), ((2, 64, 65), 17), ((2, 260, 20), 30),
-          ((300, 12, 1), 256), ((2, 40, 2000), None)]
+SHAPES = [((1, 1, 1), None), ((4, 3, 1), None), ((2, 5, 63), 50), ((1, 8, 625), 100), ((2, 64, 65), 17),
+          ((2, 260, 20), 30), ((300, 12, 1), 256), ((2, 40, 2000), None)]
 
 
 @pytest.mark.parametrize("shape,each", SHAPES, ids=["x".join(map(str, shape)) for shape, _ in SHAPES])
@@ -80,7 +82,8 @@ def test_the_kernels(kernels, training, shape, each):
         for got, wanted in zip(gradients, gradients64):
             if got is not None:
                 scale = max(np.abs(wanted).max(), (x.size / shape[1]) ** 0.5 if wanted.ndim == 1 else 1)
-                assert np.abs(got - (wanted if wanted.ndim == 1 else turned(wanted))).max() <= 2e-6 * scale, (with_residual, relu)
+                assert np.abs(got - (wanted if wanted.ndim == 1
+                                     else turned(wanted))).max() <= 2e-6 * scale, (with_residual, relu)
 
 
 def test_far_from_zero(kernels):
@@ -121,12 +124,14 @@ def test_nan_is_handed_on(kernels):
 @pytest.mark.parametrize("shape", [(2, 5, 63), (2, 8, 3, 5)], ids=["5-channels", "8-channels"])
 def test_the_function(training, shape, impl):
     x, weight, bias, statistics, residual, g = case(shape)
-    last = (lambda array: np.ascontiguousarray(np.moveaxis(array, 1, -1)))
+    def last(array):
+        return (np.ascontiguousarray(np.moveaxis(array, 1, -1)))
     inputs = [jt.array(v) for v in (last(x), weight, bias, last(residual))]
     y, mean, variance = batch_norm(*inputs[:3], statistics=None if training else tuple(map(jt.array, statistics)),
                                    residual=inputs[3], relu=True, layout="nhwc", impl=impl)
     gradients = jt.grad((y * jt.array(last(g))).sum(), inputs)
-    y64, mean64, variance64, gradients64 = expected(x, weight, bias, None if training else statistics, residual, True, g)
+    y64, mean64, variance64, gradients64 = expected(x, weight, bias, None if training else statistics, residual,
+                                                    True, g)
     assert np.abs(mean.numpy() - mean64).max() <= 1e-5 and np.abs(variance.numpy() - variance64).max() <= 1e-5
     for got, wanted in zip([y, *gradients], [y64, *gradients64]):
         wanted = wanted if wanted.ndim == 1 else last(wanted)

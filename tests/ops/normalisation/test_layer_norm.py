@@ -22,7 +22,8 @@ def expected(x, weight, bias, g, eps=1e-5):
 
 def case(shape, seed=0, offset=0.0):
     rng = np.random.default_rng(seed)
-    new = (lambda *size: rng.standard_normal(size).astype(np.float32))
+    def new(*size):
+        return (rng.standard_normal(size).astype(np.float32))
     return new(*shape) + np.float32(offset), new(shape[-1]), new(shape[-1]), new(*shape)
 
 

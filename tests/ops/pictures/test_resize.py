@@ -55,7 +55,8 @@ def test_equal_size_is_the_input_itself():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    calls, function, kernel = [], *(("cpu_code", "pictures/resize.h") if device == "cpu" else ("cuda_code", "pictures/resize.cuh"))
+    calls, function, kernel = [], *(("cpu_code", "pictures/resize.h") if device == "cpu"
+                                    else ("cuda_code", "pictures/resize.cuh"))
     original = getattr(kernels, function)
     monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(1, 2, 4, 5)

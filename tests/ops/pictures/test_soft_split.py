@@ -38,7 +38,8 @@ def test_every_output_element_is_written():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    function, kernel = ("cpu_code", "pictures/soft_split.h") if device == "cpu" else ("cuda_code", "pictures/soft_split.cuh")
+    function, kernel = ("cpu_code", "pictures/soft_split.h") if device == "cpu" else ("cuda_code",
+                                                                                      "pictures/soft_split.cuh")
     calls, original = [], getattr(kernels, function)
     monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x = jt.randn(1, 3, 8, 8)

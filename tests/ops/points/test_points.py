@@ -41,7 +41,8 @@ def test_farthest_points_by_hand(impl):
     chosen = farthest_point_sample(jt.array(line), 6, impl=impl).numpy()[0]
     assert chosen.tolist() == [0, 3, 2, 1, 0, 0]  # all that is left has the distance 0: the first
     zero = np.array([[[0, 0, 0], [0.03, 0, 0], [0, 0.01, 0.01], [1, 0, 0], [0, 3, 0]]], np.float32)
-    run = (lambda skip: farthest_point_sample(jt.array(zero), 4, skip_near_zero=skip, impl=impl).numpy()[0].tolist())
+    def run(skip):
+        return (farthest_point_sample(jt.array(zero), 4, skip_near_zero=skip, impl=impl).numpy()[0].tolist())
     assert run(True) == [0, 4, 3, 3]  # 1 and 2 count as empty; 3 and 4 are both chosen, 3 is the first of them
     assert run(False) == [0, 4, 3, 1]
     empty = farthest_point_sample(jt.zeros((2, 5, 3)), 3, impl=impl).numpy()

@@ -14,7 +14,8 @@ pytestmark = [needs_onednn, pytest.mark.usefixtures("device")]
 
 def check(shape, out, *, bias=True, summand=False, gelu=False, impl="fused"):
     rng = np.random.default_rng(0)
-    new = (lambda *size: rng.standard_normal(size).astype(np.float32))
+    def new(*size):
+        return (rng.standard_normal(size).astype(np.float32))
     x, weight, g = new(*shape), new(out, shape[-1]) / np.float32(shape[-1] ** 0.5), new(*shape[:-1], out)
     arrays = [x, weight, new(out) if bias else None, new(*shape[:-1], out) if summand else None]
     variables = [None if v is None else jt.array(v) for v in arrays]

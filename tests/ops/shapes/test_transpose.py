@@ -50,7 +50,8 @@ def test_merged_axes_say_the_same(shape, axes):
 
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
-    """The CUDA kernel, compiled for the CPU: run32 and run16 take the 16 numbers of Transpose and the elements' bits."""
+    """The CUDA kernel, compiled for the CPU: run32 and run16 take the 16 numbers of Transpose and the elements'
+    bits."""
     functions = "".join(f"""
         void run{bits}(const long* n, const {element}* x, {element}* y) {{
             const jea::Transpose sizes{{n[0], n[1], n[2], n[3], {{{{n[4], n[5], n[6]}}, {{n[7], n[8], n[9]}},
@@ -69,7 +70,8 @@ def test_the_kernel(kernel, shape, axes, bits):
     x = np.random.RandomState(0).randint(-2 ** 15, 2 ** 15, lengths).astype(np.float32 if bits == 32 else np.int16)
     y = np.full(x.size, -1, x.dtype)
     of = geometry(lengths, short)
-    order = ["rows", "columns", "row_step", "column_step"] + [f"{n}{i}" for i in range(4) for n in ("length", "in", "out")]
+    order = ["rows", "columns", "row_step",
+             "column_step"] + [f"{n}{i}" for i in range(4) for n in ("length", "in", "out")]
     sizes = np.array([of[name] for name in order], np.int64)
     cuda_on_cpu.call(getattr(kernel, f"run{bits}"), sizes, x, y)
     np.testing.assert_array_equal(y, x.transpose(short).ravel())

@@ -5,7 +5,8 @@ import numpy as np
 def expected(x, weight, bias, statistics, residual, relu, g, eps=1e-5):
     """y, mean, variance and the gradients of x, weight, bias, residual, in float64."""
     axes = tuple(axis for axis in range(x.ndim) if axis != 1)
-    wide = (lambda v: np.asarray(v, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2)))
+    def wide(v):
+        return (np.asarray(v, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2)))
     x = x.astype(np.float64)
     mean, variance = (x.mean(axes), x.var(axes)) if statistics is None else statistics
     inverse = 1 / np.sqrt(wide(variance) + eps)
@@ -22,6 +23,7 @@ def expected(x, weight, bias, statistics, residual, relu, g, eps=1e-5):
 
 def case(shape, seed=0, offset=0.0):
     rng = np.random.default_rng(seed)
-    new = (lambda *size: rng.standard_normal(size).astype(np.float32))
+    def new(*size):
+        return (rng.standard_normal(size).astype(np.float32))
     statistics = (new(shape[1]) + np.float32(offset), (rng.random(shape[1]) + 0.5).astype(np.float32))
     return new(*shape) + np.float32(offset), new(shape[1]), new(shape[1]), statistics, new(*shape), new(*shape)

@@ -1,7 +1,7 @@
 """The self-check of cuDNN's graph interface: each kind of convolution against numpy, at its first use on a card.
 
-The verdicts are kept beside the engines, for this card, driver, cuDNN, jea and kernels. What is wrong or fails is turned off:
-its convolutions run as Jittor's. A check during which the process dies counts as failed at the next start.
+The verdicts are kept beside the engines, for this card, driver, cuDNN, jea and kernels. What is wrong or fails is
+turned off: its convolutions run as Jittor's. A check during which the process dies counts as failed at the next start.
 """
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 8e-3, "tf32": 2e-3}
 
 def kind(dtype: str, sizes: dict, *, epilogue: bool) -> str:
     """What a convolution has in common with those of its kind: "float16 3x3 strided"."""
-    words = [dtype + " tf32" * (dtype == "float32" and plans.tf32()), "1x1" if sizes["kernel_h"] * sizes["kernel_w"] == 1
+    words = [dtype + " tf32" * (dtype == "float32" and plans.tf32()),
+             "1x1" if sizes["kernel_h"] * sizes["kernel_w"] == 1
              else "3x3"]
     words += ["strided"] * (sizes["stride"] > 1) + ["dilated"] * (sizes["dilation"] > 1)
     return " ".join(words + ["with bias, residual, ReLU"] * epilogue)
 
 
 def unavailable(dtype: str, sizes: dict, *, epilogue: bool = False) -> str:
-    """Why cuDNN's graph interface is not used for such a convolution; "" where it is. Checks a kind at its first use."""
+    """Why cuDNN's graph interface is not used for such a convolution; "" where it is. Checks a kind at its first
+    use."""
     problem = missing(dtype)
     if problem:
         return problem
@@ -124,7 +126,8 @@ def _run_check(name: str, dtype: str, sizes: dict, epilogue: bool) -> str:
         plans.trials = before
     _keep(name, verdict)
     if verdict != RIGHT:
-        print(f"jea: convolutions of the kind {name} are Jittor's own from now on: {verdict}", file=sys.stderr, flush=True)
+        print(f"jea: convolutions of the kind {name} are Jittor's own from now on: {verdict}", file=sys.stderr,
+              flush=True)
     return verdict
 
 

@@ -1,8 +1,8 @@
 """Convolution of channels-last pictures on CUDA with cuDNN, with gradients.
 
 Jittor's own convolution (1.3.11) runs (B, C, H, W) through cuDNN's older interface, adds half precision up in half
-precision, and remembers algorithms by shape without the dtype. This one runs (B, H, W, C) on cuDNN's graph interface, in
-float32 (TF32 where it is allowed), float16 and bfloat16 with float32 sums, with bias, residual and ReLU inside where
+precision, and remembers algorithms by shape without the dtype. This one runs (B, H, W, C) on cuDNN's graph interface,
+in float32 (TF32 where it is allowed), float16 and bfloat16 with float32 sums, with bias, residual and ReLU inside where
 cuDNN fuses them. What cuDNN refuses, and what failed its check on this card (check.py), runs as Jittor's convolution.
 """
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _backward(call, x, weight, dy) -> tuple:
         return None, None
     pointers = ("out0_p" if found[0] else "nullptr", f"out{len(wanted) - 1}_p" if found[1] else "nullptr")
     made = iter(kernels.cuda_code(
-        [var.shape for var in wanted], [var.dtype for var in wanted], [x, weight, dy], kernel="convolution/cudnn/call.cuh",
-        source=_BACKWARD % pointers, data={
+        [var.shape for var in wanted], [var.dtype for var in wanted], [x, weight, dy],
+        kernel="convolution/cudnn/call.cuh", source=_BACKWARD % pointers, data={
             "run": next(plan for plan in found if plan).backward, "w_type": plans.TYPES[str(weight.dtype)],
             **{name: plan.address if plan else 0 for name, plan in zip(("data", "weight"), found)}}))
     return tuple(next(made) if plan else None for plan in found)
@@ -105,8 +105,8 @@ def sizes_of(x, weight, stride: int, padding: int, dilation: int) -> tuple:
     """(sizes, shape of the result) of a convolution; ValueError where they do not fit together."""
     if x.ndim != 4 or weight.ndim != 4 or weight.shape[1] != x.shape[3] \
             or not {str(x.dtype), str(weight.dtype)} <= plans.TYPES.keys():
-        raise ValueError(f"conv2d: got {x.dtype} {tuple(x.shape)} and weight {weight.dtype} {tuple(weight.shape)}; expected "
-                         f"(B, H, W, I) and (O, I, kH, kW), each of {', '.join(plans.TYPES)}")
+        raise ValueError(f"conv2d: got {x.dtype} {tuple(x.shape)} and weight {weight.dtype} {tuple(weight.shape)}; "
+                         f"expected (B, H, W, I) and (O, I, kH, kW), each of {', '.join(plans.TYPES)}")
     if min(stride, dilation) < 1 or padding < 0:
         raise ValueError(f"conv2d: stride {stride}, padding {padding}, dilation {dilation}; expected at least 1, 0, 1")
     sizes = dict(zip(plans.SIZES, (*x.shape, weight.shape[0], *weight.shape[2:], stride, padding, dilation)))
@@ -118,8 +118,8 @@ def sizes_of(x, weight, stride: int, padding: int, dilation: int) -> tuple:
     return sizes, (x.shape[0], *out, weight.shape[0])
 
 
-def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int = 1, padding: int = 0, dilation: int = 1,
-           *, impl: str = "auto"):
+def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int = 1, padding: int = 0,
+           dilation: int = 1, *, impl: str = "auto"):
     """relu?(convolution of x + residual? + bias?), channels-last, with gradients.
 
     Args:
@@ -133,11 +133,13 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     Returns:
         (B, H', W', O) of x's dtype.
     Raises:
-        ValueError: shapes or dtypes that do not agree, a picture smaller than the kernel, or "fused" where it cannot run.
+        ValueError: shapes or dtypes that do not agree, a picture smaller than the kernel, or "fused" where it cannot
+        run.
     """
     gradients = tuple(not jt.flags.no_grad and not var.is_stop_grad() for var in (x, weight))
-    key = (tuple(x.shape), tuple(weight.shape), str(x.dtype), str(weight.dtype), stride, padding, dilation, gradients, relu,
-           *(None if var is None else (tuple(var.shape), str(var.dtype)) for var in (bias, residual)), jt.flags.use_cuda)
+    key = (tuple(x.shape), tuple(weight.shape), str(x.dtype), str(weight.dtype), stride, padding, dilation, gradients,
+           relu, *(None if var is None else (tuple(var.shape), str(var.dtype)) for var in (bias, residual)),
+           jt.flags.use_cuda)
     call = plans.calls.get(key) if impl == "auto" else None  # a training step asks for each convolution again
     if call is not None:
         return _Convolution.apply(x, weight, bias, residual, call)

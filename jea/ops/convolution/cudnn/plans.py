@@ -1,7 +1,7 @@
 """cuDNN's plans for convolutions: which engine computes a shape on this card, found by trial once and kept on disk.
 
-The C++ side (plan.h) builds and tries plans; here stand the table of what was found, below JEA_HOME for each card, driver
-and cuDNN, and the addresses of the plans of this process.
+The C++ side (plan.h) builds and tries plans; here stand the table of what was found, below JEA_HOME for each card,
+driver and cuDNN, and the addresses of the plans of this process.
 """
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from jea.ops.sources import header
 
 PASSES = ("forward", "data", "weight")
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 9}  # cudnnDataType_t
-SIZES = ("batch", "height", "width", "channels", "out_channels", "kernel_h", "kernel_w", "stride", "padding", "dilation")
+SIZES = ("batch", "height", "width", "channels", "out_channels", "kernel_h", "kernel_w", "stride", "padding",
+         "dilation")
 
 _ANSWER = struct.Struct("<9q48q256s")  # Answer in plan.h
 _SOURCE = """
@@ -63,7 +64,8 @@ class Plan:
 
 
 def choose_by_rule() -> None:
-    """Take cuDNN's first proposal among engines that repeat their results bit by bit, instead of the fastest of a trial."""
+    """Take cuDNN's first proposal among engines that repeat their results bit by bit, instead of the fastest of a
+    trial."""
     global trials, deterministic
     trials, deterministic = 0, True
     _plans.clear()
@@ -75,7 +77,8 @@ def tf32() -> bool:
     return os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
 
 
-def plan(pass_: str, dtype: str, sizes: dict, *, bias: bool = False, residual: bool = False, relu: bool = False) -> Plan:
+def plan(pass_: str, dtype: str, sizes: dict, *, bias: bool = False, residual: bool = False,
+         relu: bool = False) -> Plan:
     """The plan for one of PASSES of a convolution with these SIZES. Its first call for a shape waits for the card."""
     key = (pass_, dtype, tf32(), deterministic, bias, residual, relu, *(sizes[name] for name in SIZES))
     found = _plans.get(key)
@@ -181,7 +184,8 @@ def write_json(path: Path, table: dict) -> None:
     except OSError as error:
         if "unwritten" not in _said:
             _said.append("unwritten")
-            print(f"jea: {path} cannot be written ({error.strerror}): cuDNN's engines are tried again at the next start",
+            print(f"jea: {path} cannot be written ({error.strerror}): cuDNN's engines are tried again at the next "
+                  "start",
                   file=sys.stderr)
 
 
@@ -202,5 +206,6 @@ def _keep(name: str, found: Plan) -> None:
     table.update({other: entry for other, entry in read_json(folder() / "engines.json").items()
                   if _is_entry(entry) and other not in table})  # of another process
     table[name] = {"engine": found.engine, "knobs": [list(knob) for knob in found.knobs],
-                   "microseconds": round(found.nanoseconds / 1000, 1), "workspace": found.workspace, "tried": found.tried}
+                   "microseconds": round(found.nanoseconds / 1000, 1), "workspace": found.workspace,
+                   "tried": found.tried}
     write_json(folder() / "engines.json", table)

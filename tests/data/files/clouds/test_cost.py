@@ -57,8 +57,8 @@ FILES = {
     "vertices.stl": lambda n: "solid\n" + "vertex 1 2 3\n" * (n // 39 * 3),
     "other lines.stl": lambda n: "solid\n" + "a\n" * (n // 2),
     "binary.stl": lambda n: bytes(80) + struct.pack("<I", n // 50) + bytes(n // 50 * 50),
-    "ascii.pcd": lambda n: "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS {0}\nDATA ascii\n".format(n // 6) + "1 2 3\n" * (n // 6),
-    "bytes.npy": lambda n: b"\x93NUMPY\x01\x00" + struct.pack("<H", 70)
+    "ascii.pcd": lambda n: "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nPOINTS {0}\nDATA ascii\n".format(n // 6)
+    + "1 2 3\n" * (n // 6), "bytes.npy": lambda n: b"\x93NUMPY\x01\x00" + struct.pack("<H", 70)
     + f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({n // 3}, 3)}}".ljust(69).encode() + b"\n" + bytes(n),
 }
 
