@@ -198,14 +198,12 @@ def test_dataset_that_cannot_be_sent():
 
 @pytest.mark.parametrize("settings, error, message", [
     (dict(batch_size=12), DataError, "11 samples, fewer than one batch of 12"),
-    (dict(batch_size=0), ValueError, "batch_size >= 1"),
-    (dict(batch_size=1, seed=-1), ValueError, "seed >= 0"),
+    (dict(batch_size=0), ValueError, "batch_size >= 1"), (dict(batch_size=1, seed=-1), ValueError, "seed >= 0"),
     (dict(batch_size=1, num_workers=-1), ValueError, "num_workers >= 0"),
     (dict(batch_size=1, prefetch=0), ValueError, "prefetch >= 1"),
     (dict(batch_size=5, share=(0, 2)), ValueError, "an n that divides batch_size"),
     (dict(batch_size=4, share=(2, 2)), ValueError, "0 <= k < n"),
-    (dict(batch_size=4, share=(0, 2), drop_last=False), ValueError, "and drop_last"),
-])
+    (dict(batch_size=4, share=(0, 2), drop_last=False), ValueError, "and drop_last")])
 def test_wrong_settings(settings, error, message):
     with pytest.raises(error, match=message):
         Loader(Toy(), **settings)
@@ -277,8 +275,7 @@ OWN_CLASS = SCRIPT.format(body=textwrap.dedent("""
 
 def run(arguments, **options):
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=60,
-                          **options)
+    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=60, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout.split("\n")
 
@@ -343,11 +340,9 @@ def test_ctrl_c_reaches_the_parent_only():
 
 def test_a_data_set_whose_file_imports_jittor_is_told_so(tmp_path, monkeypatch):
     """A worker that imported Jittor would take seconds, and fail while Jittor starts processes of its own."""
-    (tmp_path / "both.py").write_text("from jea._jittor import jt\nfrom jea.data import Dataset\n\n\nclass "
-                                      "Both(Dataset):\n"
-                                      "    def __len__(self):\n        return 4\n\n    def train_sample(self, index, "
-                                      "rng):\n"
-                                      "        return {'x': index}\n")
+    (tmp_path / "both.py").write_text(
+        "from jea._jittor import jt\nfrom jea.data import Dataset\n\n\nclass Both(Dataset):\n    def __len__(self):\n"
+        "        return 4\n\n    def train_sample(self, index, rng):\n        return {'x': index}\n")
     monkeypatch.syspath_prepend(tmp_path)
     import both
     with pytest.raises(ConfigError, match="file of its own, or say train.num_workers=0"):
