@@ -47,7 +47,8 @@ class Phase:
     def run(self, parts: list, step: int, options) -> dict:
         """Step the optimizer once, on all parts of a batch; returns numbers for the log.
 
-        Raises Diverged before anything has changed.
+        Raises Diverged before anything has changed. That is where the host waits for the device: reading the losses
+        here, and the norm of the gradients, is all that a step waits for.
         """
         rate, values = self.set_rates(step), {}
         for part in parts:

@@ -155,7 +155,8 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     before = (tmp_path / LAST).read_bytes()
     task = toy.make(save_every=1, lr=3e38)
     with pytest.raises(TrainingError, match=r"step 4: . of . tensors are not finite.*This run was resumed from "
-                                            r".*last.npz, of step 3, and did not get far: those weights may have diverged already"):
+                                            r".*last.npz, of step 3, and did not get far: those weights may have "
+                                            r"diverged already"):
         train(task, tmp_path, resume=True, progress=False)
     assert (tmp_path / LAST).read_bytes() == before
     with pytest.raises(TrainingError, match=r"step \d+.*(not finite|loss is).*Nothing had been saved"):
