@@ -23,16 +23,17 @@ def check(x, layout, impl, eps=1e-9, var=None):
     assert np.abs(dx.numpy() - dx64).max() <= tolerance * max(np.abs(dx64).max(), 1.0)
 
 
+SIZES = [(8, 64, 63), (8, 8, 4225), (2, 256, 4225), (2, 70000, 3)]
+# The composed form is compiled anew for each pattern of sizes of 1.
+SIZES_OF_THE_KERNEL = SIZES + [(1, 1, 1), (1, 8, 1), (8, 1, 63), (1, 64, 63), (1, 1, 4225), (1, 64, 4225),
+                               (1, 256, 4225), (1, 256, 63)]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("impl", ["fused", "ref"])
-def test_output_and_gradient(layout, impl):
-    rng = np.random.default_rng(0)
-    sizes = ((8, 64, 63), (8, 8, 4225), (2, 256, 4225), (2, 70000, 3))
-    if impl == "fused":  # the composed form is compiled anew for each pattern of sizes of 1
-        sizes += ((1, 1, 1), (1, 8, 1), (8, 1, 63), (1, 64, 63), (1, 1, 4225), (1, 64, 4225), (1, 256, 4225),
-                  (1, 256, 63))
-    for batch, s, n in sizes:
-        check(logits(rng, layout, batch, s, n), layout, impl)
+@pytest.mark.parametrize("impl,batch,s,n", [("fused", *size) for size in SIZES_OF_THE_KERNEL]
+                         + [("ref", *size) for size in SIZES])
+def test_output_and_gradient(layout, impl, batch, s, n):
+    check(logits(np.random.default_rng(0), layout, batch, s, n), layout, impl)
 
 
 def test_the_kernel_ran(monkeypatch, device):
