@@ -112,7 +112,7 @@ class PointTask(Task):
         return list_inputs(path, SUFFIXES, "cloud")
 
     def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Run on clouds (text, .npy, .ply, .off; a mesh is sampled on its surface).
+        """Run on clouds (text, .npy, .ply, .off, .obj, .stl, .pcd; a mesh is sampled on its surface).
 
         A cloud is moved into the unit sphere, nothing else: its axes must be those of the training data. Writes
         <name>.png, the cloud seen from several sides, and what else the task has in `cloud_outputs`.
