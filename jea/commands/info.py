@@ -15,7 +15,7 @@ from jea.commands import console
 from jea.environment import machine, toolchain
 from jea.environment.jittor_home import compiled_cache, core_is_compiled
 from jea.errors import SetupError
-from jea.files import jea_home
+from jea.files import find_config, jea_home
 
 
 def collect() -> dict:
@@ -132,10 +132,21 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="jea info", description="Show versions, device, oneDNN, compilers, caches "
                                      "and what each operator runs.", epilog="example: jea info --json")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--formats", metavar="CONFIG", help="show instead the way of a config's network through the "
+                        "activation formats: where it is converted, and why")
     return console.run("info", _info, parser.parse_args(argv))
 
 
+def _formats(config: str) -> None:
+    from jea import config as configs
+    found = configs.load(find_config(config))
+    from jea.models import create_model, ways
+    print(ways.describe(create_model(**found["model"])))
+
+
 def _info(arguments) -> None:
+    if arguments.formats:
+        return _formats(arguments.formats)
     info = collect()
     if arguments.json:
         print(json.dumps(info, indent=1))

@@ -161,3 +161,16 @@ def test_a_layer_takes_and_gives_vars():
     assert isinstance(conv(x), jt.Var)
     entered = conv(formats.enter(x, 16))
     assert isinstance(entered, Activation) and isinstance(nn.Sequential(conv)(x), jt.Var)
+
+
+def test_the_way_of_a_config(capsys):
+    from jea.commands import info
+    assert info.main(["--formats", "segmentation_eanet_tiny_shapes"]) == 0
+    said = capsys.readouterr().out
+    training, inference, half = said.split("inference")
+    assert training.startswith("training:") and "1 max_pool" in training and half.startswith(", bfloat16:")
+    if can_block(16):
+        assert "enters blocked float32: oneDNN, with gradients" in training and "converts blocked -> nchw" in training
+        assert "enters nhwc float32: oneDNN with packed weights" in inference and "nhwc float32" in inference
+    assert info.main(["--formats", "point_classification_ea_pct_tiny_solids"]) == 0
+    assert "in one layout" in capsys.readouterr().out

@@ -53,7 +53,7 @@ class Activation:
         """Another Var that lies as this one does."""
         return Activation(var, self.layout, self.format)
 
-    def to(self, layout: str):
+    def to(self, layout: str, why: str = "the network's format"):
         """The same values in another layout."""
         if layout == self.layout:
             return self
@@ -62,7 +62,7 @@ class Activation:
             var = from_blocked(var) if self.layout == "blocked" else transpose(var, (0, 3, 1, 2))
         if layout != "nchw":
             var = to_blocked(var) if layout == "blocked" else transpose(var, (0, 2, 3, 1))
-        note("convert", f"{self.layout} -> {layout}", self.shape)
+        note("convert", f"{self.layout} -> {layout}: {why}", self.shape)
         return Activation(var, layout, self.format)
 
     def __add__(self, other):
@@ -142,7 +142,7 @@ def enter(x, *channels: int, wide: bool = False) -> Activation:
 
 def plain(x):
     """(B, C, H, W) in float32: what leaves a network. A Var stays as it is."""
-    return single(x.to("nchw").var) if isinstance(x, Activation) else x
+    return single(x.to("nchw", "the end of the network").var) if isinstance(x, Activation) else x
 
 
 def on_pictures(run):

@@ -38,7 +38,7 @@ def _runs(operation: str, layout: str, dtype: str):
 def _at(operation: str, x: Activation):
     """What runs the operation where x lies, and x as it takes it: converted, if nothing there does."""
     run, (_, layout, dtype) = _runs(operation, x.layout, x.dtype)
-    x = x.to(layout)
+    x = x.to(layout, f"{operation} has no kernel in {x.layout}")
     note(operation, f"{layout} {dtype}", x.shape)
     return run, x.like(_as(x.var, dtype))
 
