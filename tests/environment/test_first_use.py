@@ -121,7 +121,9 @@ def test_ctrl_c_while_jittor_is_imported(code, seconds):
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 1.5, 2.0, 3.0])
 def test_ctrl_c_after_the_start_of_a_training(seconds, tmp_path):
     """Whatever it is doing then, it ends with 130 and says so in a line, if it has come so far."""
-    code = ("import runpy, sys\nsys.argv[:] = ['train.py', *sys.argv[1:]]\nprint('begun', flush=True)\n"
+    code = ("import runpy, signal, sys\nsys.argv[:] = ['train.py', *sys.argv[1:]]\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored\n"
+            "print('begun', flush=True)\n"
             "runpy.run_path('train.py', run_name='__main__')")
     command = [sys.executable, "-c", code, "--out", str(tmp_path), "--device", "cpu"]
     status, err = interrupted(command, seconds, JEA_HOME=str(tmp_path / "home"))
