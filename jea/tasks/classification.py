@@ -19,10 +19,10 @@ from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import classification as options
-from jea.tasks.schedules import cosine
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.averages import WeightAverage
 from jea.training.phase import Phase
+from jea.training.schedules import cosine
 
 NO_DECAY = ("cls_token", "pos_embed")
 

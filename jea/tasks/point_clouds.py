@@ -16,9 +16,9 @@ from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
 from jea.tasks.labels import absent_in_evaluation
-from jea.tasks.schedules import cosine
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.phase import Phase
+from jea.training.schedules import cosine
 
 MULTI_SCALE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)  # PCT's votes for part segmentation
 VOTE_SCALE = (2 / 3, 3 / 2)  # of the random votes: each axis, as in training

@@ -24,11 +24,11 @@ from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import segmentation as options
 from jea.tasks.picture_logits import PictureLogits, picture_logits, resized_labels, shrunk
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
-from jea.tasks.schedules import poly
 from jea.tasks.task import Evaluation, Shown, Task, without_name
 from jea.training.log import say
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
+from jea.training.schedules import poly
 
 LARGE = 2 ** 21  # pixels of a user's picture from which on it is shrunk: 2048 x 1024
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # upstream's test scales, each also mirrored

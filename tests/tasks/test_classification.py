@@ -14,11 +14,11 @@ from jea.errors import TrainingError
 from jea.models.network import Network
 from jea.tasks import task as task_module
 from jea.tasks.classification import Classification, parameter_groups, soft_cross_entropy
-from jea.tasks.schedules import cosine
 from jea.tasks.task import Evaluation
 from jea.training.averages import WeightAverage
 from jea.training.log import LOG
 from jea.training.loop import train
+from jea.training.schedules import cosine
 from jea.training.state import BEST, LAST
 
 TINY = {"name": "eamlp_tiny", "num_classes": 10, "img_size": 32}

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from jea.tasks.schedules import cosine, poly
+from jea.training.schedules import cosine, poly
 
 
 def test_poly():
