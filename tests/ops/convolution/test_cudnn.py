@@ -201,7 +201,7 @@ SIZES = dict(zip(plans.SIZES, (2, 9, 9, 8, 16, 3, 3, 1, 1, 1)))
 
 
 def planned(epilogue=(), gradients=(True, True), dtype="float32", **sizes):
-    return operator._planned({**SIZES, **sizes}, (2, 9, 9, 16), dtype,
+    return operator.planned({**SIZES, **sizes}, (2, 9, 9, 16), dtype,
                              {name: name in epilogue for name in ("bias", "residual", "relu")}, gradients)
 
 
@@ -276,7 +276,7 @@ def test_an_epilogue_that_cudnn_does_not_fuse_stands_beside_it(card):
 
 def test_a_call_is_planned_once(card, monkeypatch):
     applied = []
-    monkeypatch.setattr(operator, "_Convolution", SimpleNamespace(apply=lambda *given: applied.append(given[-1])))
+    monkeypatch.setattr(operator, "Convolution", SimpleNamespace(apply=lambda *given: applied.append(given[-1])))
     monkeypatch.setattr(plans, "calls", {})
     x, weight, bias = jt.randn(2, 9, 9, 8), jt.randn(16, 8, 3, 3), jt.randn(16)
     with jt.flag_scope(use_cuda=0):

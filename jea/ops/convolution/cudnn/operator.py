@@ -42,7 +42,7 @@ class _Call:
     weight: plans.Plan | None
 
 
-class _Convolution(Function):
+class Convolution(Function):
     def execute(self, x, weight, bias, residual, call):
         self.x, self.weight, self.call = x, weight, call
         self.bias_dtype = None if bias is None else bias.dtype
@@ -142,7 +142,7 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
            jt.flags.use_cuda)
     call = plans.calls.get(key) if impl == "auto" else None  # a training step asks for each convolution again
     if call is not None:
-        return _Convolution.apply(x, weight, bias, residual, call)
+        return Convolution.apply(x, weight, bias, residual, call)
     sizes, shape = sizes_of(x, weight, stride, padding, dilation)
     if bias is not None and tuple(bias.shape) != shape[3:]:
         raise ValueError(f"conv2d: bias has shape {tuple(bias.shape)}; expected {shape[3:]}")
@@ -151,7 +151,7 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
     epilogue = {"bias": bias is not None, "residual": residual is not None, "relu": bool(relu)}
     reason = ""
     if impl != "ref" and not kernels.references_only() or impl == "fused":
-        call, reason = _planned(sizes, shape, str(x.dtype), epilogue, gradients)
+        call, reason = planned(sizes, shape, str(x.dtype), epilogue, gradients)
     if not kernels.use_fused(impl, SUPPORT, unless=reason, decided=True):
         if reason and jt.flags.use_cuda:
             _say_once(f"{x.dtype} {sizes['kernel_h']}x{sizes['kernel_w']}, stride {stride}, dilation {dilation}, "
@@ -159,10 +159,10 @@ def conv2d(x, weight, bias=None, residual=None, relu: bool = False, stride: int 
         return conv2d_reference(x, weight, bias, residual, relu, stride, padding, dilation)
     if impl == "auto":
         plans.calls[key] = call
-    return _Convolution.apply(x, weight, bias, residual, call)
+    return Convolution.apply(x, weight, bias, residual, call)
 
 
-def _planned(sizes: dict, shape: tuple, dtype: str, epilogue: dict, gradients: tuple) -> tuple:
+def planned(sizes: dict, shape: tuple, dtype: str, epilogue: dict, gradients: tuple) -> tuple:
     """(_Call, "") or (None, why not)."""
     problem = check.unavailable(dtype, sizes, epilogue=any(epilogue.values()))
     if problem:
