@@ -1,4 +1,4 @@
-"""Training with oneDNN in its own layout: activations of rank 5, (B, C / L, H, W, L), in blocks of L = 8 or 16 channels.
+"""Training with oneDNN in its own layout: activations (B, C / L, H, W, L), in blocks of L = 8 or 16 channels.
 
 Jittor's convolution takes (B, C, H, W), reorders it to a blocked layout and back at every call, and makes a new oneDNN
 primitive each time. A network that stays blocked from its first convolution to its last saves that: the operators here
@@ -65,7 +65,8 @@ def _to_blocked(x):
     b, c, h, w = x.shape
     block = block_size()
     return kernels.cpu_code((b, c // block, h, w, block), "float32", [x], kernel="convolution/blocked.h",
-                         source="jea::reorder<true>(in0_p, out0_p, out0_shape0 * out0_shape1, out0_shape2 * out0_shape3, "
+                         source="jea::reorder<true>(in0_p, out0_p, out0_shape0 * out0_shape1, "
+                                "out0_shape2 * out0_shape3, "
                                 "out0_shape4);")
 
 
@@ -126,13 +127,15 @@ class _Conv(Function):
         if not self.numbers["bias"]:
             return dx, dweight, None, None
         dbias = kernels.cpu_code(
-            (self.numbers["out_channels"],), "float32", [dy], kernel="convolution/blocked.h", source=_kernel("blocked_channel_sums")
+            (self.numbers["out_channels"],), "float32", [dy], kernel="convolution/blocked.h",
+            source=_kernel("blocked_channel_sums")
             + "(in0_shape0, in0_shape1, in0_shape2 * in0_shape3, in0_p, out0_p);")
         return dx, dweight, dbias, None
 
     def run(self, inputs, shape, call):
         """One kernel, with a workspace as large as the weights that is free again at once."""
-        return kernels.cpu_code([shape, (self.weight.numel(),)], ["float32"] * 2, inputs, kernel="convolution/conv_blocked.h",
+        return kernels.cpu_code([shape, (self.weight.numel(),)], ["float32"] * 2, inputs,
+                                kernel="convolution/conv_blocked.h",
                              data=self.numbers, onednn=True, source=_CONV + "jea::" + call)[0]
 
 
@@ -159,7 +162,8 @@ def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, d
     channels = x.shape[1] * (block if x.ndim == 5 else 1)
     if x.ndim not in (4, 5) or weight.ndim != 4 or weight.shape[1] != channels or not can_block(weight.shape[0]):
         raise ValueError(f"conv2d_blocked: got {tuple(x.shape)} and weight {tuple(weight.shape)}; expected "
-                         f"(B, I / {block}, H, W, {block}) or (B, I, H, W) and (O, I, kH, kW), O a multiple of {block}, "
+                         f"(B, I / {block}, H, W, {block}) or (B, I, H, W) and (O, I, kH, kW), O a multiple of "
+                         f"{block}, "
                          "on the CPU with oneDNN")
     if x.ndim == 5:
         _check("conv2d_blocked", x)
@@ -205,7 +209,8 @@ def batch_norm_blocked(x, weight, bias, *, statistics=None, residual=None, relu:
             raise ValueError(f"batch_norm_blocked: x is {tuple(x.shape)} and {name} {tuple(value.shape)}; "
                              f"expected {channels}")
     if residual is not None and tuple(residual.shape) != tuple(x.shape):
-        raise ValueError(f"batch_norm_blocked: residual is {tuple(residual.shape)}; expected x's shape {tuple(x.shape)}")
+        raise ValueError(f"batch_norm_blocked: residual is {tuple(residual.shape)}; "
+                         f"expected x's shape {tuple(x.shape)}")
     if statistics is None and ranks.size() > 1:
         return batch_norm_over_ranks(x, weight, bias, residual=residual, relu=relu, eps=eps, layout="blocked")
     numbers = {"training": int(statistics is None), "relu": int(relu), "eps": eps}
@@ -221,7 +226,8 @@ class _MaxPool(Function):
         b, groups, h, w, block = self.shape = tuple(x.shape)
         shape = (b, groups, (h + 1) // 2, (w + 1) // 2, block)
         y, self.places = kernels.cpu_code(
-            [shape, shape], ["float32", "uint8"], [x], kernel="convolution/blocked.h", source=_kernel("blocked_max_pool")
+            [shape, shape], ["float32", "uint8"], [x], kernel="convolution/blocked.h",
+            source=_kernel("blocked_max_pool")
             + "(in0_p, out0_p, (uint8_t*)out1_p, in0_shape0 * in0_shape1, in0_shape2, in0_shape3);")
         return y
 

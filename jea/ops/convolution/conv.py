@@ -94,13 +94,16 @@ def pack_conv(weight, bias=None, *, scale=None, stride: int = 1, padding: int = 
     numbers = {"channels": channels, "out_channels": out_channels, "kernel_h": kernel_h, "kernel_w": kernel_w,
                "stride": stride, "padding": padding, "dilation": dilation}
     smallest = dilation * (max(kernel_h, kernel_w) - 1) + 1 - 2 * padding
-    hint = dict(numbers, half=int(dtype == "bfloat16"), batch=batch, height=max(size[0], smallest, 1), width=max(size[1], smallest, 1))
+    hint = dict(numbers, half=int(dtype == "bfloat16"), batch=batch, height=max(size[0], smallest, 1),
+                width=max(size[1], smallest, 1))
     with jt.no_grad():
-        layout = kernels.cpu_code((_DESCRIPTOR_BYTES,), "uint8", [], kernel="convolution/conv.h", onednn=True, data=hint,
+        layout = kernels.cpu_code((_DESCRIPTOR_BYTES,), "uint8", [], kernel="convolution/conv.h", onednn=True,
+                                  data=hint,
                                source=_HINT + "jea::conv_layout(shape, data[\"half\"] != 0, (uint8_t*)out0_p);")
         floats = -(-struct.unpack_from("<q", np.asarray(layout.numpy()).tobytes())[0] // 4)
         scale = jt.ones((out_channels,)) if scale is None else scale
-        weights = kernels.cpu_code((floats,), "float32", [weight, scale, layout], kernel="convolution/conv.h", onednn=True, data=hint,
+        weights = kernels.cpu_code((floats,), "float32", [weight, scale, layout], kernel="convolution/conv.h",
+                                   onednn=True, data=hint,
                                 source=_HINT + "jea::conv_pack(shape, in0_p, in1_p, (const uint8_t*)in2_p, out0_p);")
         bias = jt.zeros((out_channels,)) if bias is None else bias.clone()
         jt.sync([weights, bias])
@@ -145,10 +148,12 @@ def conv2d_nhwc(x, packed: PackedConv, *, relu: bool = False, gelu: bool = False
     reuse_residual = reuse_residual and not (half and x.dtype == "float32")
     rounds = half and x.dtype == "float32"
     call = dict(kernel="convolution/conv.h", onednn=True, data=dict(
-        n, after=2 if gelu else int(relu), residual=int(residual is not None), half=int(half), half_output=int(dtype == "bfloat16")))
+        n, after=2 if gelu else int(relu), residual=int(residual is not None), half=int(half),
+        half_output=int(dtype == "bfloat16")))
     run = """
         jea::conv_forward(shape, {data["half"] != 0, data["half_output"] != 0}, (jea::After)(int)data["after"],
-                          data["residual"] != 0, in0_p, %s, in1_p, (const uint8_t*)in2_p, in3_p, out0_p);""" % ("out1_p" if rounds else "nullptr")
+                          data["residual"] != 0, in0_p, %s, in1_p, (const uint8_t*)in2_p, in3_p, out0_p);""" % (
+            "out1_p" if rounds else "nullptr")
     inputs = [x, packed.weights, packed.layout, packed.bias]
     with jt.no_grad():
         if residual is not None and reuse_residual:
@@ -156,5 +161,6 @@ def conv2d_nhwc(x, packed: PackedConv, *, relu: bool = False, gelu: bool = False
         copy = "" if residual is None else "jea::copy(in4_p, out0_p, out0->num);"
         inputs = inputs if residual is None else inputs + [residual]
         if rounds:
-            return kernels.cpu_code([shape, x.shape], [dtype, "bfloat16"], inputs, source=_INPUT + copy + run, **call)[0]
+            return kernels.cpu_code([shape, x.shape], [dtype, "bfloat16"], inputs, source=_INPUT + copy + run,
+                                    **call)[0]
         return kernels.cpu_code(shape, dtype, inputs, source=_INPUT + copy + run, **call)

@@ -26,7 +26,8 @@ class _MaxPoolCuda(Function):
 
     def grad(self, dy):
         return kernels.cuda_code(self.shape, dy.dtype, [dy, self.places], kernel="pictures/max_pool.cuh",
-                                 data=self.numbers, source=_SIZES + "jea::max_pool_backward(sizes, in0_p, in1_p, out0_p);")
+                                 data=self.numbers,
+                                 source=_SIZES + "jea::max_pool_backward(sizes, in0_p, in1_p, out0_p);")
 
 
 def max_pool_nhwc_reference(x):

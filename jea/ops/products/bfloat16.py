@@ -36,7 +36,8 @@ def _product(a, b, transposed_a: bool, transposed_b: bool):
     (batch, m, k), n = a.shape, b.shape[1 if transposed_b else 2]
     if transposed_a:
         m, k = k, m
-    numbers = {"batch": batch, "m": m, "k": k, "n": n, "transposed_a": int(transposed_a), "transposed_b": int(transposed_b)}
+    numbers = {"batch": batch, "m": m, "k": k, "n": n, "transposed_a": int(transposed_a),
+               "transposed_b": int(transposed_b)}
     return kernels.cpu_code([(batch, m, n), a.shape, b.shape], ["float32", "bfloat16", "bfloat16"], [a, b],
                             kernel="products/bfloat16.h", onednn=True, data=numbers,
                             source=_SIZES + "jea::half_product(sizes, in0_p, in1_p, out1_p, out2_p, out0_p);")[0]
@@ -66,7 +67,8 @@ def matmul_bfloat16(a, b, *, transpose_b: bool = False):
     if problem:
         raise ValueError(f"matmul_bfloat16: not possible here: {problem}")
     shape, inner = tuple(a.shape), b.shape[-1 if transpose_b else -2] if b.ndim > 1 else None
-    if (a.ndim < 2 or inner != shape[-1] or b.ndim > 2 and tuple(b.shape[:-2]) != shape[:-2] or min(*shape, *b.shape) < 1
+    if (a.ndim < 2 or inner != shape[-1] or b.ndim > 2 and tuple(b.shape[:-2]) != shape[:-2]
+            or min(*shape, *b.shape) < 1
             or a.dtype != "float32" or b.dtype != "float32"):
         raise ValueError(f"matmul_bfloat16: got {a.dtype} {shape} and {b.dtype} {tuple(b.shape)}; expected float32 "
                          f"(..., m, k) and {'(n, k)' if transpose_b else '(k, n)'} or the same with a's leading axes")
