@@ -188,5 +188,5 @@ def init_normal_fan_out(weight) -> None:
 
 
 def copy_transposed(source, target) -> None:
-    """target <- source with its first two axes swapped, as values: an assigned Var would hand its gradient on to source."""
+    """target <- source with its first two axes swapped, as values: an assigned Var would hand its gradient on."""
     target.assign(np.ascontiguousarray(source.numpy().swapaxes(0, 1)))

@@ -112,7 +112,7 @@ class ExternalAttention(Foldable):
         return self.linear_0.weight.reshape(shape), self.linear_1.weight.reshape(shape[::-1])
 
     def fold(self):
-        """conv1 and linear_0 have nothing between them, nor have linear_1, conv2 and BatchNorm: they become two maps."""
+        """Nothing is between conv1 and linear_0, nor between linear_1, conv2 and BatchNorm: they become two maps."""
         if self.projections:
             key, value = (layer.weight.numpy().reshape(layer.weight.shape[:2]).astype(np.float64)
                           for layer in (self.linear_0, self.linear_1))

@@ -113,8 +113,9 @@ class Fused(nn.Module):
     def _guarded(self, function, *inputs, **options):
         """function(*inputs) in the fused form's format; asking for a gradient raises."""
         if self.on_cuda != bool(jt.flags.use_cuda):
-            raise RuntimeError(f"the {type(self.network).__name__} was fused for {'CUDA' if self.on_cuda else 'the CPU'}"
-                               f": fuse the model again with CUDA {'off' if self.on_cuda else 'on'}")
+            device, now = ("CUDA", "off") if self.on_cuda else ("the CPU", "on")
+            raise RuntimeError(f"the {type(self.network).__name__} was fused for {device}: fuse the model again with "
+                               f"CUDA {now}")
         with jt.no_grad(), formats.inference(self.dtype):
             y = function(*inputs, **options)
         source = next((value for value in inputs if isinstance(value, jt.Var)), None)

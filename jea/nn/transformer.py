@@ -19,7 +19,8 @@ class Mlp(nn.Module):
         self.fc1, self.fc2, self.drop = Linear(dim, hidden), Linear(hidden, dim), nn.Dropout(drop)
 
     def execute(self, x, *, summand=None):
-        return project(self.fc2, self.drop, self.drop(self.fc1(x, gelu=True, between=not self.drop.is_training())), summand)
+        hidden = self.fc1(x, gelu=True, between=not self.drop.is_training())
+        return project(self.fc2, self.drop, self.drop(hidden), summand)
 
 
 class GhostMlp(nn.Module):

@@ -18,6 +18,7 @@ from jea.nn.formats.activation import (
     chosen,
     enter,
     inference,
+    inferring,
     on_pictures,
     plain,
     using,
@@ -41,6 +42,6 @@ from jea.nn.formats.operations import (
 from jea.nn.formats.way import way
 
 __all__ = ["LAYOUTS", "Activation", "Format", "batch_norm", "between_memories", "channel_sums", "chosen",
-           "concatenation", "convolution", "double_norm", "dropout", "enter", "inference", "max_pool",
+           "concatenation", "convolution", "double_norm", "dropout", "enter", "inference", "inferring", "max_pool",
            "norm_by_sample", "on_pictures", "pairs", "plain", "relu", "resize", "scale_channels", "upsample", "using",
            "way"]

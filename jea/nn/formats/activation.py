@@ -128,7 +128,7 @@ def chosen(*channels: int) -> Format:
 def enter(x, *channels: int, wide: bool = False) -> Activation:
     """A Var (B, C, H, W) at the entrance of a network whose layers have these numbers of channels.
 
-    wide: between the layers of a fused network activations are float32 on the CPU, and operands are rounded in products.
+    wide: between the layers of a fused network activations are float32 on the CPU; operands are rounded in products.
     """
     if isinstance(x, Activation):
         return x

@@ -239,7 +239,8 @@ _batch_norm_nhwc = functools.partial(batch_norm_nchw, layout="nhwc")
 _by_sample_nchw = functools.partial(_norm_by_sample, batch_norm_nchw)
 _by_sample_blocked = functools.partial(_norm_by_sample, batch_norm_blocked)
 _TABLE = {
-    "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw), (_CPU, ["blocked"], ("float32", "bfloat16"), _conv_blocked),
+    "convolution": _rows((_BOTH, ["nchw"], _ALL, _conv_nchw),
+                         (_CPU, ["blocked"], ("float32", "bfloat16"), _conv_blocked),
                          (_CPU, ["nhwc"], ("float32", "bfloat16"), _conv_nhwc_packed),
                          (_CUDA, ["nhwc"], _ALL, _conv_nhwc_cudnn)),
     "batch_norm": _rows((_BOTH, ["nchw"], _SINGLE, batch_norm_nchw), (_CUDA, ["nchw"], HALF, batch_norm_nchw),
