@@ -35,7 +35,7 @@ def main() -> int:
         try:
             size, function = make()
             if arguments.warm:
-                jt.sync(function())
+                jt.sync(as_list(function()))
                 continue
             seconds, kernels = time_of(jt, function, arguments.runs), kernel_time(jt, function)
             results[name] = {"microseconds": round(seconds * 1e6, 1), "of kernels": round(kernels * 1e6, 1),
@@ -44,7 +44,13 @@ def main() -> int:
             results[name] = {"error": str(error).strip().splitlines()[0][:300] if str(error) else repr(error)}
         arguments.out.write_text(json.dumps(results, indent=0))
         print(name, json.dumps(results[name]), flush=True)
-    return 0
+    arguments.out.write_text(json.dumps(results, indent=0))
+    return 1 if any("error" in row for row in results.values()) else 0
+
+
+def as_list(result) -> list:
+    """jt.sync takes no single Var."""
+    return result if isinstance(result, list) else [result]
 
 
 def time_of(jt, function, runs: int, calls: int = 10) -> float:
@@ -54,7 +60,7 @@ def time_of(jt, function, runs: int, calls: int = 10) -> float:
         jt.sync_all(True)
         started = time.perf_counter()
         kept = [function() for _ in range(calls)]
-        jt.sync([var for result in kept for var in (result if isinstance(result, list) else [result])])
+        jt.sync([var for result in kept for var in as_list(result)])
         jt.sync_all(True)
         times.append((time.perf_counter() - started) / calls)
         del kept
@@ -65,7 +71,7 @@ def kernel_time(jt, function, calls: int = 10) -> float:
     """Seconds of a call's kernels by Jittor's profiler, which waits for each: small ones look slower than they are."""
     with jt.profile_scope() as report:
         for _ in range(calls):
-            jt.sync(function())
+            jt.sync(as_list(function()))
     column = report[0].index("TotalTime")
     return sum(float(row[column]) for row in report[1:]) / 1e9 / calls
 

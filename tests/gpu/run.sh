@@ -85,19 +85,24 @@ if chosen together; then
   own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz --start $base/start.npz ${carried:+--compare $carried}
     '$python' tests/gpu/steps.py $base/steps-torch.npz --torch $base/start.npz --compare $base/steps-cuda.npz
     '$python' tests/gpu/steps.py --deterministic $base/steps-rule.npz --compare $base/steps-cuda.npz" &
-  for part in $alone; do  # compiles what is timed later
+  lanes=4 sides=()  # what is timed later is compiled now, four processes at a time, the most wanted first
+  for part in $alone; do
     case $part in
-      bandwidth) for shard in 0 1 2 3; do
-          own "bandwidth$shard" $((seconds + 20)) "$python" tests/gpu/bandwidth.py "$base/warm$shard.json" --warm "$shard/4" &
-        done ;;
-      convolutions) own convolutions $((seconds + 20)) "$python" tests/gpu/convolutions.py "$base/values.json" --side values & ;;
+      bandwidth) for shard in 0 1 2 3; do sides+=("tests/gpu/bandwidth.py $base/warm$shard.json --warm $shard/4"); done ;;
+      convolutions) sides+=("tests/gpu/convolutions.py $base/values.json --side values") ;;
       bench) while IFS= read -r side; do
           small=; case $side in *jea) small=--small ;; esac  # kernels of Jittor's know no sizes, those of inductor do
-          own "bench-${side//[\/ ]/-}" $((seconds + 20)) "$python" tests/gpu/bench.py --warm $small --only "$side" &
+          sides+=("tests/gpu/bench.py --warm $small --only '$side'")
         done < <("$python" tests/gpu/bench.py --list | grep -v "torch eager") ;;
     esac
   done
-  for worker in $(seq $((cores > 2 ? cores - 1 : 1))); do
+  for lane in $(seq 0 $((lanes - 1))); do
+    (for ((i = lane; i < ${#sides[@]}; i += lanes)); do
+      rest=$((JEA_QUEUE_UNTIL + 20 - $(date +%s)))
+      [ "$rest" -lt 5 ] || own "warm$i" "$rest" bash -c "exec '$python' ${sides[i]}"
+    done) &
+  done
+  for worker in $(seq $((cores > 8 ? cores - 6 : 1))); do
     (while [ "$(date +%s)" -lt "$JEA_QUEUE_UNTIL" ]; do  # a test that ends its process: the next process goes on
       own "worker$worker" $((seconds + 20)) "$python" -m pytest -q -p shared_queue -m cuda --rootdir . tests
       [ "$(cat "$queue/next" 2>/dev/null || echo 0)" -lt "$(cat "$queue/count" 2>/dev/null || echo 100000)" ] || break

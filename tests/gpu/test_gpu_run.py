@@ -2,8 +2,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,69 @@ def test_two_processes_share_one_queue(tmp_path):
     assert len((queue / "tests.jsonl").read_text().splitlines()) == len(lines)  # the time is over: none is begun
 
 
-@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+needs_tools = pytest.mark.skipif(shutil.which("sha256sum") is None or shutil.which("flock") is None,
+                                 reason="sha256sum or flock is not installed")
+
+
+@needs_tools
+def test_a_lock_dies_with_its_process(tmp_path):
+    """As at a time limit: the one that compiles is killed while its compiler, and others, go on."""
+    (tmp_path / "jit").mkdir()
+    kernel = tmp_path / "jit" / "a_op.cc"
+    kernel.write_text("kernel")
+    nvcc, real, store = tmp_path / "nvcc", tmp_path / "nvcc.real", tmp_path / "store"
+    store.mkdir()
+    shutil.copy(FOLDER / "shared_nvcc.sh", nvcc)
+    real.write_text(f'#!/bin/bash\necho $$ >>{tmp_path}/begun\n[ ! -e {tmp_path}/slow ] || sleep 60\nprintf made >"${{@: -1}}"\n')
+    real.chmod(0o755)
+
+    def start(name, **environment):
+        return subprocess.Popen(["bash", str(nvcc), str(kernel), "-o", str(tmp_path / "out.so")],
+                                env=dict(os.environ, JEA_GPU_STORE=str(store), **environment))
+
+    def wait_for(count):
+        limit = time.time() + 60
+        while not (tmp_path / "begun").exists() or len((tmp_path / "begun").read_text().split()) < count:
+            assert time.time() < limit
+            time.sleep(0.05)
+    (tmp_path / "slow").touch()
+    holder = start("holder")
+    wait_for(1)
+    started = time.time()
+    waiting = start("waiting", JEA_GPU_WAIT="120")
+    time.sleep(0.5)
+    assert len((tmp_path / "begun").read_text().split()) == 1  # it waits
+    (tmp_path / "slow").unlink()
+    holder.kill()
+    holder.wait()
+    assert waiting.wait(timeout=30) == 0 and (tmp_path / "out.so").read_text() == "made" and time.time() - started < 30
+    for made in store.glob("*.so"):
+        made.unlink()
+    (tmp_path / "slow").touch()
+    holder = start("holder")
+    wait_for(3)
+    (tmp_path / "slow").unlink()
+    assert start("impatient", JEA_GPU_WAIT="1").wait(timeout=30) == 0  # and does not wait for ever
+    holder.kill()
+    holder.wait()
+    for number in (tmp_path / "begun").read_text().split():  # the compilers that sleep
+        try:
+            os.kill(int(number), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+@pytest.mark.parametrize("warm", ([], ["--warm", "1/2"]), ids=("times", "warm"))
+def test_bandwidth_has_no_errors(tmp_path, warm):
+    done = subprocess.run([sys.executable, str(FOLDER / "bandwidth.py"), str(tmp_path / "out.json"), "--device", "cpu", "--runs",
+                           "1", *warm], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert "error" not in json.dumps(results) and "error" not in done.stdout
+    assert warm or (len(results) >= 6 and all(row["GB_per_s"] > 0 for row in results.values()))
+
+
+@needs_tools
 def test_a_kernel_is_compiled_once_for_all(tmp_path):
     store, calls = tmp_path / "store", tmp_path / "calls"
     store.mkdir()
@@ -75,7 +139,7 @@ def test_a_kernel_is_compiled_once_for_all(tmp_path):
     for _ in range(2):  # what failed is tried again, and what is no kernel is not kept
         assert compile_it(kernel, "fail").wait(timeout=60) == 3
         assert compile_it(other).wait(timeout=60) == 0
-    assert calls.read_text().count("core.cc") == 2 and not list(store.glob("*.busy"))
+    assert calls.read_text().count("core.cc") == 2 and len(list(store.glob("*.so"))) == 3
     assert compile_it(kernel, env={**environment, "JEA_GPU_STORE": ""}).wait(timeout=60) == 0
     assert calls.read_text().count("a_op.cc") == 6
 
