@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 
+from jea.checkpoint.detectors import detector_of
 from jea.checkpoint.errors import shown
 from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
 from jea.checkpoint.keymap import BUFFERS
@@ -40,6 +41,7 @@ def _inspect(arguments):
         "wrapper": checkpoint.wrapper, "tensors": len(rows),
         "parameters": parameter_count({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
         "git_blob": git_blob_id(arguments.file), "meta": meta, "notes": checkpoint.notes,
+        "detector": detector_of({key: tensor.shape for key, tensor in checkpoint.tensors.items()}),
     }
     if arguments.json:
         print(json.dumps({**summary, "state": rows}, allow_nan=False))
@@ -50,6 +52,8 @@ def _inspect(arguments):
     print(printable(arguments.file))
     print(f"  format      {summary['format']}{wrapper}, {summary['bytes']:,} bytes")
     print(f"  contents    {summary['tensors']:,} tensors ({types}), {summary['parameters']:,} parameters")
+    if summary["detector"]:
+        print(f"  detector    {summary['detector']}")
     known = KNOWN_BLOBS.get(summary["git_blob"])
     print(f"  git blob    {summary['git_blob']}{known and f': {known}' or ''}")
     for key, value in checkpoint.meta.items():

@@ -196,3 +196,22 @@ def test_cascades_of_mmdetection_have_their_own_constants():
     style = style_of("mmdet", cascade=True)
     assert (style.border, style.box_beta, style.rpn_post_nms) == (0.0, 1.0, (2000, 1000))
     assert abs(style.rpn_beta - 1 / 9) < 1e-12 and not style.mask_low_quality
+
+
+@pytest.mark.parametrize("kind, name", (("fasterrcnn", "Faster R-CNN"), ("maskrcnn", "Mask R-CNN"), ("cascade_rcnn",
+                         "Cascade R-CNN"), ("cascade_maskrcnn", "Cascade Mask R-CNN"), ("retinanet", "RetinaNet")))
+def test_inspect_names_them(tmp_path, capsys, kind, name):
+    from jea.commands.inspect import main as inspect_main
+    for style, words in (("torchvision", "torchvision"), ("mmdet", "mmdetection")):
+        for attention, more in (("none", ""), ("external", ", external attention")):
+            save_weights(tiny(kind, style=style, attention=attention), tmp_path / "a.pth")
+            assert not inspect_main([str(tmp_path / "a.pth")])
+            assert f"detector    {name}, 5 classes{more}, names of {words}\n" in capsys.readouterr().out
+
+
+def test_inspect_knows_depth_and_age():
+    from jea.checkpoint.detectors import detector_of
+    shapes = {f"module.backbone.body.layer3.{k}.conv1.weight": (1,) for k in range(6)}
+    shapes.update({"module.backbone.fpn.inner_blocks.0.weight": (1,), "module.roi_heads.box_predictor.cls_score.weight": (91, 4)})
+    assert detector_of(shapes) == "Faster R-CNN, 90 classes, ResNet-50, names of torchvision's published files (v1)"
+    assert detector_of({"conv1.weight": (1,)}) == ""

@@ -1,0 +1,163 @@
+"""The tasks of detection: training, evaluation, files; on a few synthetic scenes."""
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pycocotools")
+
+from jea.data import write_image  # noqa: E402
+from jea.data.detection.scenes import make_scenes  # noqa: E402
+from jea.errors import ConfigError, DataError  # noqa: E402
+from jea.tasks.detection import Detection, InstanceSegmentation, entries  # noqa: E402
+from jea.tasks.outputs import predict_files  # noqa: E402
+from jea.training.loop import train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("data") / "scenes", counts={"train": 8, "val": 4})
+
+
+def blocks(scenes, *, model=None, data=None, train=None, eval=None):
+    return {
+        "model": {"name": "ea_maskrcnn_tiny", "num_classes": 6, "style": "mmdet", "rpn_pre_nms": [100, 60],
+                  "rpn_post_nms": [40, 20], "rpn_samples": 64, "roi_samples": 16, **(model or {})},
+        "data": {"name": "coco_json", "root": str(scenes), "split": "train", "min_size": 160, "max_size": 160,
+                 **(data or {})},
+        "train": {"steps": 4, "batch_size": 2, "lr": 0.005, "warmup_steps": 2, "milestones": [1.5], "num_workers": 0,
+                  "eval_every": 0, "grad_clip": 10.0, **(train or {})},
+        "eval": {"num_workers": 0, "pictures": 2, **(eval or {})}}
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory):
+    """A short run and its folder."""
+    out = tmp_path_factory.mktemp("run")
+    task = InstanceSegmentation(**blocks(scenes))
+    values = train(task, out, progress=False)
+    return task, out, values
+
+
+def test_a_run_trains_judges_and_draws(run):
+    task, out, values = run
+    assert {"box AP", "mask AP", "box AP50", "mask AR100", "box AP by class"} <= set(values)
+    assert list(values)[:2] == ["box AP", "mask AP"] and values["images"] == 4
+    entries_of_log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert any("masks_loss" in entry for entry in entries_of_log)
+    assert (out / "best.npz").is_file()
+    assert len(list((out / "val" / "pictures").glob("*.png"))) == 2
+    results = json.loads((out / "val" / "detections.json").read_text())
+    assert isinstance(results, list)
+    for result in results:
+        assert set(result) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+        assert 1 <= result["image_id"] <= 4 and result["category_id"] in (1, 3, 5, 7, 9, 11)
+
+
+def test_a_resumed_run_is_the_unbroken_one(run, scenes, tmp_path):
+    _, whole, _ = run
+    with pytest.raises(KeyboardInterrupt):
+        train(InstanceSegmentation(**blocks(scenes)), tmp_path, progress=False, stop_after=2)
+    train(InstanceSegmentation(**blocks(scenes)), tmp_path, progress=False, resume=True)
+    from jea.checkpoint.readers.npz import load_npz
+    one, other = (load_npz(folder / "last.npz")[0] for folder in (whole, tmp_path))
+    assert set(one) == set(other)
+    for key in one:
+        assert np.array_equal(one[key], other[key]), key
+
+
+def test_the_rate_rises_and_falls(scenes):
+    task = InstanceSegmentation(**blocks(scenes))
+    phase, = task.phases(8)
+    assert task.batches_per_epoch == 4
+    rates = [phase.set_rates(step) for step in range(8)]
+    assert rates[0] == pytest.approx(0.005 * 0.001) and rates[1] < rates[2] == 0.005
+    assert rates[5] == 0.005 and rates[6] == pytest.approx(0.0005)  # after one and a half epochs
+
+
+def test_all_that_trains_is_in_the_optimizer(scenes):
+    task = Detection(**blocks(scenes))
+    count = len(task.phases(1)[0].optimizer.param_groups[0]["params"])
+    names = [key for key in task.model.state_dict() if not key.endswith(("running_mean", "running_var"))]
+    assert count == len(names)
+
+
+def test_files_of_ones_own(run, scenes, tmp_path):
+    task = run[0]
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (90, 130, 3)), ("b.png", (160, 160, 3))):
+        write_image(tmp_path / name, rng.integers(0, 255, shape).astype(np.uint8))
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    task.eval.min_score = 0.0
+    found = predict_files(task, tmp_path, tmp_path / "out", progress=False)
+    task.eval.min_score = 0.5
+    assert found["images"] == 2 and len(found["failed"]) == 1
+    assert (tmp_path / "out" / "a.png").is_file() and (tmp_path / "out" / "detections.json").is_file()
+    for file in found["files"]:
+        assert all(set(thing) == {"class", "score", "box"} for thing in file["objects"])
+
+
+def test_a_split_without_answers(run, scenes, tmp_path):
+    task = run[0]
+    content = json.loads((scenes / "annotations" / "val.json").read_text())
+    del content["annotations"]
+    (scenes / "annotations" / "hidden.json").write_text(json.dumps(content))
+    (scenes / "hidden").symlink_to(scenes / "val")
+    found = task.evaluate(tmp_path, split="hidden", limit=2, progress=False)
+    assert found.score is None and "box AP" not in found.values
+    assert (tmp_path / "detections.json").is_file()
+
+
+def test_nothing_found_scores_zero(run, scenes, tmp_path, monkeypatch):
+    task = run[0]
+    none = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32), "labels": np.zeros(0, np.int64),
+            "masks": np.zeros((0, 160, 160), bool)}
+    monkeypatch.setattr(task, "detect", lambda *a: none)
+    found = task.evaluate(tmp_path, split="val", progress=False)
+    assert found.score == 0 and found.values["box AP"] == 0 and found.values["box AR100"] == 0
+
+
+def test_perfect_answers_score_one(run, scenes, tmp_path, monkeypatch):
+    task = run[0]
+    dataset = task.dataset("val")
+    answers = iter(range(4))
+
+    def detect(*_):
+        index = next(answers)
+        rows = dataset.objects(index)
+        return {"boxes": dataset.corners(rows, (160, 160)), "scores": np.linspace(0.9, 0.6, len(rows)),
+                "labels": dataset._label[dataset.instances.classes[rows]],
+                "masks": np.stack([dataset.instances.mask(n, 160, 160) for n in rows])}
+    monkeypatch.setattr(task, "detect", detect)
+    found = task.evaluate(tmp_path, split="val", progress=False)
+    assert found.score > 0.999 and found.values["box AP"] > 0.999
+
+
+def test_labels_of_no_class_are_no_results():
+    found = {"boxes": np.zeros((2, 4), np.float32), "scores": np.ones(2), "labels": np.array([-1, 0])}
+    assert [entry["category_id"] for entry in entries(found, 0, (7,))] == [7]
+
+
+def test_what_does_not_fit_is_said(scenes):
+    with pytest.raises(ConfigError, match="makes no masks"):
+        InstanceSegmentation(**blocks(scenes, model={"name": "ea_fasterrcnn_tiny"}))
+    with pytest.raises(DataError, match="has 6 classes, the model 5"):
+        Detection(**blocks(scenes, model={"num_classes": 5})).loader
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ("maskrcnn", "cascade_maskrcnn"))
+def test_four_pictures_are_learned_by_heart(scenes, tmp_path, kind):
+    content = json.loads((scenes / "annotations" / "train.json").read_text())
+    content["images"] = content["images"][:4]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept and not a["iscrowd"]]
+    (scenes / "annotations" / "four.json").write_text(json.dumps(content))
+    if not (scenes / "four").exists():
+        (scenes / "four").symlink_to(scenes / "train")
+    task = InstanceSegmentation(**blocks(
+        scenes, model={"name": f"ea_{kind}_tiny", "zero_attention": True, "rpn_post_nms": [100, 50]},
+        data={"split": "four", "flip": 0.0}, eval={"split": "four"},
+        train={"steps": 500, "batch_size": 4, "lr": 0.02, "warmup_steps": 30, "milestones": [400]}))
+    values = train(task, tmp_path, progress=False)
+    assert values["box AP"] > 0.95 and values["mask AP"] > 0.9, values
