@@ -34,7 +34,7 @@ class Detector(Network):
     score: boxes (N, 4) x1 y1 x2 y2 in the original picture's pixels, scores (N,), labels (N,) from 0 over the foreground
     classes, and masks (N, h, w) bool where the detector makes masks.
 
-    images: float (B, 3, H, W), resized, normalised and padded with 0 at the right and the bottom; sizes: [(height, width),
+    images: float (B, 3, H, W), a Var or an array, resized, normalised and padded with 0 at the right and the bottom; sizes: [(height, width),
     ...] of the pictures without the padding, default (H, W); original_sizes: before the resize, default sizes.
 
     Training: detector.losses(images, sizes, truths) -> {"loss": their sum, names: scalars}.
@@ -52,6 +52,8 @@ class Detector(Network):
             return self.detect(images, sizes, originals)
 
     def checked(self, images, sizes) -> tuple:
+        if isinstance(images, np.ndarray):
+            images = jt.array(np.ascontiguousarray(images, np.float32))
         images = checked_pictures(images, type(self).__name__)
         b, _, height, width = images.shape
         sizes = [(height, width)] * b if sizes is None else [tuple(map(int, size)) for size in sizes]
