@@ -59,18 +59,23 @@ def trained_anchors(all_anchors, grids, size, first_stride: int, style: Style) -
     kept = np.ones(sum(map(len, all_anchors)), bool)
     if style.own_cells:
         own = [-(-side // 32) * 32 for side in size]
-        parts = []
-        for level, ((height, width), level_anchors) in enumerate(zip(grids, all_anchors)):
-            stride = first_stride * 2 ** level
-            cells = np.zeros((height, width, len(level_anchors) // (height * width)), bool)
-            cells[:-(-own[0] // stride), :-(-own[1] // stride)] = True
-            parts.append(cells.reshape(-1))
-        kept &= np.concatenate(parts)
+        kept &= within(grids, own, [len(a) // (h * w) for a, (h, w) in zip(all_anchors, grids)], first_stride)
     if style.border is not None:
         boxes, border = np.concatenate(all_anchors), style.border
         kept &= ((boxes[:, 0] >= -border) & (boxes[:, 1] >= -border) & (boxes[:, 2] < size[1] + border)
                  & (boxes[:, 3] < size[0] + border))
     return kept
+
+
+def within(grids, size, per_cell, first_stride: int) -> np.ndarray:
+    """Which anchors stand in grid cells that begin within a padded picture of `size` (height, width), bool (A,)."""
+    parts = []
+    for level, ((height, width), count) in enumerate(zip(grids, per_cell)):
+        stride = first_stride * 2 ** level
+        cells = np.zeros((height, width, count), bool)
+        cells[:-(-size[0] // stride), :-(-size[1] // stride)] = True
+        parts.append(cells.reshape(-1))
+    return np.concatenate(parts)
 
 
 def encode(boxes, truths, deviations) -> np.ndarray:
