@@ -250,7 +250,8 @@ def test_pixels_in_bfloat16(shapes):
     found = []
     for dtype in ("float32", "bfloat16"):
         fused = jea.fuse(model, precision=dtype)
-        found.append(np.concatenate([fused(jt.array(np.ascontiguousarray(picture, np.float32))).numpy().argmax(1).reshape(-1)
+        found.append(np.concatenate([fused(jt.array(np.ascontiguousarray(picture,
+                                                                         np.float32))).numpy().argmax(1).reshape(-1)
                                      for picture in pictures]))
     assert len(np.unique(found[0])) > 3 and (found[0] == found[1]).mean() >= 0.999
 

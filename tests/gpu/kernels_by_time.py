@@ -1,6 +1,7 @@
 """Where the time of a training step and of an inference goes, kernel by kernel, by Jittor's profiler (which adds some).
 
-    python tests/gpu/kernels_by_time.py OUT.json [--device cuda] [--network EANet-R50] [--modes float32 bfloat16] [--small]
+    python tests/gpu/kernels_by_time.py OUT.json [--device cuda] [--network EANet-R50] [--modes float32 bfloat16]
+    [--small]
 
 What was compiled for the CPU while CUDA is on is marked "ON THE CPU": it copies to the host and back.
 """
@@ -30,10 +31,13 @@ def rows(report: list, steps: int) -> list:
 
 
 def described(name: str) -> str:
-    """A kernel in few words, from its key: the operators that it joins, or the functions of jea's that it calls; and its types."""
-    types = "/".join(sorted(set(re.findall(r"\b(float32|float16|bfloat16|float64|int32|uint8)\b", name.split("\u00abHEADER")[0]))))
+    """A kernel in few words, from its key: the operators that it joins, or the functions of jea's that it calls; and
+    its types."""
+    types = "/".join(sorted(set(re.findall(r"\b(float32|float16|bfloat16|float64|int32|uint8)\b",
+                                           name.split("\u00abHEADER")[0]))))
     if "\u00abCODE:" in name:
-        words = [one for one in re.findall(r"jea::(\w+)", name.split("\u00abCODE:")[-1]) if one[0].islower() or one in ("Forward", "Backward")]
+        words = [one for one in re.findall(r"jea::(\w+)", name.split("\u00abCODE:")[-1]) if one[0].islower()
+                 or one in ("Forward", "Backward")]
         return f"jea {' '.join(dict.fromkeys(words))} {types}"[:110]
     words = re.findall(r"opkey\d+:(\w+)", name) or [re.split("\u00ab", name)[0]]
     words += re.findall(r"OP:(?!void)(\w+)", name)
@@ -56,7 +60,8 @@ def main() -> int:
     results = {}
     for mode in arguments.modes:
         with tempfile.TemporaryDirectory() as folder:
-            run, steps = networks.CASES[arguments.network](arguments.device, mode, small=arguments.small).jea(Path(folder))
+            run, steps = networks.CASES[arguments.network](arguments.device, mode,
+                                                           small=arguments.small).jea(Path(folder))
         parts = {"inference": lambda: run(False), **steps} if callable(run) else steps
         for label, function in parts.items():
             for _ in range(3):

@@ -1,4 +1,5 @@
-"""The parts of run.sh that can go wrong without a GPU: the queue of tests, the compiler that is shared, caches put together."""
+"""The parts of run.sh that can go wrong without a GPU: the queue of tests, the compiler that is shared, caches put
+together."""
 import json
 import os
 import shutil
@@ -33,7 +34,8 @@ def test_two_processes_share_one_queue(tmp_path):
     queue.mkdir()
     (queue / "first.txt").write_text("test_late\n")
     environment = dict(os.environ, JEA_QUEUE=str(queue), PYTHONPATH=str(FOLDER))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared_queue", "-p", "no:cacheprovider", "--rootdir", ".", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "shared_queue", "-p", "no:cacheprovider", "--rootdir", ".",
+               "test_it.py"]
     processes = [subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
     for process in processes:
         process.communicate(timeout=120)
@@ -64,7 +66,8 @@ def test_a_lock_dies_with_its_process(tmp_path):
     nvcc, real, store = tmp_path / "nvcc", tmp_path / "nvcc.real", tmp_path / "store"
     store.mkdir()
     shutil.copy(FOLDER / "shared_nvcc.sh", nvcc)
-    real.write_text(f'#!/bin/bash\necho $$ >>{tmp_path}/begun\n[ ! -e {tmp_path}/slow ] || sleep 60\nprintf made >"${{@: -1}}"\n')
+    real.write_text(f'#!/bin/bash\necho $$ >>{tmp_path}/begun\n[ ! -e {tmp_path}/slow ] || sleep 60\nprintf made '
+                    f'>"${{@: -1}}"\n')
     real.chmod(0o755)
 
     def start(name, **environment):
@@ -105,8 +108,8 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 @pytest.mark.parametrize("warm", ([], ["--warm", "1/2"]), ids=("times", "warm"))
 def test_bandwidth_has_no_errors(tmp_path, warm):
-    done = subprocess.run([sys.executable, str(FOLDER / "bandwidth.py"), str(tmp_path / "out.json"), "--device", "cpu", "--runs",
-                           "1", *warm], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(FOLDER / "bandwidth.py"), str(tmp_path / "out.json"), "--device", "cpu",
+                           "--runs", "1", *warm], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out.json").read_text())
     assert "error" not in json.dumps(results) and "error" not in done.stdout
@@ -120,7 +123,8 @@ def test_a_kernel_is_compiled_once_for_all(tmp_path):
     nvcc = tmp_path / "nvcc"
     shutil.copy(FOLDER / "shared_nvcc.sh", nvcc)
     real = tmp_path / "nvcc.real"
-    real.write_text(f'#!/bin/bash\nsleep 0.2\necho "$1" >>{calls}\n[ "$2" != fail ] || exit 3\nprintf "made of %s" "$(cat $1)" >"${{@: -1}}"\n')
+    real.write_text(f'#!/bin/bash\nsleep 0.2\necho "$1" >>{calls}\n[ "$2" != fail ] || exit 3\nprintf "made of %s" '
+                    f'"$(cat $1)" >"${{@: -1}}"\n')
     real.chmod(0o755)
     (tmp_path / "jit").mkdir()
     kernel, other = tmp_path / "jit" / "a_op.cc", tmp_path / "core.cc"
@@ -146,7 +150,8 @@ def test_a_kernel_is_compiled_once_for_all(tmp_path):
 
 def test_caches_are_put_together(tmp_path):
     home, copy = tmp_path / "home", tmp_path / "copy"
-    for folder, kernels, engines in ((home, ("a",), {"x": {"engine": 1}}), (copy, ("a", "b"), {"x": {"engine": 2}, "y": {"engine": 3}})):
+    for folder, kernels, engines in ((home, ("a",), {"x": {"engine": 1}}),
+                                     (copy, ("a", "b"), {"x": {"engine": 2}, "y": {"engine": 3}})):
         (folder / "jit").mkdir(parents=True)
         for name in kernels:
             (folder / "jit" / f"{name}.so").write_text(folder.name)
@@ -161,10 +166,11 @@ def test_caches_are_put_together(tmp_path):
 
 
 def test_kernels_that_run_on_the_host_are_marked():
-    code = ("code\u00abIN_SIZE:2\u00abin0_type:float32\u00abHEADER:namespace jea { void other(); }\u00abCODE:const jea::Sizes sizes{1}; "
-            "jea::double_norm_forward(sizes, in0_p);\u00abJIT:1\u00abJIT_cuda:1")
+    code = ("code\u00abIN_SIZE:2\u00abin0_type:float32\u00abHEADER:namespace jea { void other(); }\u00abCODE:const "
+            "jea::Sizes sizes{1}; jea::double_norm_forward(sizes, in0_p);\u00abJIT:1\u00abJIT_cuda:1")
     joined = "\u00abopkey0:array\u00abT:int32\u00abopkey1:reduce\u00abTx:float32\u00abOP:add\u00abJIT_cpu:1"
-    report = [["Name", "FileName", "Count", "TotalTime"], [code, "a.cc", "10", "5000000"], [joined, "b.cc", "5", "9000000"]]
+    report = [["Name", "FileName", "Count", "TotalTime"], [code, "a.cc", "10", "5000000"],
+              [joined, "b.cc", "5", "9000000"]]
     assert kernels_by_time.rows(report, 5) == [
         {"kernel": "array reduce add float32/int32", "ms": 1.8, "calls": 1.0, "on_cpu": True},
         {"kernel": "jea double_norm_forward float32", "ms": 1.0, "calls": 2.0, "on_cpu": False}]

@@ -89,7 +89,8 @@ def rounded(x):
 @pytest.mark.parametrize("given", ["float32", "bfloat16"])
 @pytest.mark.parametrize("residual", ["none", "kept", "reused"])
 def test_convolution(given, dtype, residual):
-    x, weight, bias, summand = normal(2, 9, 7, 20), normal(24, 20, 3, 3, seed=2), normal(24, seed=3), normal(2, 9, 7, 24)
+    x, weight, bias, summand = normal(2, 9, 7, 20), normal(24, 20, 3, 3, seed=2), normal(24, seed=3), normal(2, 9,
+                                                                                                             7, 24)
     x, summand = x.cast(given), summand.cast(dtype)
     packed = pack_conv(weight, bias, padding=1, dtype="bfloat16")
     padded = np.pad(rounded(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -115,8 +116,8 @@ def test_linear_maps_and_products():
     gelu = wanted * 0.5 * (1 + np.vectorize(erf)(wanted / 2 ** 0.5))
     assert np.abs(linear_packed(x, packed, gelu=True).numpy() - gelu).max() < 1e-4
     assert np.abs(linear_packed(x.bfloat16(), packed, gelu=True, dtype="bfloat16").float32().numpy() - gelu).max() < 0.1
-    for shapes, transpose_b in ((((6, 9), (9, 4)), False), (((6, 9), (4, 9)), True), (((2, 3, 6, 9), (2, 3, 4, 9)), True),
-                                (((2, 6, 9), (9, 4)), False)):
+    for shapes, transpose_b in ((((6, 9), (9, 4)), False), (((6, 9), (4, 9)), True),
+                                (((2, 3, 6, 9), (2, 3, 4, 9)), True), (((2, 6, 9), (9, 4)), False)):
         a, b = normal(*shapes[0]), normal(*shapes[1], seed=2)
         y = matmul_bfloat16(a, b, transpose_b=transpose_b)
         flip = np.swapaxes(rounded(b), -1, -2) if transpose_b else rounded(b)
@@ -162,7 +163,8 @@ def test_what_is_refused(monkeypatch):
         pack_conv(normal(4, 3, 1, 1), dtype="float16")
     monkeypatch.setattr(kernels, "REFERENCES_ONLY", True)
     assert "JEA_OPS=ref" in precision.unavailable("bfloat16")
-    monkeypatch.setattr(precision, "bfloat16_unavailable", lambda: "this processor has neither avx512_bf16 nor amx_bf16")
+    monkeypatch.setattr(precision, "bfloat16_unavailable",
+                        lambda: "this processor has neither avx512_bf16 nor amx_bf16")
     with pytest.raises(SetupError, match="neither avx512_bf16 nor amx_bf16. Take float32"):
         jea.fuse(model, precision="bfloat16")
 
@@ -172,7 +174,8 @@ def test_the_processor_is_asked(monkeypatch, tmp_path):
     original, said = builtins.open, tmp_path / "cpuinfo"
     monkeypatch.setattr(builtins, "open", lambda path, *a, **k: original(
         said if path == "/proc/cpuinfo" else path, *a, **k))
-    for flags, wanted in (("fpu avx2 avx512f", "neither avx512_bf16 nor amx_bf16"), ("fpu avx512_bf16", ""), ("amx_bf16", "")):
+    for flags, wanted in (("fpu avx2 avx512f", "neither avx512_bf16 nor amx_bf16"), ("fpu avx512_bf16", ""),
+                          ("amx_bf16", "")):
         said.write_text(f"model name: x\nflags : {flags}\n")
         assert wanted in bfloat16_unavailable() and bool(wanted) == bool(bfloat16_unavailable())
 

@@ -76,7 +76,8 @@ def test_training_is_the_same_in_every_layout(kind, layout, close):
     for number, (ours, theirs) in enumerate(zip(got, wanted)):
         assert ours.shape == theirs.shape
         size = np.sqrt(np.mean(theirs.astype(np.float64) ** 2))
-        assert np.sqrt(np.mean((ours - theirs).astype(np.float64) ** 2)) <= 5e-3 * max(size, 1e-2 * largest), (number, size, largest)
+        error = np.sqrt(np.mean((ours - theirs).astype(np.float64) ** 2))
+    assert error <= 5e-3 * max(size, 1e-2 * largest), (number, size, largest)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -118,8 +119,10 @@ def test_operations(layout, close):
             "resize": lambda x: formats.resize(x, (11, 5)),
             "concatenation": lambda x: formats.concatenation(x, plain),
             "sum": lambda x: x + plain, "times": lambda x: x * 3,
-            "norm": lambda x: formats.batch_norm(x, statistics[0], statistics[1], residual=plain, relu=True, eps=1e-5)[0],
-            "norm_by_sample": lambda x: formats.norm_by_sample(x, factors, weight, statistics, relu=True, eps=1e-5)}.items():
+            "norm": lambda x: formats.batch_norm(x, statistics[0], statistics[1], residual=plain, relu=True,
+                                                 eps=1e-5)[0],
+            "norm_by_sample": lambda x: formats.norm_by_sample(x, factors, weight, statistics, relu=True,
+                                                               eps=1e-5)}.items():
         got, wanted = run(x), run(plain)
         close(formats.plain(got).numpy(), formats.plain(wanted).numpy(), 1e-6, name)
         assert got.shape == wanted.shape, name

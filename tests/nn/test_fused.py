@@ -177,7 +177,8 @@ def test_packed_path_runs(monkeypatch):
     original = kernels.cpu_code
     monkeypatch.setattr(kernels, "cpu_code", lambda *a, **k: ran.append(k["kernel"]) or original(*a, **k))
     fused(picture(1, 3, 33, 33)).sync()
-    assert [ran.count(f"{name}.h") for name in ("pictures/max_pool", "attention/double_norm", "pictures/resize")] == [1] * 3
+    assert [ran.count(f"{name}.h")
+            for name in ("pictures/max_pool", "attention/double_norm", "pictures/resize")] == [1] * 3
     # Each block's last convolution writes into its summand and does not come by here.
     convolutions, blocks = (sum(isinstance(m, kind) for m in model.modules()) for kind in (nn.Conv, Bottleneck))
     assert ran.count("convolution/conv.h") == convolutions - blocks

@@ -17,7 +17,8 @@ BEGIN, END = "<!-- keys: made by tests/support/config_keys.py -->", "<!-- end of
 
 
 def options_rows(options, without=object) -> list:
-    """(key, default, comment) of each field of a dataclass, from its source; `without`: a base whose fields are left out."""
+    """(key, default, comment) of each field of a dataclass, from its source; `without`: a base whose fields are left
+    out."""
     rows = {}
     for cls in reversed(options.__mro__):
         if cls is not object and not issubclass(without, cls):

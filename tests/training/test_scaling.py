@@ -200,7 +200,8 @@ def test_all_ranks_leave_a_step_out(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_refused_on_the_cpu(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr(precision, "bfloat16_unavailable", lambda: "this processor has neither avx512_bf16 nor amx_bf16")
+    monkeypatch.setattr(precision, "bfloat16_unavailable",
+                        lambda: "this processor has neither avx512_bf16 nor amx_bf16")
     reason = {"float16": "float16 needs CUDA. Take bfloat16 or float32",
               "bfloat16": "bfloat16: this processor has neither avx512_bf16 nor amx_bf16. Take float32"}[dtype]
     with jt.flag_scope(use_cuda=0):

@@ -69,9 +69,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             text = file.read(_MAX_BYTES)
         table = np.loadtxt(io.BytesIO(text), np.int64, delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: the file of digits is broken ({str(error)[:200]}); install scikit-learn again") from None
+        raise DataError(f"{path}: the file of digits is broken ({str(error)[:200]}); install scikit-learn "
+                        "again") from None
     if table.shape != (_COUNT, _SIDE ** 2 + 1) or table.min() < 0 or table.max() > _WHITE or table[:, -1].max() > 9:
-        raise DataError(f"{path}: a table {table.shape}; expected {_COUNT} rows of {_SIDE ** 2} values from 0 to {_WHITE} "
-                        "and a digit; install scikit-learn again")
+        raise DataError(f"{path}: a table {table.shape}; expected {_COUNT} rows of {_SIDE ** 2} values from 0 to "
+                        f"{_WHITE} and a digit; install scikit-learn again")
     grey = (table[:, :-1] * 255 + _WHITE // 2) // _WHITE
     return grey.astype(np.uint8).reshape(-1, _SIDE, _SIDE), table[:, -1]
