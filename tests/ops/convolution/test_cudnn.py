@@ -1,6 +1,8 @@
 """Convolutions on cuDNN's graph interface: values, gradients, the kernels around it, and when it is not used."""
 import json
+import os
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import cuda_on_cpu
@@ -181,7 +183,7 @@ def card(tmp_path, monkeypatch):
 
     def compare(dtype, **geometry):
         state.compared.append((dtype, geometry))
-        if isinstance(state.errors, Exception):
+        if isinstance(state.errors, BaseException):
             raise state.errors
         return state.errors
     monkeypatch.setattr(check, "missing", lambda dtype="float32": "")
@@ -232,12 +234,37 @@ def test_what_is_wrong_is_turned_off_and_said_once(card, errors, said, capfd):
     assert planned(kernel_h=1, kernel_w=1)[0]  # another kind is not concerned
 
 
-def test_a_check_that_killed_its_process_counts_as_failed(card):
-    card.errors = KeyboardInterrupt()  # leaves as a signal does: nothing is written after it
-    card.errors = SystemExit()
-    check._keep("float32 3x3", check.RUNNING)
+def test_what_two_processes_died_in_is_turned_off(card):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+
+    def begun(entry):
+        check._keep("float32 3x3", entry)
+        check._verdicts.cache_clear()
+    begun(f"begun 2 by {dead.pid}")
+    assert planned() == (None, check.DIED) and not card.compared
+    begun(f"begun 1 by {dead.pid}")  # once it may have been the user
+    assert planned()[0] and len(card.compared) == 1 and check.verdicts()["float32 3x3"] == check.RIGHT
+    begun(f"begun 2 by {os.getppid()}")  # another rank, which lives, is at it, after one death
+    assert planned()[0] and len(card.compared) == 2
+    assert check.deaths(None) == 0 and check.deaths(f"begun 1 by {os.getpid()}") == 1
+
+
+def test_ctrl_c_in_a_check_says_nothing(card):
+    card.errors = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        planned()
+    assert check.verdicts() == {} and plans.trials == 10
+    card.errors = {"the result": 0.}
     check._verdicts.cache_clear()
-    assert planned() == (None, check.RUNNING) and not card.compared
+    assert planned()[0]
+
+
+def test_the_entry_is_there_while_the_check_runs(card, monkeypatch):
+    seen = []
+    monkeypatch.setattr(check, "compare", lambda *_, **__: seen.append(plans.read_json(card.folder / "verdicts.json")) or {"x": 0.})
+    planned()
+    assert list(seen[0].values()) == [{"float32 3x3": f"begun 1 by {os.getpid()}"}]
 
 
 def test_verdicts_of_other_kernels_say_nothing(card, monkeypatch):
@@ -385,7 +412,8 @@ def test_info_shows_the_verdicts(tmp_path, monkeypatch):
     path = tmp_path / "convolutions" / "a-card" / "verdicts.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({f"jea {jea.__version__} abc": {"float32 1x1": check.RIGHT,
-                                                               "float16 3x3": "wrong on this card"}}))
+                                                               "float16 3x3": "wrong on this card",
+                                                                  "float32 3x3": "begun 1 by 7"}}))
     assert info.graphs() == ("a-card: 1 kinds of convolutions checked and right; "
                              "as Jittor's own: float16 3x3: wrong on this card")
     path.write_text("[")

@@ -6,6 +6,8 @@ turned off: its convolutions run as Jittor's. A check during which the process d
 from __future__ import annotations
 
 import functools
+import os
+import re
 import sys
 
 import numpy as np
@@ -14,7 +16,7 @@ import jea
 from jea._jittor import jt
 from jea.ops.convolution.cudnn import plans
 
-RIGHT, RUNNING = "right", "its check was begun and not finished: the process died"
+RIGHT, DIED = "right", "two processes died while it was checked (`jea doctor` checks it again)"
 # Largest error, relative to the largest value: of the result's dtype, and of TF32's operands.
 TOLERANCES = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 8e-3, "tf32": 2e-3}
 
@@ -36,12 +38,27 @@ def unavailable(dtype: str, sizes: dict, *, epilogue: bool = False) -> str:
         return problem
     name = kind(dtype, sizes, epilogue=epilogue)
     verdict = _verdicts().get(name)
-    if verdict is None:
-        verdict = _run_check(name, dtype, sizes, epilogue)
+    if verdict is None or verdict.startswith("begun "):
+        died = deaths(verdict)
+        verdict = DIED if died > 1 else _run_check(name, dtype, sizes, epilogue, died)
     return "" if verdict in (RIGHT, _CHECKING) else verdict
 
 
 _CHECKING = "is being checked"  # its own convolutions run
+
+
+def deaths(verdict: str | None) -> int:
+    """How many processes have died in a check, by its entry "begun 1 by 4711": a process that lives is still at it."""
+    if verdict is None:
+        return 0
+    begun, process = map(int, re.findall(r"\d+", verdict))
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return begun
+    except OSError:
+        pass
+    return begun - (process != os.getpid())
 
 
 def missing(dtype: str = "float32") -> str:
@@ -99,16 +116,18 @@ def _verdicts() -> dict:
     return dict(plans.read_json(plans.folder() / "verdicts.json").get(_key(), {}))
 
 
-def _keep(name: str, verdict: str) -> None:
+def _keep(name: str, verdict: str | None) -> None:
     found = _verdicts()
     path = plans.folder() / "verdicts.json"
     found.update({other: said for other, said in plans.read_json(path).get(_key(), {}).items() if other not in found})
     found[name] = verdict
+    if verdict is None:
+        del found[name]
     plans.write_json(path, {_key(): {kind: said for kind, said in found.items() if said != _CHECKING}})
 
 
-def _run_check(name: str, dtype: str, sizes: dict, epilogue: bool) -> str:
-    _keep(name, RUNNING)
+def _run_check(name: str, dtype: str, sizes: dict, epilogue: bool, died: int = 0) -> str:
+    _keep(name, f"begun {died + 1} by {os.getpid()}")
     _verdicts()[name] = _CHECKING
     before, plans.trials = plans.trials, 0
     try:
@@ -122,6 +141,9 @@ def _run_check(name: str, dtype: str, sizes: dict, epilogue: bool) -> str:
             f"{what} differs by {error:.0e} of the largest (allowed {limit:.0e})" for what, error in wrong.items())
     except Exception as error:  # whatever it is: this path is left
         verdict = f"it fails on this card: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}"
+    except BaseException:  # Ctrl-C says nothing about the card
+        _keep(name, None)
+        raise
     finally:
         plans.trials = before
     _keep(name, verdict)
