@@ -6,9 +6,9 @@ import os
 
 from jea._jittor import jt
 from jea.environment.jittor_home import jittor_cache
-from jea.ops import builds
+from jea.ops.common import builds
+from jea.ops.common.sources import header
 from jea.ops.declared import Support
-from jea.ops.sources import header
 
 builds.tell(jt)
 

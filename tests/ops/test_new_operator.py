@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import declared, kernels, sources
+from jea.ops import declared, kernels
+from jea.ops.common import sources
 
 PAGE = (Path(kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jea.ops import sources
+from jea.ops.common import sources
 
 HEADER = Path(__file__).parent / "cuda_on_cpu.h"
 

@@ -200,9 +200,8 @@ gather_rows(const float* __restrict__ features, const int* __restrict__ index, c
 
 inline void gather(const float* features, const int* index, const float* centres, float* y, long batch, long channels,
                    long n, long groups, long k) {
-    const long chunks = (groups * k + kThreads - 1) / kThreads;
-    gather_rows<<<blocks_for(batch * channels * chunks, 1), kThreads>>>(features, index, centres, y, channels, n,
-                                                                        groups, k, chunks);
+    const long chunks = (groups * k + kThreads - 1) / kThreads, blocks = batch * channels * chunks;
+    gather_rows<<<blocks_for(blocks, 1), kThreads>>>(features, index, centres, y, channels, n, groups, k, chunks);
 }
 
 // Where each point's index stands: places [first[b, i], first[b, i + 1]) of `places` (batch, count), ascending.

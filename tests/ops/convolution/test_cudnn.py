@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import sources
+from jea.ops.common import sources
 from jea.ops.convolution.cudnn import check, operator, plans
 
 CASES = {  # height, width, channels, out_channels, kernel, stride, padding, dilation

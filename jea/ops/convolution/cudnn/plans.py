@@ -21,7 +21,7 @@ import numpy as np
 from jea import files
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.sources import header
+from jea.ops.common.sources import header
 
 PASSES = ("forward", "data", "weight")
 TYPES = {"float32": 0, "float16": 2, "bfloat16": 9}  # cudnnDataType_t

@@ -11,7 +11,7 @@ import re
 import subprocess
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 _SOURCE = re.compile(r"(/\S+_op\.cc)\b")
 _COMMAND = re.compile(r"Run cmd failed: (.+)")
 _HEADER = re.compile(r'^#line 1 "(jea/ops/[^"]+)"', re.MULTILINE)

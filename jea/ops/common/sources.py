@@ -5,7 +5,7 @@ import functools
 import re
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 _INCLUDE = re.compile(r'#include "([^"]+)"')
 
 
