@@ -14,10 +14,9 @@ WITHOUT_JITTOR = {"errors", "reading", "files", "progress", "environment", "chec
                   "config"}
 # Importing these must not bring Jittor either: config reads names, options and signatures from them.
 LIGHT = ["jea", "jea.models", "jea.tasks", "jea.commands"]
-# (importing module, imported module): what goes the wrong way today; each leaves when its owner has mended it.
-EXCEPTIONS = {
-    ("jea.checkpoint.loading", "jea._jittor"),
-}
+# (importing module, imported module): the one arrow to Jittor from below. load_weights sets the variables of a model,
+# which has imported Jittor by then; reading, writing and converting files never go there.
+EXCEPTIONS = {("jea.checkpoint.loading", "jea._jittor")}
 
 
 def module_name(path, package=PACKAGE):
@@ -110,7 +109,9 @@ def test_every_module_has_its_place_in_the_order():
 
 
 def test_imports_go_one_way():
-    found = {pair: place for pair, place in violations().items() if pair not in EXCEPTIONS}
+    everything = violations()
+    found = {pair: place for pair, place in everything.items() if pair not in EXCEPTIONS}
+    assert EXCEPTIONS <= set(everything)  # an exception that nothing needs any more has to go
     assert not found, "\n".join(f"{place}: {own} imports {other}" for (own, other), place in found.items())
 
 
