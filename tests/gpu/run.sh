@@ -22,7 +22,7 @@ wheels=${2:+$(cd "$2" && pwd)}
 cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 base=${JEA_GPU_BASE:-/tmp/jea-gpu}  # the same on every machine: Jittor's cache holds absolute paths
-export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1
+export HOME=$base/home JITTOR_HOME=$base/home JEA_HOME=${JEA_HOME:-$base/home/jea} PYTHONUNBUFFERED=1 PYTHONPATH=$PWD:$PWD/tests/gpu/machine${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1
 export JEA_GPU_STORE=$base/store TORCHINDUCTOR_CACHE_DIR=$base/inductor TRITON_CACHE_DIR=$base/triton PYTHONWARNINGS=ignore
 mkdir -p "$HOME" "$base/homes" "$JEA_GPU_STORE"
 started=$SECONDS
@@ -64,7 +64,7 @@ if chosen core; then
   timeout "$(left)" "$python" -c 'from jea._jittor import jt; print("has_cuda", jt.has_cuda, jt.flags.cuda_archs)' 2>&1 | tail -n 3 |
     tee -a "$out/log.txt"
   for nvcc in "$JEA_HOME"/cuda/*/bin/nvcc; do  # kernels that several processes want are compiled once
-    [ ! -e "$nvcc" ] || [ -e "$nvcc.real" ] || { mv "$nvcc" "$nvcc.real" && cp tests/gpu/shared_nvcc.sh "$nvcc" && chmod 755 "$nvcc"; }
+    [ ! -e "$nvcc" ] || [ -e "$nvcc.real" ] || { mv "$nvcc" "$nvcc.real" && cp tests/gpu/machine/shared_nvcc.sh "$nvcc" && chmod 755 "$nvcc"; }
   done
   say "Jittor's core is there"
   chosen caches && { tar -C "$base" -cf - home | xz -T0 -3 >"$base/core.tar.xz"
@@ -82,18 +82,18 @@ if chosen together; then
   export JEA_QUEUE=$queue JEA_QUEUE_UNTIL=$(($(date +%s) + seconds))
   own doctor $((seconds + 20)) "$python" -m jea doctor --device cuda &
   carried=${wheels:+$(ls "$wheels"/steps-cpu.npz 2>/dev/null)}
-  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/steps.py $base/steps-cuda.npz --start $base/start.npz ${carried:+--compare $carried}
-    '$python' tests/gpu/steps.py $base/steps-torch.npz --torch $base/start.npz --compare $base/steps-cuda.npz
-    '$python' tests/gpu/steps.py --deterministic $base/steps-rule.npz --compare $base/steps-cuda.npz" &
+  own steps $((seconds + 20)) bash -c "'$python' tests/gpu/measure/steps.py $base/steps-cuda.npz --start $base/start.npz ${carried:+--compare $carried}
+    '$python' tests/gpu/measure/steps.py $base/steps-torch.npz --torch $base/start.npz --compare $base/steps-cuda.npz
+    '$python' tests/gpu/measure/steps.py --deterministic $base/steps-rule.npz --compare $base/steps-cuda.npz" &
   lanes=4 sides=()  # what is timed later is compiled now, four processes at a time, the most wanted first
   for part in $alone; do
     case $part in
-      bandwidth) for shard in 0 1 2 3; do sides+=("tests/gpu/bandwidth.py $base/warm$shard.json --warm $shard/4"); done ;;
-      convolutions) sides+=("tests/gpu/convolutions.py $base/values.json --side values") ;;
+      bandwidth) for shard in 0 1 2 3; do sides+=("tests/gpu/measure/bandwidth.py $base/warm$shard.json --warm $shard/4"); done ;;
+      convolutions) sides+=("tests/gpu/measure/convolutions.py $base/values.json --side values") ;;
       bench) while IFS= read -r side; do
           small=; case $side in *jea) small=--small ;; esac  # kernels of Jittor's know no sizes, those of inductor do
-          sides+=("tests/gpu/bench.py --warm $small --only '$side'")
-        done < <("$python" tests/gpu/bench.py --list | grep -v "torch eager") ;;
+          sides+=("tests/gpu/measure/bench.py --warm $small --only '$side'")
+        done < <("$python" tests/gpu/measure/bench.py --list | grep -v "torch eager") ;;
     esac
   done
   for lane in $(seq 0 $((lanes - 1))); do
@@ -111,22 +111,22 @@ if chosen together; then
   wait
   say "tests: $(grep -c '"outcome": "passed"' "$out/tests.jsonl" 2>/dev/null) passed, $(grep -c '"outcome": "failed"' "$out/tests.jsonl") failed"
   grep '"outcome": "failed"' "$out/tests.jsonl" | cut -c1-600
-  "$python" tests/gpu/merge_caches.py "$base/home" "$base"/homes/* | tee -a "$out/log.txt"
+  "$python" tests/gpu/machine/merge_caches.py "$base/home" "$base"/homes/* | tee -a "$out/log.txt"
 fi
 
 if chosen alone; then
   for part in $alone; do
     case $part in
-      bandwidth) own alone 60 "$python" tests/gpu/bandwidth.py "$out/bandwidth.json" ;;
+      bandwidth) own alone 60 "$python" tests/gpu/measure/bandwidth.py "$out/bandwidth.json" ;;
       convolutions)
         for mode in "--dtype bfloat16 --training" "--tf32 --training" "--training" "--tf32" ""; do
           for side in torch jea; do
-            own alone 50 "$python" tests/gpu/convolutions.py "$base/convolutions-$side${mode//[- ]/}.json" --side $side $mode
+            own alone 50 "$python" tests/gpu/measure/convolutions.py "$base/convolutions-$side${mode//[- ]/}.json" --side $side $mode
             tail -n 1 "$base/alone.log" | cut -c1-1500 | tee -a "$out/convolutions.txt"
           done
         done ;;
-      bench) own alone "$(left)" "$python" tests/gpu/bench.py --json "$out/bench.json" --seconds $(($(left) - 40)) ;;
-      profile) own alone 45 "$python" tests/gpu/kernels_by_time.py "$out/profile.json" ;;
+      bench) own alone "$(left)" "$python" tests/gpu/measure/bench.py --json "$out/bench.json" --seconds $(($(left) - 40)) ;;
+      profile) own alone 45 "$python" tests/gpu/measure/kernels_by_time.py "$out/profile.json" ;;
     esac
   done
 fi

@@ -1,6 +1,6 @@
 """jea against PyTorch on one GPU: whole networks, inference and training, in float32, TF32 and half precision.
 
-    python tests/gpu/bench.py --json OUT.json [--device cuda] [--only 'EANet*'] [--runs 20] [--small]
+    python tests/gpu/measure/bench.py --json OUT.json [--device cuda] [--only 'EANet*'] [--runs 20] [--small]
 
 Every side is a process of its own (the two libraries and TF32 are chosen when they load): PyTorch runs channels-last
 with cudnn.benchmark, eager and compiled. Outputs are compared with jea's float32 ones before anything is timed, and the
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "support")]
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu" / "measure"), str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "support")]
 # network -> modes, in the order in which they are measured
 NETWORKS = {"EANet-R50": ("float32", "tf32", "bfloat16", "float16"), "EAMLP-14": ("float32", "bfloat16"),
             "EA-PCT": ("float32",), "EA-SAGAN": ("float32",), "attention": ("float32", "bfloat16")}

@@ -1,6 +1,6 @@
 """pytest plugin: several processes take tests from one queue, and each result is on disk as soon as it is known.
 
-    pytest -p shared_queue -m cuda tests          with JEA_QUEUE=FOLDER, and tests/gpu on the path
+    pytest -p shared_queue -m cuda tests          with JEA_QUEUE=FOLDER, and tests/gpu/machine on the path
 
 FOLDER/next holds the number of the next test, FOLDER/tests.jsonl the results, a line each: the test, its outcome,
 seconds, and how it failed. A test that is begun and has no outcome ended its process. FOLDER/first.txt, if it is there,

@@ -1,6 +1,6 @@
 """Bytes a second of the kernels that are bound by memory, beside the copy's, on a GPU.
 
-    python tests/gpu/bandwidth.py OUT.json [--runs 20]
+    python tests/gpu/measure/bandwidth.py OUT.json [--runs 20]
 
 Bytes are those that must move: each input read once, each output written once.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Five training steps of EANet-R50 as tests/tasks/test_segmentation_parity.py runs them, layer by layer.
 
-    python tests/gpu/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz] [--start START.npz]
-    python tests/gpu/steps.py OUT.npz --torch START.npz [--device cuda] [--compare OTHER.npz]
+    python tests/gpu/measure/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz] [--start START.npz]
+    python tests/gpu/measure/steps.py OUT.npz --torch START.npz [--device cuda] [--compare OTHER.npz]
 
 Writes the losses and, before each step and at the end, 64 values of every parameter. --compare says where two runs (two
 devices, two choices of algorithms) begin to differ, and how far both are from the stored float64 run. --start keeps the
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fixtures")]
 FIXTURES = ROOT / "tests" / "fixtures"
 

@@ -1,6 +1,6 @@
 """50 steps of the default config on the CPU and on the GPU, from the same weights: losses compared.
 
-    python tests/gpu/curves.py OUT [--device cuda] [--steps 50]
+    python tests/gpu/measure/curves.py OUT [--device cuda] [--steps 50]
 
 Writes OUT/curves.json. The first loss may differ by 1e-4, the mean of the last ten by 2 %: rounding differs, and
 training multiplies it.
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def losses(out: Path, device: str, steps: int) -> list:
