@@ -87,7 +87,12 @@ def is_demo(command):
 
 @pytest.mark.usefixtures("no_orthogonal_start")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python t\w+\.py", c) and not is_demo(c)])
-def test_commands_that_need_data_or_time(command, run):
+def test_commands_that_need_data_or_time(command, run, folder):
+    root = re.search(r" --data (\S+)", command)
+    if root and not (folder / root.group(1)).exists():  # it is not here, which is told before anything else is done
+        done = run(command + " --dry-run")
+        assert done.returncode == 2 and root.group(1) in done.stderr and "Traceback" not in done.stderr, done.stderr
+        command = command.replace(root.group(0), "")
     done = run(command + " --dry-run", apart="--device" in command)  # the device is the process's
     if "--device cuda" in command and done.returncode:
         assert "no GPU" in done.stderr or "CUDA" in done.stderr, done.stderr
