@@ -20,7 +20,8 @@ def detector_of(shapes: dict) -> str:
     if retina:
         name, classes = "RetinaNet", retina[0] // 9 - (0 if mmdetection else 1)
     elif scores:
-        kind = "Cascade Mask R-CNN" if cascade and masks else "Cascade R-CNN" if cascade else "Mask R-CNN" if masks else \
+        kind = "Cascade Mask R-CNN" if cascade and masks else \
+            "Cascade R-CNN" if cascade else "Mask R-CNN" if masks else \
             "Faster R-CNN"
         name, classes = kind, scores[0] - 1
     else:

@@ -108,7 +108,8 @@ def test_a_lock_dies_with_its_process(tmp_path):
 
 @pytest.mark.parametrize("warm", ([], ["--warm", "1/2"]), ids=("times", "warm"))
 def test_bandwidth_has_no_errors(tmp_path, warm):
-    done = subprocess.run([sys.executable, str(FOLDER / "measure" / "bandwidth.py"), str(tmp_path / "out.json"), "--device", "cpu",
+    script = str(FOLDER / "measure" / "bandwidth.py")
+    done = subprocess.run([sys.executable, script, str(tmp_path / "out.json"), "--device", "cpu",
                            "--runs", "1", *warm], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out.json").read_text())

@@ -1,5 +1,6 @@
-"""Puts together what processes with caches of their own have compiled and found: python tests/gpu/machine/merge_caches.py HOME
-COPY...
+"""Put together what processes with caches of their own have compiled and found:
+
+    python tests/gpu/machine/merge_caches.py HOME COPY...
 
 Kernels that HOME lacks are linked from the copies; of tables (engines, verdicts) all entries are kept.
 """

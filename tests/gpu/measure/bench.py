@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu" / "measure"), str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / part) for part in ("gpu/measure", "bench", "support"))]
 # network -> modes, in the order in which they are measured
 NETWORKS = {"EANet-R50": ("float32", "tf32", "bfloat16", "float16"), "EAMLP-14": ("float32", "bfloat16"),
             "EA-PCT": ("float32",), "EA-SAGAN": ("float32",), "attention": ("float32", "bfloat16")}

@@ -1,6 +1,7 @@
 """Every convolution of EANet-R50 (output stride 8) on a GPU: jea's on cuDNN's graphs beside PyTorch's, channels-last.
 
-    python tests/gpu/measure/convolutions.py OUT.json --side jea|torch|values [--dtype float32] [--tf32] [--training] [--stub]
+    python tests/gpu/measure/convolutions.py OUT.json --side jea|torch|values [--dtype float32] [--tf32]
+        [--training] [--stub]
 
 jea: the fastest engine of each shape and pass, in microseconds, from the trial. torch: the same from CUDA events, with
 cudnn.benchmark. values: conv2d against Jittor's own convolution at real sizes, with gradients.

@@ -1,7 +1,7 @@
 """Where the time of a training step and of an inference goes, kernel by kernel, by Jittor's profiler (which adds some).
 
-    python tests/gpu/measure/kernels_by_time.py OUT.json [--device cuda] [--network EANet-R50] [--modes float32 bfloat16]
-    [--small]
+    python tests/gpu/measure/kernels_by_time.py OUT.json [--device cuda] [--network EANet-R50]
+        [--modes float32 bfloat16] [--small]
 
 What was compiled for the CPU while CUDA is on is marked "ON THE CPU": it copies to the host and back.
 """
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu" / "measure"), str(ROOT / "tests" / "bench"), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / part) for part in ("gpu/measure", "bench", "support"))]
 
 
 def rows(report: list, steps: int) -> list:

@@ -1,6 +1,7 @@
 """Five training steps of EANet-R50 as tests/tasks/test_segmentation_parity.py runs them, layer by layer.
 
-    python tests/gpu/measure/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz] [--start START.npz]
+    python tests/gpu/measure/steps.py OUT.npz [--device cuda] [--deterministic] [--compare OTHER.npz]
+        [--start START.npz]
     python tests/gpu/measure/steps.py OUT.npz --torch START.npz [--device cuda] [--compare OTHER.npz]
 
 Writes the losses and, before each step and at the end, 64 values of every parameter. --compare says where two runs (two
