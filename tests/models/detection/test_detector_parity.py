@@ -97,9 +97,8 @@ def test_proposals_from_stored_outputs(case):
         assert np.abs(scores - case.arrays[f"det/scores{k}"]).max() < 1e-5
 
 
+@pytest.mark.only("two stages")
 def test_heads_on_stored_proposals(case, close):
-    if not case.two_stage:
-        pytest.skip("RetinaNet has no heads on proposals")
     heads, features, arrays = case.model.roi_heads, dense(case)["features"], case.arrays
     proposals = [arrays[f"rpn/proposals{k}"] for k in range(2)]
     together, pictures = np.concatenate(proposals), np.repeat([0, 1], [len(p) for p in proposals])
@@ -114,25 +113,22 @@ def test_heads_on_stored_proposals(case, close):
     close(steps, arrays["roi/box_deltas"], DENSE, "steps")
 
 
+@pytest.mark.only("two stages")
 def test_heads_on_all_levels(case, close):
-    if "levels/boxes0" not in case.inputs:
-        pytest.skip("this fixture has no boxes of other levels")
     heads, features, arrays = case.model.roi_heads, dense(case)["features"], case.arrays
     boxes = [case.inputs[f"levels/boxes{k}"] for k in range(2)]
     together, pictures = np.concatenate(boxes), np.repeat([0, 1], [len(b) for b in boxes])
     levels = box_math.levels_of(together, case.model.style)
     assert np.array_equal(levels, arrays["levels/level"]) and set(levels) == {0, 1, 2, 3}
     with evaluating(case.model):
-        for what, side in (("levels/pooled", 7), ("levels/mask_pooled", 14)):
-            if what in arrays:
-                pooled = heads.pool(features, together, pictures, side)[:len(together)].numpy()
-                close(case.probe(what, pooled), arrays[what], DENSE, what)
+        for what, side in (("levels/pooled", 7), ("levels/mask_pooled", 14))[:1 + case.masks]:
+            pooled = heads.pool(features, together, pictures, side)[:len(together)].numpy()
+            close(case.probe(what, pooled), arrays[what], DENSE, what)
         close(heads.predict(features, together, pictures)[0].numpy(), arrays["levels/cls_logits"], DENSE, "logits")
 
 
+@pytest.mark.only("two stages")
 def test_detections_from_stored_heads(case):
-    if not case.two_stage:
-        pytest.skip("RetinaNet's are in the step before")
     heads, arrays, start = case.model.roi_heads, case.arrays, 0
     for k, (size, original) in enumerate(zip(case.sizes, case.originals)):
         proposals = arrays[f"rpn/proposals{k}"]
@@ -147,9 +143,8 @@ def test_detections_from_stored_heads(case):
         assert np.abs(scores - arrays[f"det/scores{k}"]).max() < 1e-5
 
 
+@pytest.mark.only("masks")
 def test_masks_of_stored_detections(case, close):
-    if not case.masks:
-        pytest.skip("no masks")
     heads, features, arrays = case.model.roi_heads, dense(case)["features"], case.arrays
     boxes = [arrays[f"det/boxes{k}"] for k in range(2)]
     together, pictures = np.concatenate(boxes), np.repeat([0, 1], [len(b) for b in boxes])
@@ -249,9 +244,8 @@ def test_training(case, close):
     assert frozen and all(state[key].is_stop_grad() for key in frozen)
 
 
+@pytest.mark.only("two stages")
 def test_training_with_stored_samples(case):
-    if "sampled/loss_sum" not in case.arrays:
-        pytest.skip("nothing is sampled")
     losses = case.model.losses(jt.array(case.inputs["x"]), case.sizes, case.truths, sampler=Everything(case.arrays))
     check_losses(case, losses, "sampled")
 
@@ -263,10 +257,9 @@ def key_of(model, case, key):
     return keymap.select(model.key_maps, [e["key"] for e in case.manifest["state"]]).to_ours(key)
 
 
+@pytest.mark.only("stored matches")
 def test_anchor_matches(case):
     names = [f"train/anchor_match{k}" for k in range(2)]
-    if names[0] not in case.arrays:
-        pytest.skip("the fixture stores labels instead, see test_training")
     owner = case.model.rpn if case.two_stage else case.model
     found = dense(case)
     grids = RPN.grids(found["features"])
@@ -278,9 +271,8 @@ def test_anchor_matches(case):
         assert np.array_equal(matches, wanted)
 
 
+@pytest.mark.only("two stages")
 def test_training_proposals(case):
-    if not case.two_stage:
-        pytest.skip("RetinaNet has no proposals")
     found = dense(case)
     for k, size in enumerate(case.sizes):
         boxes, _, _ = case.model.rpn.proposals(case.arrays["rpn/objectness"][k], case.arrays["rpn/deltas"][k],
