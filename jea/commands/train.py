@@ -27,7 +27,7 @@ def _train(arguments) -> int:
     config, stem = load_config(arguments)
     if arguments.weights:
         config["train"]["init_weights"] = arguments.weights
-    session.check_paths(arguments, config, arguments.weights)
+    session.check_paths(arguments, config, None if arguments.resume else config["train"].get("init_weights"))
     device = session.start(arguments, device)
     from jea.commands import report
     from jea.tasks import create_task
