@@ -4,9 +4,9 @@
     python tests/bench/bm_detection.py --operators           # nms and roi_align on 1,000 to 20,000 boxes
     python tests/bench/bm_detection.py --height 320 --width 480 --runs 3 --json result.json
 
-torchvision 0.29.1 needs torch 2.14.1, in a virtual environment of its own beside jea's packages. Boxes of both sides are
-compared before anything is timed. The sides run in turn and medians are shown; peak memory is that of a process of its
-own per side.
+torchvision 0.29.1 needs torch 2.14.1, in a virtual environment of its own beside jea's packages. Boxes of both sides
+are compared before anything is timed. The sides run in turn and medians are shown; peak memory is that of a process of
+its own per side.
 """
 from __future__ import annotations
 
@@ -190,7 +190,8 @@ def main() -> None:
     try:
         import torchvision  # noqa: F401
     except ImportError as error:
-        raise SystemExit(f"torchvision is not here ({error}); it needs torch 2.14.1 in an environment of its own") from None
+        raise SystemExit(f"torchvision is not here ({error}); it needs torch 2.14.1 in an environment of its "
+                         "own") from None
     rows = operators(arguments) if arguments.operators else whole(arguments)
     print(json.dumps(machine()), f"{threads()} threads")
     print(table(rows))

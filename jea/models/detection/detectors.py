@@ -1,9 +1,9 @@
 """Detectors with external attention in their backbone, in the styles of torchvision and mmdetection.
 
-Faster R-CNN (arXiv 1506.01497) with a feature pyramid (1612.03144), Mask R-CNN (1703.06870), Cascade R-CNN (1712.00726),
-RetinaNet (1708.02002). The paper's later version adds external attention "at the end of ResNet stage 4" to mmdetection's.
-Its code was never published: that this is the segmentation block after layer4, that its normalisation trains with the
-batch's statistics, and that it may start as the identity, are choices of ours.
+Faster R-CNN (arXiv 1506.01497) with a feature pyramid (1612.03144), Mask R-CNN (1703.06870), Cascade R-CNN
+(1712.00726), RetinaNet (1708.02002). The paper's later version adds external attention "at the end of ResNet stage 4"
+to mmdetection's. Its code was never published: that this is the segmentation block after layer4, that its normalisation
+trains with the batch's statistics, and that it may start as the identity, are choices of ours.
 """
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ from jea.ops.detection import paste_masks
 class Detector(Network):
     """What all detectors share: sizes, rescaling and what comes out.
 
-    Evaluation: detector(images, sizes, original_sizes) -> a list with a dict of numpy arrays for each picture, by falling
-    score: boxes (N, 4) x1 y1 x2 y2 in the original picture's pixels, scores (N,), labels (N,) from 0 over the foreground
-    classes, and masks (N, h, w) bool where the detector makes masks.
+    Evaluation: detector(images, sizes, original_sizes) -> a list with a dict of numpy arrays for each picture, by
+    falling
+    score: boxes (N, 4) x1 y1 x2 y2 in the original picture's pixels, scores (N,), labels (N,) from 0 over the
+    foreground classes, and masks (N, h, w) bool where the detector makes masks.
 
-    images: float (B, 3, H, W), a Var or an array, resized, normalised and padded with 0 at the right and the bottom; sizes: [(height, width),
-    ...] of the pictures without the padding, default (H, W); original_sizes: before the resize, default sizes.
+    images: float (B, 3, H, W), a Var or an array, resized, normalised and padded with 0 at the right and the bottom;
+    sizes: [(height, width), ...] of the pictures without the padding, default (H, W); original_sizes: before the
+    resize, default sizes.
 
     Training: detector.losses(images, sizes, truths) -> {"loss": their sum, names: scalars}.
     """
@@ -65,8 +67,8 @@ class Detector(Network):
     def losses(self, images, sizes, truths, *, seeds=None, sampler=None) -> dict:
         """Scalars to minimise: "loss", the sum, and its parts.
 
-        truths: a list of Truth. seeds: an integer for each picture, for the drawing of anchors and proposals, default 0, 1,
-        ...; or a sampler of one's own.
+        truths: a list of Truth. seeds: an integer for each picture, for the drawing of anchors and proposals, default
+        0, 1, ...; or a sampler of one's own.
         """
         images, sizes = self.checked(images, sizes)
         sampler = sampler or Sampler(range(len(sizes)) if seeds is None else seeds)
@@ -111,10 +113,12 @@ class FasterRCNN(Detector):
         attention: "external" or "none": the plain detector. attention_stage: 1 to 4, of the ResNet.
         live_attention: the attention's normalisation uses the batch's statistics in training; else its stored ones.
         zero_attention: the attention starts as the identity.
-        norm: "frozen" statistics in the ResNet, or "live" ones. norm_eps: added to their variances; 0.0 for torchvision's
+        norm: "frozen" statistics in the ResNet, or "live" ones. norm_eps: added to their variances; 0.0 for
+        torchvision's
             published files.
         frozen_stages: the stem and so many stages of the ResNet do not train; 0: the stem; -1: all of it trains.
-        rpn_pre_nms, rpn_post_nms: proposals of a level before, and of a picture after NMS: (training, testing). Default:
+        rpn_pre_nms, rpn_post_nms: proposals of a level before, and of a picture after NMS: (training, testing).
+        Default:
             the style's.
         rpn_samples, roi_samples: anchors and proposals of a picture that train.
         detections_per_image: at most; default: the style's.
@@ -124,9 +128,10 @@ class FasterRCNN(Detector):
     cascade = False
 
     def __init__(self, *, num_classes: int = 80, style: str = "torchvision", attention: str = "external",
-                 attention_stage: int = 4, live_attention: bool = True, zero_attention: bool = False, norm: str = "frozen",
-                 norm_eps: float = 1e-5, frozen_stages: int = 1, rpn_pre_nms: Sequence[int] = (2000, 1000),
-                 rpn_post_nms: Optional[Sequence[int]] = None, rpn_samples: int = 256, roi_samples: int = 512,
+                 attention_stage: int = 4, live_attention: bool = True, zero_attention: bool = False,
+                 norm: str = "frozen", norm_eps: float = 1e-5, frozen_stages: int = 1,
+                 rpn_pre_nms: Sequence[int] = (2000, 1000), rpn_post_nms: Optional[Sequence[int]] = None,
+                 rpn_samples: int = 256, roi_samples: int = 512,
                  detections_per_image: Optional[int] = None, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64,
                  channels: int = 256, hidden: int = 1024):
         _check_classes(num_classes)

@@ -129,8 +129,8 @@ def test_samples_are_a_function_of_the_seed():
 def test_the_truth_is_among_the_proposals(style):
     truth = Truth([[10, 10, 30, 30], [50, 50, 90, 80]], [3, 1])
     proposals = np.array([[11, 11, 30, 31], [0, 0, 5, 5], [48, 50, 90, 82]], np.float32)
-    found = joined([regions_of(0, proposals, truth, Sampler([0]), kind="roi", style=style, threshold=0.5, low_quality=False,
-                               deviations=TEN, count=100)])
+    found = joined([regions_of(0, proposals, truth, Sampler([0]), kind="roi", style=style, threshold=0.5,
+                               low_quality=False, deviations=TEN, count=100)])
     assert found.labels.tolist() == [3, 1, 3, 1, -1]
     assert found.is_truth.sum() == 2
     truths = found.boxes[found.is_truth]
@@ -139,6 +139,6 @@ def test_the_truth_is_among_the_proposals(style):
 
 
 def test_a_picture_without_truth_is_background():
-    found = regions_of(0, np.ones((4, 4), np.float32), Truth(np.zeros((0, 4)), []), Sampler([0]), kind="roi", style=MMDET,
-                       threshold=0.5, low_quality=True, deviations=TEN, count=3)
+    found = regions_of(0, np.ones((4, 4), np.float32), Truth(np.zeros((0, 4)), []), Sampler([0]), kind="roi",
+                       style=MMDET, threshold=0.5, low_quality=True, deviations=TEN, count=3)
     assert found.labels.tolist() == [-1] * 3 and not found.steps.any()

@@ -96,7 +96,8 @@ def test_files_there_and_back(tmp_path, kind, attention, style):
 
 def old_names(tensors, two_stage):
     """torchvision's names of its published files."""
-    backwards = sorted(((ours, theirs) for theirs, ours in key_maps._torchvision_v1(two_stage)), key=lambda r: -len(r[0]))
+    backwards = sorted(((ours, theirs) for theirs, ours in key_maps._torchvision_v1(two_stage)),
+                       key=lambda r: -len(r[0]))
     return {next((theirs + key[len(ours):] for ours, theirs in backwards if key.startswith(ours)), key): value
             for key, value in tensors.items()}
 
@@ -132,7 +133,8 @@ def test_a_resnet_of_imagenet_is_a_backbone(tmp_path):
     model = tiny("maskrcnn", attention="none")
     body = {key[len("backbone.body."):]: var.numpy() + 1 for key, var in model.state_dict().items()
             if key.startswith("backbone.body.")}
-    write(tmp_path / "resnet.pth", {**body, "fc.weight": np.zeros((10, 4), np.float32), "fc.bias": np.zeros(10, np.float32)})
+    write(tmp_path / "resnet.pth",
+          {**body, "fc.weight": np.zeros((10, 4), np.float32), "fc.bias": np.zeros(10, np.float32)})
     attended = tiny("maskrcnn")
     report = load_weights(attended, tmp_path / "resnet.pth")
     assert len(report.loaded) == len(body) and report.dropped == ["fc.weight", "fc.bias"]
@@ -144,7 +146,8 @@ def test_other_classes_leave_the_heads_as_they_are(tmp_path):
     other = tiny("maskrcnn", num_classes=7)
     report = load_weights(other, tmp_path / "five.pth")
     assert {key.rpartition(".")[0] for key in report.initialised} == {
-        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred", "roi_heads.mask_predictor.mask_fcn_logits"}
+        "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred",
+        "roi_heads.mask_predictor.mask_fcn_logits"}
     with pytest.raises(CheckpointError):
         load_weights(tiny("cascade_rcnn"), tmp_path / "five.pth")
 
@@ -212,6 +215,7 @@ def test_inspect_names_them(tmp_path, capsys, kind, name):
 def test_inspect_knows_depth_and_age():
     from jea.checkpoint.detectors import detector_of
     shapes = {f"module.backbone.body.layer3.{k}.conv1.weight": (1,) for k in range(6)}
-    shapes.update({"module.backbone.fpn.inner_blocks.0.weight": (1,), "module.roi_heads.box_predictor.cls_score.weight": (91, 4)})
+    shapes.update({"module.backbone.fpn.inner_blocks.0.weight": (1,),
+                   "module.roi_heads.box_predictor.cls_score.weight": (91, 4)})
     assert detector_of(shapes) == "Faster R-CNN, 90 classes, ResNet-50, names of torchvision's published files (v1)"
     assert detector_of({"conv1.weight": (1,)}) == ""
