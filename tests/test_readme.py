@@ -109,7 +109,7 @@ def test_bundled_weights_score_what_the_readme_says(command, run, tmp_path):
     assert done.returncode == 0, done.stderr
     score = float(re.search(rf"^{name}: ([-\d.]+)$", done.stdout, re.M).group(1))
     assert abs(score - wanted) < entry.get("tolerance", 0.005), (score, wanted)
-    assert (ROOT / "weights" / entry["file"]).stat().st_size < 3e6
+    assert (ROOT / "weights" / entry["file"]).stat().st_size < 4e6
 
 
 def test_other_commands(run):
@@ -180,8 +180,8 @@ def test_the_chinese_page_says_what_the_english_ones_say():
     commands = [line.strip() for text in re.findall(r"^ *```bash\n(.*?)^ *```", page, re.M | re.S)
                 for line in text.splitlines() if line.strip()]
     assert len(commands) >= 12 and set(commands) <= set(COMMANDS), set(commands) - set(COMMANDS)
-    scores = re.findall(r"`\w+: [\d.]+`", page)
-    assert len(set(scores)) == 5 and all(score in README for score in scores)
+    scores = re.findall(r"`[\w ]+: [\d.]+`", page)
+    assert len(set(scores)) == len(BUNDLED) and all(score in README for score in scores)
     rows = re.findall(r"^\| [^|]+ \| (`python test\.py[^|]*`) \| (`[^|]+`) \|$", page, re.M)
     assert len(rows) == len(BUNDLED) and all(f"| {command} | {score} |" in README for command, score in rows)
     for target in re.findall(r"\]\(([^)#]+)\)", page):
