@@ -45,6 +45,6 @@ def support(device: str | None = None) -> list:
         device: "cpu" or "cuda"; the one that jea chooses on this machine if None.
     """
     from jea import environment
-    from jea.ops import declared
+    from jea.ops.common import declared
     found = environment.prepare()
     return declared.rows(device or found.device, onednn=bool(found.onednn))

@@ -7,8 +7,8 @@ import os
 from jea._jittor import jt
 from jea.environment.jittor_home import jittor_cache
 from jea.ops.common import builds
+from jea.ops.common.declared import Support
 from jea.ops.common.sources import header
-from jea.ops.declared import Support
 
 builds.tell(jt)
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT), str(ROOT / "tests" / "fixtures")]
-import compile as gpu  # noqa: E402  (the inputs of each family)
+import parts  # noqa: E402  (the inputs of each family)
 import recipe  # noqa: E402
 
 from jea import create_model  # noqa: E402
@@ -32,7 +32,7 @@ def values_of(name: str) -> dict:
     model.load_state_dict({key: jt.array(value) for key, value in recipe.fill_state(entries).items()})
     model.eval()
     inputs = [recipe.input_array(f"{name}/{i}", var.shape) if "float" in str(var.dtype) else var.numpy()
-              for i, var in enumerate(gpu.inputs(name))]
+              for i, var in enumerate(parts.inputs(name))]
     inputs = [jt.array(value) for value in inputs]
     y = model(*inputs)
     return {"output": y.numpy(), "gradient": jt.grad((y * y).mean(), inputs[0]).numpy()}
@@ -77,7 +77,7 @@ def test_compile_knows_every_model():
     from jea.models import MODELS as ALL
     families = {family: name for name, family in ALL.items() if family != "detection"}
     for name in families.values():
-        assert gpu.inputs(name)
+        assert parts.inputs(name)
     assert {ALL[name] for name in MODELS} == set(families)  # and each is compared above
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.ops import declared, kernels
-from jea.ops.common import sources
+from jea.ops import kernels
+from jea.ops.common import declared, sources
 
 PAGE = (Path(kernels.__file__).parent / "README.md").read_text(encoding="utf-8")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from jea import ops
-from jea.ops import declared
+from jea.ops.common import declared
 
 
 def test_the_sources_and_the_operators_say_the_same():

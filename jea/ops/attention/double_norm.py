@@ -7,7 +7,7 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.common.declared import FLOAT, FLOATS, Support
 from jea.ops.function import Function
 
 SUPPORT = Support("double_norm", cpu=FLOAT, cuda=FLOATS)

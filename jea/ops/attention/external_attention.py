@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from jea.ops import kernels
 from jea.ops.attention.double_norm import EPSILON, double_norm
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.function import Function
 from jea.ops.products.linear import linear
 from jea.ops.shapes.transpose import transpose

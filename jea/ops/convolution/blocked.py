@@ -11,8 +11,8 @@ import functools
 from jea import ranks
 from jea._jittor import jt
 from jea.ops import kernels
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.convolution.conv import bfloat16_unavailable, conv_nhwc_unavailable
-from jea.ops.declared import FLOAT, Support
 from jea.ops.function import Function
 from jea.ops.normalisation.batch_norm import batch_norm_over_ranks
 from jea.ops.normalisation.batch_norm_functions import BatchNorm

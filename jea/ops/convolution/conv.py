@@ -14,7 +14,7 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 
 SUPPORT = Support("conv2d_nhwc", cpu=FLOAT + ("bfloat16",), onednn=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.common.declared import FLOAT, FLOATS, Support
 from jea.ops.normalisation.batch_norm_functions import function_for
 from jea.ops.products.half import single
 

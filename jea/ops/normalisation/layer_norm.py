@@ -5,7 +5,7 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.function import Function
 from jea.ops.normalisation.batch_norm import moments
 from jea.ops.products.half import single

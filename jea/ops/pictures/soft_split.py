@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from jea._jittor import nn
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.common.declared import FLOAT, FLOATS, Support
 from jea.ops.function import Function
 from jea.ops.shapes.transpose import transpose
 

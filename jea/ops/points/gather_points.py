@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.function import Function
 
 SUPPORT = Support("gather_points", cpu=FLOAT, cuda=FLOAT)

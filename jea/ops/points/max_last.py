@@ -5,7 +5,7 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.function import Function
 
 SUPPORT = Support("max_last", cpu=FLOAT, cuda=FLOAT)

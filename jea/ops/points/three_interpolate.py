@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, Support
+from jea.ops.common.declared import FLOAT, Support
 from jea.ops.function import Function
 from jea.ops.points.checks import check_clouds
 from jea.ops.points.gather_points import gather_points_reference, scatter_workspace

@@ -5,7 +5,7 @@ import math
 
 from jea._jittor import jt, nn
 from jea.ops import kernels
-from jea.ops.declared import FLOAT, FLOATS, Support
+from jea.ops.common.declared import FLOAT, FLOATS, Support
 from jea.ops.function import Function
 
 SUPPORT = Support("linear", cpu=FLOAT, cuda=FLOATS, onednn=True)

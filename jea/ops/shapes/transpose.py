@@ -5,7 +5,7 @@ import math
 
 from jea._jittor import jt
 from jea.ops import kernels
-from jea.ops.declared import FLOATS, Support
+from jea.ops.common.declared import FLOATS, Support
 from jea.ops.function import Function
 
 OTHER_AXES = 4  # that the kernel can walk over, beside the two of its tiles

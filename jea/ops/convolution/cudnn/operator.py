@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from jea._jittor import jt, nn
 from jea.ops import kernels
+from jea.ops.common.declared import FLOATS, Support
 from jea.ops.convolution.cudnn import check, plans
-from jea.ops.declared import FLOATS, Support
 from jea.ops.function import Function
 from jea.ops.products.half import HALF, conv2d_half
 

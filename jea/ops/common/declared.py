@@ -58,7 +58,7 @@ def _value(node):
     return ast.literal_eval(node)
 
 
-def declarations(folder: Path = Path(__file__).parent) -> list:
+def declarations(folder: Path = Path(__file__).parents[1]) -> list:
     """Every Support that the modules of a folder make at their top level, in the order of the operators' names."""
     found = []
     for path in folder.rglob("*.py"):
