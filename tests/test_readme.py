@@ -15,8 +15,8 @@ from jea.checkpoint import save_npz
 from jea.commands import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "configs/README.md", "weights/README.md", "jea/README.md", "tests/README.md",
-         "tests/bench/README.md")
+PAGES = ("README.md", "configs/README.md", "weights/README.md", "jea/README.md", "jea/ops/README.md",
+         "tests/README.md", "tests/bench/README.md", "tests/gpu/README.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 README = TEXTS["README.md"]
 BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"^ *```(\w+)\n(.*?)^ *```", text, re.M | re.S)]
