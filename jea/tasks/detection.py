@@ -168,10 +168,10 @@ class Detection(Task):
                 picture = read_image(item.input, exif=True)
                 found = self.shown(self.detect(dataset, dataset.prepared(picture), picture.shape[:2]))
                 write_image(item.path(".png"), beside_truth(picture, found, None, names=dataset.class_names, side=640))
-                item.found(prediction=str(item.path(".png")), objects=[
-                    {"class": dataset.class_names[label], "score": round(float(score), 4),
-                     "box": [round(float(v), 1) for v in box]}
-                    for box, score, label in zip(found["boxes"], found["scores"], found["labels"])])
+                objects = [{"class": dataset.class_names[label], "score": round(float(score), 4),
+                            "box": [round(float(v), 1) for v in box]}
+                           for box, score, label in zip(found["boxes"], found["scores"], found["labels"])]
+                item.found(prediction=str(item.path(".png")), scores=listed(objects), objects=objects)
         return outputs.result("images")
 
 
@@ -184,6 +184,15 @@ class InstanceSegmentation(Detection):
         if getattr(self.model, "solves", "") != "detection" or not self.model.masks:
             fitting = ", ".join(name for name in models_for("detection") if "mask" in name)
             raise ConfigError(f"model.name is {self._model['name']}, which makes no masks; expected one of {fitting}")
+
+
+def listed(objects: list) -> dict:
+    """The objects' scores by name, the second of a class as "cat (2)"."""
+    seen: dict = {}
+    for thing in objects:
+        number = sum(name.partition(" (")[0] == thing["class"] for name in seen) + 1
+        seen[thing["class"] + (f" ({number})" if number > 1 else "")] = thing["score"]
+    return seen
 
 
 def entries(found: dict, number: int, class_ids) -> list:

@@ -9,7 +9,7 @@ pytest.importorskip("pycocotools")
 from jea.data import write_image  # noqa: E402
 from jea.data.detection.scenes import make_scenes  # noqa: E402
 from jea.errors import ConfigError, DataError  # noqa: E402
-from jea.tasks.detection import Detection, InstanceSegmentation, entries  # noqa: E402
+from jea.tasks.detection import Detection, InstanceSegmentation, entries, listed  # noqa: E402
 from jea.tasks.outputs import predict_files  # noqa: E402
 from jea.training.loop import train  # noqa: E402
 
@@ -94,6 +94,7 @@ def test_files_of_ones_own(run, scenes, tmp_path):
     assert (tmp_path / "out" / "a.png").is_file() and (tmp_path / "out" / "detections.json").is_file()
     for file in found["files"]:
         assert all(set(thing) == {"class", "score", "box"} for thing in file["objects"])
+        assert sorted(file["scores"].values()) == sorted(thing["score"] for thing in file["objects"])
 
 
 def test_a_split_without_answers(run, scenes, tmp_path):
@@ -132,6 +133,11 @@ def test_perfect_answers_score_one(run, scenes, tmp_path, monkeypatch):
     assert found.score > 0.999 and found.values["box AP"] > 0.999
 
 
+def test_objects_are_listed_by_name():
+    assert listed([{"class": "a", "score": 0.9}, {"class": "b", "score": 0.8}, {"class": "a", "score": 0.7}]) == {
+        "a": 0.9, "b": 0.8, "a (2)": 0.7}
+
+
 def test_labels_of_no_class_are_no_results():
     found = {"boxes": np.zeros((2, 4), np.float32), "scores": np.ones(2), "labels": np.array([-1, 0])}
     assert [entry["category_id"] for entry in entries(found, 0, (7,))] == [7]
@@ -155,8 +161,9 @@ def test_four_pictures_are_learned_by_heart(scenes, tmp_path, kind):
     if not (scenes / "four").exists():
         (scenes / "four").symlink_to(scenes / "train")
     task = InstanceSegmentation(**blocks(
-        scenes, model={"name": f"ea_{kind}_tiny", "zero_attention": True, "rpn_post_nms": [100, 50]},
+        scenes, model={"name": f"ea_{kind}_tiny", "zero_attention": True, "rpn_post_nms": [100, 50],
+                       "roi_samples": 64},
         data={"split": "four", "flip": 0.0}, eval={"split": "four"},
-        train={"steps": 500, "batch_size": 4, "lr": 0.02, "warmup_steps": 30, "milestones": [400]}))
+        train={"steps": 1200, "batch_size": 4, "lr": 0.02, "warmup_steps": 30, "milestones": [800, 1100]}))
     values = train(task, tmp_path, progress=False)
     assert values["box AP"] > 0.95 and values["mask AP"] > 0.9, values
