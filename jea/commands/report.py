@@ -76,7 +76,7 @@ def _split(values: dict) -> tuple:
         elif isinstance(value, list) and all(isinstance(entry, str) for entry in value):
             scores[name.replace("_", " ")] = ", ".join(value)
         elif isinstance(value, list):
-            tables[name.replace("_", " ")] = {
+            tables[name.replace("_", " ").capitalize()] = {
                 str(next(iter(entry.values()))): {key: number for key, number in entry.items()
                                                   if isinstance(number, (int, float))} for entry in value}
         else:

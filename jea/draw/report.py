@@ -32,8 +32,9 @@ td.number, th.number { text-align: right; }
 th button { all: unset; cursor: pointer; font-weight: 600; color: var(--link); }
 th button:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 th[aria-sort=ascending] button::after { content: " \\25B2"; } th[aria-sort=descending] button::after { content: " \\25BC"; }
-figure { margin: 1rem 0; } figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .25rem; }
-img { max-width: 100%; height: auto; border: 1px solid var(--rule); background: #ffffff; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-end; }
+figure { margin: 0; max-width: 100%; } figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .25rem; max-width: 20rem; }
+img { max-width: 100%; min-width: 7rem; image-rendering: pixelated; height: auto; border: 1px solid var(--rule); background: #ffffff; }
 pre { background: var(--tint); padding: .75rem 1rem; border-radius: .5rem; overflow-x: auto; }
 pre mark { background: none; color: inherit; font-weight: 700; text-decoration: underline; }
 """
@@ -94,7 +95,7 @@ class Report:
         parts += [_section(title, _table(title, rows)) for title, rows in self.tables.items() if rows]
         for title, pictures in (("Pictures, the worst first", self.pictures), ("Charts", self.charts)):
             if pictures:
-                parts.append(_section(title, "".join(map(_figure, pictures))))
+                parts.append(_section(title, f'<div class="figures">{"".join(map(_figure, pictures))}</div>'))
         if self.config:
             lines = [f"<mark>{_text(line)}</mark>" if line in self.changed else _text(line)
                      for line in self.config.splitlines()]

@@ -43,6 +43,17 @@ def trained(name, options):
     return model
 
 
+def spread(model):
+    """Random weights with spectral normalisation, and the vectors that a trained network has."""
+    rng = np.random.default_rng(1)
+    for layer in model.modules():
+        if "weight_orig" in vars(layer):
+            weight = rng.standard_normal(layer.weight_orig.shape, np.float32)
+            u, _, v = np.linalg.svd(weight.reshape(len(weight), -1), full_matrices=False)
+            for var, value in ((layer.weight_orig, weight), (layer.weight_u, u[:, 0]), (layer.weight_v, v[0])):
+                var.assign(np.ascontiguousarray(value))
+
+
 def run(path, feeds):
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
