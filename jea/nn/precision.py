@@ -43,29 +43,29 @@ def autocast(dtype: str):
 
 def operands(*values):
     """The values (or None) as a product takes them: in half precision inside `autocast` on CUDA, else as they are."""
-    if _dtype == "float32" or _on_cpu():
+    if _dtype == "float32" or half_on_cpu():
         return values
     return tuple(value if value is None or value.dtype == _dtype else value.cast(_dtype) for value in values)
 
 
-def _on_cpu() -> bool:
+def half_on_cpu() -> bool:
     """Whether products are the CPU's in half precision, whose operands are rounded inside them."""
     return _dtype == "bfloat16" and not jt.flags.use_cuda
 
 
 def matmul(a, b):
     """a b as jt.matmul, in float32 or from operands in half precision; the result is float32."""
-    return matmul_bfloat16(a, b) if _on_cpu() else single(jt.matmul(*operands(a, b)))
+    return matmul_bfloat16(a, b) if half_on_cpu() else single(jt.matmul(*operands(a, b)))
 
 
 def matmul_transpose(a, b):
     """a b^T, likewise; b has two axes, a any number."""
-    return matmul_bfloat16(a, b, transpose_b=True) if _on_cpu() else single(nn.matmul_transpose(*operands(a, b)))
+    return matmul_bfloat16(a, b, transpose_b=True) if half_on_cpu() else single(nn.matmul_transpose(*operands(a, b)))
 
 
 def bmm_transpose(a, b):
     """a b^T for each matrix of a batch, likewise."""
-    return matmul_bfloat16(a, b, transpose_b=True) if _on_cpu() else single(nn.bmm_transpose(*operands(a, b)))
+    return matmul_bfloat16(a, b, transpose_b=True) if half_on_cpu() else single(nn.bmm_transpose(*operands(a, b)))
 
 
 def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int = 1):

@@ -85,8 +85,8 @@ class SNLinear(SpectralNorm):
         self.bias = jt.zeros((out_features,)) if bias else None
 
     def execute(self, x):
-        # few rows: on the CPU they stay float32
-        product = precision.matmul_transpose if jt.flags.use_cuda else nn.matmul_transpose
+        # few rows: in the CPU's half precision they stay float32
+        product = nn.matmul_transpose if precision.half_on_cpu() else precision.matmul_transpose
         y = product(x, self.normalised_weight())
         return y if self.bias is None else y + self.bias
 
