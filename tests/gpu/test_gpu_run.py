@@ -114,7 +114,7 @@ def test_bandwidth_has_no_errors(tmp_path, warm):
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "out.json").read_text())
     assert "error" not in json.dumps(results) and "error" not in done.stdout
-    assert warm or (len(results) >= 6 and all(row["GB_per_s"] > 0 for row in results.values()))
+    assert warm or (len(results) >= 6 and all(row["microseconds"] > 0 for row in results.values()))
 
 
 @needs_tools
