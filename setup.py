@@ -61,7 +61,8 @@ setup(
         "onnx": ["onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6"],
         "points": ["h5py>=3"],  # ModelNet40 and ShapeNetPart in their HDF5 form
         "tensorboard": ["tensorboard"],  # train.py writes event files when it is installed
-        "test": ["pytest>=7", "h5py>=3", "onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6", "pycocotools>=2.0.7"],
+        "test": ["pytest>=7", "h5py>=3", "onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6", "pycocotools>=2.0.7",
+                 "scikit-learn"],
     },
     entry_points={"console_scripts": ["jea = jea.commands.cli:main"]},
     classifiers=[

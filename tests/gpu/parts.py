@@ -13,9 +13,9 @@ def flattened(outputs) -> list:
     return [outputs] if outputs is not None else []
 
 
-# Configs without a step here: pictures that are not there, and detectors, whose step follows indices that a kernel
-# found.
-NOT_HERE = ("imagenet", "instance_segmentation", "detection")
+# Configs without a step here: pictures that are not there (those of digits come with scikit-learn; the network is that
+# of tiny_shapes), and detectors, whose step follows indices that a kernel found.
+NOT_HERE = ("imagenet", "digits", "instance_segmentation", "detection")
 
 
 def parts() -> dict:
