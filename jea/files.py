@@ -41,6 +41,15 @@ def jea_home() -> Path:
     return Path(os.path.abspath(Path(os.environ.get("JEA_HOME") or Path("~", ".cache", "jea")).expanduser()))
 
 
+def identity(path):
+    """What tells a file from all others: its place on the disk, or, where there is none yet, its path."""
+    try:
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    except OSError:
+        return Path(path).resolve()
+
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 _counter = itertools.count()

@@ -78,6 +78,20 @@ def side_by_side(image: np.ndarray, prediction: np.ndarray, label: np.ndarray | 
     return np.array(canvas)
 
 
+def shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A copy of a picture (H, W, 3) uint8 of at most so many pixels, in its shape."""
+    height, width = image.shape[:2]
+    factor = (pixels / (height * width)) ** 0.5
+    size = max(1, min(pixels, int(width * factor))), max(1, min(pixels, int(height * factor)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels (H, W) uint8 in another size, nearest neighbour."""
+    return labels if labels.shape == size else \
+        np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
 def _check_size(image: np.ndarray, other: np.ndarray, what: str) -> None:
     if image.ndim != 3 or image.shape[:2] != other.shape:
         raise ValueError(f"picture is {image.shape}, {what} is {other.shape}; expected (H, W, 3) and (H, W)")

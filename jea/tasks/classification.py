@@ -4,12 +4,14 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DataError, list_inputs, map_ordered, read_image, write_image
+from jea.data import DataError, map_ordered, write_image
+from jea.data.files.inputs import PICTURES, Input
 from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
 from jea.data.views.crops import denormalise
 from jea.files import write_bytes
@@ -17,6 +19,7 @@ from jea.metrics.classification import ClassificationScores
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
+from jea.results import TopClasses
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import classification as options
 from jea.tasks.task import Evaluation, Shown, Task
@@ -33,6 +36,7 @@ class Classification(Task):
     name = "classification"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
+    takes, gives = PICTURES, TopClasses
 
     def fuse(self, precision: str = "float32") -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -154,22 +158,17 @@ class Classification(Task):
                                f"picture {number}: {names[label]}, probability {probability:.2f}", probability))
         return shown
 
-    def list_inputs(self, path) -> list:
-        return list_inputs(path)
+    def prepare_prediction(self) -> None:
+        self._names = self.class_names()
 
-    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """The five most likely classes of each picture; EXIF rotation is honoured. Writes predictions.json."""
-        names = self.class_names()
-        outputs.keep_as("predictions.json")
-        for item in outputs.each((), unit="picture", progress=progress):
-            with item:
-                picture = eval_picture(read_image(item.input, exif=True), self.model.img_size, self.eval.crop_pct)
-                logits = self.logits(picture[None])[0].astype(np.float64)
-                shares = np.exp(logits - logits.max())
-                shares /= shares.sum()
-                best = np.argsort(-shares, kind="stable")[:5]
-                item.found(classes={names[c]: round(float(shares[c]), 4) for c in best})
-        return outputs.result("images")
+    def predict(self, inputs: Sequence[Input]) -> list[TopClasses]:
+        """The probabilities of each picture's classes; its centre is looked at, as in `evaluate`."""
+        pictures = [eval_picture(one.value, self.model.img_size, self.eval.crop_pct) for one in inputs]
+        found = []
+        for one, logits in zip(inputs, self.logits(np.stack(pictures)).astype(np.float64)):
+            shares = np.exp(logits - logits.max())
+            found.append(TopClasses(one, shares / shares.sum(), names=self._names))
+        return found
 
     def class_names(self) -> tuple:
         """Names of the model's classes: of eval.class_list, else of the data set if it is there, else "class 0", ..."""

@@ -5,13 +5,15 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Sequence
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import list_inputs, map_ordered, read_image, write_image
+from jea.data import map_ordered, write_image
 from jea.data.detection import resizing
 from jea.data.detection.grouping import GroupedLoader
 from jea.data.detection.rle import runs_of_mask, text_of_runs
+from jea.data.files.inputs import PICTURES, Input
 from jea.draw.objects import beside_truth
 from jea.errors import ConfigError
 from jea.files import write_bytes
@@ -20,6 +22,7 @@ from jea.models import models_for
 from jea.models.detection.sampling import Truth
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
+from jea.results import Objects
 from jea.tasks.options import detection as options
 from jea.tasks.task import Evaluation, Task
 from jea.training.memory import peak_memory_mb
@@ -35,6 +38,7 @@ class Detection(Task):
     name = "detection"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     shares_evaluation = True
+    takes, gives = PICTURES, Objects
 
     def training_data(self):
         return self.dataset().for_training()
@@ -152,27 +156,16 @@ class Detection(Task):
         kept = (found["scores"] >= self.eval.min_score) & (found["labels"] >= 0)
         return {name: values[kept] for name, values in found.items()}
 
-    # -- files
-    # ----------------------------------------------------------------------------------------------------------
+    # -- a user's own pictures ----------------------------------------------------------------------------------------
 
-    def list_inputs(self, path) -> list:
-        return list_inputs(path)
+    def prepare_prediction(self) -> None:
+        self._dataset = self.dataset(self.eval.split)
 
-    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Find objects in pictures; EXIF rotation is honoured. Writes <name>.png with what was found, and
-        detections.json."""
-        dataset = self.dataset(self.eval.split)
-        outputs.keep_as("detections.json")
-        for item in outputs.each((".png",), unit="picture", progress=progress):
-            with item:
-                picture = read_image(item.input, exif=True)
-                found = self.shown(self.detect(dataset, dataset.prepared(picture), picture.shape[:2]))
-                write_image(item.path(".png"), beside_truth(picture, found, None, names=dataset.class_names, side=640))
-                objects = [{"class": dataset.class_names[label], "score": round(float(score), 4),
-                            "box": [round(float(v), 1) for v in box]}
-                           for box, score, label in zip(found["boxes"], found["scores"], found["labels"])]
-                item.found(prediction=str(item.path(".png")), scores=listed(objects), objects=objects)
-        return outputs.result("images")
+    def predict(self, inputs: Sequence[Input]) -> list[Objects]:
+        """Find objects in pictures of any size."""
+        dataset = self._dataset
+        return [Objects(one, self.shown(self.detect(dataset, dataset.prepared(one.value), one.value.shape[:2])),
+                        names=dataset.class_names) for one in inputs]
 
 
 class InstanceSegmentation(Detection):
@@ -184,15 +177,6 @@ class InstanceSegmentation(Detection):
         if getattr(self.model, "solves", "") != "detection" or not self.model.masks:
             fitting = ", ".join(name for name in models_for("detection") if "mask" in name)
             raise ConfigError(f"model.name is {self._model['name']}, which makes no masks; expected one of {fitting}")
-
-
-def listed(objects: list) -> dict:
-    """The objects' scores by name, the second of a class as "cat (2)"."""
-    seen: dict = {}
-    for thing in objects:
-        number = sum(name.partition(" (")[0] == thing["class"] for name in seen) + 1
-        seen[thing["class"] + (f" ({number})" if number > 1 else "")] = thing["score"]
-    return seen
 
 
 def entries(found: dict, number: int, class_ids) -> list:

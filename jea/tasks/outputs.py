@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from jea.errors import DataError
-from jea.files import write_bytes
+from jea.files import identity, write_bytes
 from jea.progress import progress as progress_bar
 
 _REST = 20  # the list is written again after this many times as long as writing it took
@@ -67,7 +67,7 @@ class Outputs:
 
     def _stems(self, suffixes: Sequence[str]) -> list[str]:
         """A name for each input, none of whose outputs is another's: a, or a.jpg beside a.png, or a.jpg-2."""
-        inputs = {_identity(path): path for path in self.inputs}
+        inputs = {identity(path): path for path in self.inputs}
         taken: set[str] = set() if self.list is None else {self.list.name.casefold()}
         stems = []
         for path in self.inputs:
@@ -84,9 +84,9 @@ class Outputs:
 
     @staticmethod
     def _spare(inputs: dict, target: Path, source: Path | None) -> None:
-        if _identity(target) in inputs:
+        if identity(target) in inputs:
             said = f"{source}: its prediction" if source else "the list of results"
-            raise DataError(f"{said} would overwrite the input {inputs[_identity(target)]}; choose another --out")
+            raise DataError(f"{said} would overwrite the input {inputs[identity(target)]}; choose another --out")
 
     def _write_list(self) -> None:
         started = time.monotonic()
@@ -126,12 +126,3 @@ class Item:
 
     def __exit__(self, kind, error, trace) -> bool:
         return isinstance(error, DataError) and self.outputs._failed(self.input, error)
-
-
-def _identity(path: Path):
-    """What tells a file from all others: its place on the disk, or, where there is none yet, its path."""
-    try:
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    except OSError:
-        return path.resolve()

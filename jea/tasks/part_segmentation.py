@@ -7,10 +7,11 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.data import DataError, dataset_class
+from jea.data.files.inputs import Input
 from jea.data.views.clouds import choose
 from jea.draw.clouds import cloud_sheet
-from jea.files import write_bytes
 from jea.metrics import PartScores
+from jea.results import CloudParts
 from jea.tasks.options import part_segmentation as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
@@ -24,7 +25,7 @@ class PartSegmentation(PointTask):
 
     name = "part_segmentation"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
-    cloud_outputs = ("_parts.txt",)
+    gives = CloudParts
 
     def check_sizes(self, dataset) -> None:
         if dataset.parts is None:
@@ -69,34 +70,30 @@ class PartSegmentation(PointTask):
         found = scores.scores()
         return {**found, "mIoU": dict(zip(dataset.class_names, found["mIoU"].tolist()))}
 
-    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, item):
-        """The picture of a user's cloud and the shares of its parts; writes <name>_parts.txt, "x y z part" per point.
-
-        All points get a part: they run in random groups of the training's size.
-        """
-        parts = dataset_class(self._data["name"]).parts
-        names = self.names("part_names", self.model.num_classes)
-        n, count = self.num_points, len(points)
-        order = choose(count, -(-count // n) * n, np.random.Generator(np.random.PCG64(0))).reshape(-1, n)
-        category = self._category(points[order[0]], parts)
-        prediction = np.zeros(count, np.int64)
-        for start in range(0, len(order), self.eval.batch_size):
-            groups = order[start:start + self.eval.batch_size]
-            clouds = np.ascontiguousarray(points[groups].transpose(0, 2, 1))
-            found = self.probabilities(clouds, np.full(len(groups), category), range(start, start + len(groups)))
-            for group, own in zip(groups[::-1], found[::-1]):  # a repeated point keeps its first group's part
-                prediction[group[::-1]] = self.prediction(own, category, parts)[::-1]
-        file = item.path("_parts.txt")
-        lines = (f"{x:.9g} {y:.9g} {z:.9g} {part}\n" for (x, y, z), part in zip(cloud.tolist(), prediction.tolist()))
-        write_bytes(file, "".join(lines).encode())
-        present, sizes = np.unique(prediction, return_counts=True)
-        shares = {names[k]: round(size / count, 4) for k, size in zip(present.tolist(), sizes.tolist())}
-        title = self.names("class_names", self.model.num_categories)[category]
-        return cloud_sheet(points, prediction, names=names, titles=(title,)), shares, file
-
-    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
+    def prepare_prediction(self) -> None:
         self._categories()
-        return super().predict_files(inputs, outputs, progress=progress)
+
+    def predict_clouds(self, inputs: Sequence[Input], clouds: list[np.ndarray]) -> list[CloudParts]:
+        """All points get a part: they run in random groups of the training's size."""
+        parts = dataset_class(self._data["name"]).parts
+        names, n = self.names("part_names", self.model.num_classes), self.num_points
+        groups, categories, found = [], [], [np.zeros(len(points), np.int64) for points in clouds]
+        for cloud, points in enumerate(clouds):
+            count = len(points)
+            order = choose(count, -(-count // n) * n, np.random.Generator(np.random.PCG64(0))).reshape(-1, n)
+            categories.append(self._category(points[order[0]], parts))
+            groups += [(cloud, seed, chosen) for seed, chosen in enumerate(order)]
+        for start in range(0, len(groups), self.eval.batch_size):
+            some = groups[start:start + self.eval.batch_size]
+            batch = np.ascontiguousarray(np.stack([clouds[cloud][chosen].T for cloud, _, chosen in some]))
+            shares = self.probabilities(batch, np.array([categories[cloud] for cloud, _, _ in some]),
+                                        [seed for _, seed, _ in some])
+            for (cloud, _, chosen), own in zip(some[::-1], shares[::-1]):
+                # A repeated point keeps its first group's part.
+                found[cloud][chosen[::-1]] = self.prediction(own, categories[cloud], parts)[::-1]
+        titles = self.names("class_names", self.model.num_categories)
+        return [CloudParts(one, prediction, names=names, category=titles[category])
+                for one, prediction, category in zip(inputs, found, categories)]
 
     def _categories(self) -> tuple:
         names = self.names("class_names", self.model.num_categories)

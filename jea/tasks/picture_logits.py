@@ -4,7 +4,6 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-from PIL import Image
 
 from jea._jittor import jt
 from jea.data.views.crops import fit_size, normalise, pad_8n1
@@ -48,20 +47,6 @@ class PictureLogits:
         """Logits of the rows from `top` to `bottom`, (C, bottom - top, W)."""
         values = _interpolate(self.values, self.rows, np.arange(top, bottom), axis=1)
         return _interpolate(values, self.columns, np.arange(self.size[1]), axis=2)
-
-
-def shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
-    """A copy of a picture (H, W, 3) uint8 of at most so many pixels, in its shape."""
-    height, width = image.shape[:2]
-    factor = (pixels / (height * width)) ** 0.5
-    size = max(1, min(pixels, int(width * factor))), max(1, min(pixels, int(height * factor)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-
-
-def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Labels (H, W) uint8 in another size, nearest neighbour."""
-    return labels if labels.shape == size else \
-        np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _interpolate(values: np.ndarray, known: np.ndarray, wanted: np.ndarray, *, axis: int) -> np.ndarray:

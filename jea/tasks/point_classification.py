@@ -7,9 +7,10 @@ import numpy as np
 
 from jea._jittor import jt
 from jea.data import DataError
+from jea.data.files.inputs import Input
 from jea.data.views.clouds import choose
-from jea.draw.clouds import cloud_sheet
 from jea.metrics import ClassificationScores
+from jea.results.clouds import CloudClass, class_sheet
 from jea.tasks.options import point_classification as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
@@ -23,6 +24,7 @@ class PointClassification(PointTask):
 
     name = "point_classification"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
+    gives = CloudClass
 
     def check_sizes(self, dataset) -> None:
         super().check_sizes(dataset)
@@ -44,7 +46,7 @@ class PointClassification(PointTask):
 
     def score(self, scores: ClassificationScores, sample: dict, found: np.ndarray, dataset, *, drawn: bool):
         scores.update(found[None], np.array([sample["category"]]))
-        picture = _sheet(sample["points"].T, found, dataset.class_names, sample["category"]) if drawn else None
+        picture = class_sheet(sample["points"].T, found, dataset.class_names, sample["category"]) if drawn else None
         return picture, "probability of the label", float(found[sample["category"]])
 
     def result(self, scores: ClassificationScores, dataset) -> dict:
@@ -52,17 +54,9 @@ class PointClassification(PointTask):
         return {"OA": found["top1"], "mAcc": found["mean_class"],
                 "accuracy": dict(zip(dataset.class_names, found["accuracy"].tolist()))}
 
-    def predict_cloud(self, cloud: np.ndarray, points: np.ndarray, item):
-        """The picture of a user's cloud and the probabilities of its best five classes."""
-        chosen = choose(len(points), self.num_points, np.random.Generator(np.random.PCG64(0)))
-        found = self.probabilities(np.ascontiguousarray(points[chosen].T)[None], None, [0])[0]
+    def predict_clouds(self, inputs: Sequence[Input], clouds: list[np.ndarray]) -> list[CloudClass]:
+        chosen = [points[choose(len(points), self.num_points, np.random.Generator(np.random.PCG64(0)))].T
+                  for points in clouds]
         names = self.names("class_names", self.model.num_classes)
-        best = np.argsort(-found, kind="stable")[:5]
-        return _sheet(points, found, names), {names[k]: round(float(found[k]), 4) for k in best}, None
-
-
-def _sheet(points: np.ndarray, found: np.ndarray, names: Sequence[str], label=None) -> np.ndarray:
-    best = int(found.argmax())
-    titles = [f"{names[best]} {found[best]:.0%}", *([] if label is None else [f"label: {names[label]}", "errors"])]
-    whole = None if label is None else np.full(len(points), label)
-    return cloud_sheet(points, np.full(len(points), best), whole, names=names, titles=titles)
+        return [CloudClass(one, found, names=names)
+                for one, found in zip(inputs, self.probabilities(np.stack(chosen), None, [0] * len(chosen)))]

@@ -8,13 +8,14 @@ from typing import Sequence
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.data import DataError, dataset_class, list_inputs, map_ordered, write_image
-from jea.data.files.clouds.reading import SUFFIXES, read_cloud
+from jea.data import DataError, dataset_class, map_ordered, write_image
+from jea.data.files.inputs import CLOUDS, Input
 from jea.data.views.clouds import normalise_cloud, scaled
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
+from jea.results import Result
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.phase import Phase
@@ -26,10 +27,10 @@ MIN_POINTS = 32  # of a user's own cloud
 
 
 class PointTask(Task):
-    """Base of the tasks on point clouds. A subclass defines `name`, the options, `losses`, `probabilities` and what
-    `evaluate` and `predict_files` call."""
+    """Base of the tasks on point clouds. A subclass defines `name`, the options, `gives`, `losses`, `probabilities` and
+    what `evaluate` and `predict` call."""
 
-    cloud_outputs: tuple = ()  # ends of the names of what `predict_cloud` writes
+    takes = CLOUDS
 
     def fuse(self, precision: str = "float32") -> None:
         """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
@@ -108,27 +109,20 @@ class PointTask(Task):
         return Evaluation(next(iter(values.values())), dict(values, clouds=count,
                                                             seconds_per_cloud=seconds / max(count, 1)), shown)
 
-    def list_inputs(self, path) -> list:
-        return list_inputs(path, SUFFIXES, "cloud")
+    def predict(self, inputs: Sequence[Input]) -> list[Result]:
+        """Run on clouds. They are moved into the unit sphere, nothing else: their axes must be those of the training
+        data."""
+        for one in inputs:
+            if len(one.value) < MIN_POINTS:
+                raise DataError(f"{one.name}: cloud has {len(one.value)} points; expected at least {MIN_POINTS}, and "
+                                f"best {self.num_points} or more")
+            if not np.ptp(one.value, axis=0).any():
+                raise DataError(f"{one.name}: all {len(one.value)} points are the same")
+        return self.predict_clouds(inputs, [normalise_cloud(one.value) for one in inputs])
 
-    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Run on clouds (text, .npy, .ply, .off, .obj, .stl, .pcd; a mesh is sampled on its surface).
-
-        A cloud is moved into the unit sphere, nothing else: its axes must be those of the training data. Writes
-        <name>.png, the cloud seen from several sides, and what else the task has in `cloud_outputs`.
-        """
-        for item in outputs.each((".png", *self.cloud_outputs), unit="cloud", progress=progress):
-            with item:
-                cloud = read_cloud(item.input)
-                if len(cloud) < MIN_POINTS:
-                    raise DataError(f"{item.input}: cloud has {len(cloud)} points; expected at least {MIN_POINTS}, and "
-                                    f"best {self.num_points} or more")
-                if not np.ptp(cloud, axis=0).any():
-                    raise DataError(f"{item.input}: all {len(cloud)} points are the same")
-                picture, classes, prediction = self.predict_cloud(cloud, normalise_cloud(cloud), item)
-                write_image(item.path(".png"), picture)
-                item.found(prediction=str(prediction or item.path(".png")), classes=classes)
-        return outputs.result("clouds")
+    def predict_clouds(self, inputs: Sequence[Input], clouds: list[np.ndarray]) -> list[Result]:
+        """The results for clouds (N, 3) float32 in the unit sphere."""
+        raise NotImplementedError
 
     @property
     def num_points(self) -> int:

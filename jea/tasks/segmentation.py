@@ -4,14 +4,16 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import DataError, dataset_class, list_inputs, map_ordered, read_image, write_image, write_index_png
+from jea.data import DataError, dataset_class, map_ordered, write_image
+from jea.data.files.inputs import PICTURES, Input
 from jea.draw.charts import bars_png, confusion_png
-from jea.draw.comparisons import side_by_side
+from jea.draw.comparisons import shrunk, side_by_side
 from jea.draw.palettes import voc_palette
 from jea.errors import ConfigError
 from jea.metrics.segmentation import ConfusionMatrix
@@ -20,9 +22,10 @@ from jea.nn.mode import freeze_batch_norm
 from jea.nn.norm import BatchNorm1d, BatchNorm2d
 from jea.ops import cross_entropy
 from jea.progress import progress as progress_bar
+from jea.results import ClassMap
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import segmentation as options
-from jea.tasks.picture_logits import PictureLogits, picture_logits, resized_labels, shrunk
+from jea.tasks.picture_logits import PictureLogits, picture_logits
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.task import Evaluation, Shown, Task, without_name
 from jea.training.log import say
@@ -42,6 +45,7 @@ class Segmentation(Task):
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
     _said_large = False
     shares_evaluation = True
+    takes, gives = PICTURES, ClassMap
 
     def __init__(self, **blocks):
         super().__init__(**blocks)
@@ -107,17 +111,17 @@ class Segmentation(Task):
         """Summed logits of one picture: (H, W, 3) uint8 RGB -> (num_classes, H, W) float32; see picture_logits."""
         return self._run(image, scales, flip).full()
 
-    def predict(self, image: np.ndarray, *, scales=None, flip=None) -> np.ndarray:
+    def classes(self, image: np.ndarray, *, scales=None, flip=None) -> np.ndarray:
         """The class of each pixel, (H, W) uint8; on a tie the first. Options as `logits`."""
         return self._run(image, scales, flip).argmax()
 
-    def predict_any_size(self, image: np.ndarray) -> np.ndarray:
-        """`predict` in bounded memory and time: what has more than LARGE pixels is looked at in a smaller copy, or,
+    def classes_any_size(self, image: np.ndarray) -> np.ndarray:
+        """`classes` in bounded memory and time: what has more than LARGE pixels is looked at in a smaller copy, or,
         where the config says how to look at pictures (eval.fit, eval.mode=slide), its logits are added up more
         sparsely."""
         height, width = image.shape[:2]
         if height * width <= LARGE:
-            return self.predict(image)
+            return self.classes(image)
         if not self._said_large:
             self._said_large = True
             say(f"{width} x {height}: pictures of more than {LARGE:,} pixels are fitted into as many; eval.mode=slide "
@@ -156,7 +160,7 @@ class Segmentation(Task):
                            shown=progress and ranks.is_first())
         for number, sample in zip(numbers, bar):
             started = time.perf_counter()
-            prediction = self.predict(sample["image"])
+            prediction = self.classes(sample["image"])
             seconds += time.perf_counter() - started
             if sample["label"] is None:
                 dataset.submission.write(out, sample["id"], prediction, dataset.palette)
@@ -193,26 +197,14 @@ class Segmentation(Task):
                                                    peak_memory_mb=peak_memory_mb()),
                           [entry for part in parts for entry in part[4]], charts)
 
-    def list_inputs(self, path) -> list:
-        return list_inputs(path)
+    def prepare_prediction(self) -> None:
+        self._legend = self.legend()
 
-    def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
-        """Segment pictures; EXIF rotation is honoured. Writes <name>.png (class indices with the data set's palette)
-        and <name>_overlay.png."""
-        class_names, palette, background = self.legend()
-        for item in outputs.each((".png", "_overlay.png"), unit="picture", progress=progress):
-            with item:
-                image = read_image(item.input, exif=True)
-                prediction = self.predict_any_size(image)
-                write_index_png(item.path(".png"), prediction, palette)
-                small = shrunk(image, LARGE) if image.shape[0] * image.shape[1] > LARGE else image
-                write_image(item.path("_overlay.png"), side_by_side(
-                    small, resized_labels(prediction, small.shape[:2]), palette=palette, class_names=class_names,
-                    background=background))
-                present, pixels = np.unique(prediction, return_counts=True)
-                item.found(prediction=str(item.path(".png")), classes={
-                    class_names[c]: round(n / prediction.size, 4) for c, n in zip(present, pixels)})
-        return outputs.result("images")
+    def predict(self, inputs: Sequence[Input]) -> list[ClassMap]:
+        """Segment pictures of any size."""
+        names, palette, background = self._legend
+        return [ClassMap(one, self.classes_any_size(one.value), names=names, palette=palette, background=background,
+                         largest=LARGE) for one in inputs]
 
     def legend(self) -> tuple:
         """(names of the model's classes, palette, class that overlays leave clear or None); reads no picture."""

@@ -3,15 +3,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from jea import ranks
 from jea._jittor import jt
 from jea.checkpoint import load_weights
 from jea.data import Batch, Dataset, Loader, dataset_class
+from jea.data.files.inputs import Input, InputKind
 from jea.errors import ConfigError, DataError
 from jea.models import create_model, model_arguments, models_for
 from jea.models.network import Network
+from jea.results import Result
 from jea.tasks.labels import check_training_labels
 from jea.tasks.options.training import EvalOptions, TrainOptions
 
@@ -53,6 +55,7 @@ class Task:
         datasets: names of the data sets that fit (jea.data.DATASETS); None: any.
         shares_evaluation: True: under mpirun all ranks call `evaluate`, each runs a part, all return the whole result;
             False: the first rank evaluates alone.
+        takes: what users may give it of their own, or None. gives: what `predict` makes of each.
     Attributes:
         options, eval: the config's train and eval blocks, as Train and Eval.
         model: the network; num_classes: its. modules: name -> Module of all that is trained and saved.
@@ -70,6 +73,8 @@ class Task:
     Train, Eval = TrainOptions, EvalOptions
     datasets: tuple | None = None
     shares_evaluation = False
+    takes: InputKind | None = None
+    gives: type[Result] | None = None
 
     _loader: Loader | None = None
 
@@ -191,17 +196,35 @@ class Task:
         """
         raise self.cannot("evaluate a data set", "--input runs it on your own files")
 
+    def prepare_prediction(self) -> None:
+        """Look up what all predictions need, such as names, and fail now for what is wrong with it."""
+
+    def predict(self, inputs: Sequence[Input]) -> list[Result]:
+        """What is found in each input, in their order, as `gives`. They run together where that saves time."""
+        raise self.cannot("take single inputs", "it evaluates a data set")
+
     def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
         """Run on files that are no data set; returns a dict for people and JSON.
 
         inputs: paths, of `list_inputs`. outputs: a jea.tasks.outputs.Outputs, which gives each input its names to write
         to, goes on after a bad file and keeps what was found.
         """
-        raise self.cannot("take single files", "leave --input out")
+        if self.takes is None or self.gives is None:
+            raise self.cannot("take single files", "leave --input out")
+        self.prepare_prediction()
+        if self.gives.list_name:
+            outputs.keep_as(self.gives.list_name)
+        for item in outputs.each(self.gives.suffixes, unit=self.takes.unit, progress=progress):
+            with item:
+                found, = self.predict([self.takes.input(item.input)])
+                item.found(**found.write_files(item.path))
+        return outputs.result(self.takes.counted)
 
     def list_inputs(self, path) -> list:
         """The files that `--input` names: one, or those in a folder that the task can read."""
-        raise self.cannot("take single files", "leave --input out")
+        if self.takes is None:
+            raise self.cannot("take single files", "leave --input out")
+        return self.takes.list(path)
 
     def fuse(self, precision: str = "float32") -> None:
         """Evaluate the folded form of the network from now on, in this precision; the task no longer trains."""

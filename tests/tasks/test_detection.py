@@ -9,7 +9,8 @@ pytest.importorskip("pycocotools")
 from jea.data import write_image  # noqa: E402
 from jea.data.detection.scenes import make_scenes  # noqa: E402
 from jea.errors import ConfigError, DataError  # noqa: E402
-from jea.tasks.detection import Detection, InstanceSegmentation, entries, listed  # noqa: E402
+from jea.results.pictures import listed  # noqa: E402
+from jea.tasks.detection import Detection, InstanceSegmentation, entries  # noqa: E402
 from jea.tasks.outputs import predict_files  # noqa: E402
 from jea.training.loop import train  # noqa: E402
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jea.draw.comparisons import shrunk
 from jea.tasks import segmentation
-from jea.tasks.picture_logits import PictureLogits, shrunk
+from jea.tasks.picture_logits import PictureLogits
 from jea.tasks.segmentation import Segmentation
 
 CODE = """
@@ -19,7 +20,7 @@ from jea.tasks.segmentation import Segmentation
 from jea.training.memory import peak_memory_mb
 task = Segmentation(model={"name": "eanet_tiny", "num_classes": 21}, data={"name": "voc", "root": "unused"},
                     eval={"mode": sys.argv[3]})
-task.predict(np.zeros((65, 65, 3), np.uint8))
+task.classes(np.zeros((65, 65, 3), np.uint8))
 before = peak_memory_mb()
 predict_files(task, sys.argv[1], sys.argv[2], progress=False)
 print(peak_memory_mb() - before)
@@ -51,13 +52,13 @@ def task(**evaluation):
 def test_a_large_picture_is_segmented_as_its_smaller_copy(monkeypatch, capsys):
     monkeypatch.setattr(segmentation, "LARGE", 120 * 160)
     found, image = task(), picture(240, 320)
-    assert np.array_equal(found.predict_any_size(image[:120, :160]), found.predict(image[:120, :160]))
+    assert np.array_equal(found.classes_any_size(image[:120, :160]), found.classes(image[:120, :160]))
     assert capsys.readouterr().err == ""
-    large, small = found.predict_any_size(image), found.predict(shrunk(image, 120 * 160))
+    large, small = found.classes_any_size(image), found.classes(shrunk(image, 120 * 160))
     assert large.shape == (240, 320) and shrunk(image, 120 * 160).shape == (120, 160, 3)
     nearest = np.rint(np.linspace(0, 119, 240)).astype(int)[:, None], np.rint(np.linspace(0, 159, 320)).astype(int)
     assert (large == small[nearest]).mean() > 0.97
-    found.predict_any_size(image)
+    found.classes_any_size(image)
     assert capsys.readouterr().err.count("are fitted into as many") == 1
 
 
@@ -67,8 +68,8 @@ def test_what_the_config_says_about_size_holds(monkeypatch, options):
     monkeypatch.setattr(segmentation, "LARGE", 240 * 320 // 4)
     found, image = task(**options), picture(240, 320)
     sparse = found._run(image, stride=2)
-    assert np.array_equal(found.predict_any_size(image), sparse.argmax()) and len(sparse.rows) == 121
-    assert (sparse.argmax() == found.predict(image)).mean() > 0.97
+    assert np.array_equal(found.classes_any_size(image), sparse.argmax()) and len(sparse.rows) == 121
+    assert (sparse.argmax() == found.classes(image)).mean() > 0.97
 
 
 def test_stretched_logits_are_interpolated_corner_to_corner():

@@ -181,9 +181,9 @@ task = Segmentation(model={"name": "eanet_tiny", "num_classes": 150}, data={"nam
                     eval={"mode": sys.argv[1], "logit_stride": 4, "probabilities": True})
 task.fuse()
 image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), np.uint8)
-task.predict(image[:129, :129])
+task.classes(image[:129, :129])
 before = peak()
-assert task.predict(image, scales=(float(sys.argv[2]),)).shape == (1024, 2048)
+assert task.classes(image, scales=(float(sys.argv[2]),)).shape == (1024, 2048)
 print(f"{before:.0f} {peak() - before:.0f}")
 """
 

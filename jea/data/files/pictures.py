@@ -21,6 +21,7 @@ from jea.reading import check_regular
 MAX_PIXELS = 64 * 1024 * 1024
 PICTURE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}  # by `write_image`
 
 _ORIENTATION = 0x0112
 # What to do with an array (H, W, ...) that is stored with each EXIF orientation.
@@ -91,16 +92,19 @@ def read_image(path: str | Path, *, exif: bool = False) -> np.ndarray:
     Raises DataError: no such file, not a picture, broken or truncated, more than MAX_PIXELS pixels.
     """
     with opened(path, "picture", PICTURE_FORMATS) as image:
-        if image.mode.startswith("I"):
-            grey = (np.array(image).astype(np.int64).clip(0, 65535) + 128) // 257
-            pixels = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-        elif image.mode == "F":
-            raise DataError(f"{path}: picture of floating-point numbers; save it as 8-bit RGB")
-        else:
-            pixels = np.array(image.convert("RGB"))
-        if exif:
-            pixels = upright(image, pixels)
-    return pixels
+        return pixels_of(image, path, exif=exif)
+
+
+def pixels_of(image: Image.Image, name: str | Path, *, exif: bool) -> np.ndarray:
+    """A PIL picture as `read_image` gives it, (H, W, 3) uint8; `name` is for messages."""
+    if image.mode.startswith("I"):
+        grey = (np.array(image).astype(np.int64).clip(0, 65535) + 128) // 257
+        pixels = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    elif image.mode == "F":
+        raise DataError(f"{name}: picture of floating-point numbers; save it as 8-bit RGB")
+    else:
+        pixels = np.array(image.convert("RGB"))
+    return upright(image, pixels) if exif else pixels
 
 
 def write_image(path: str | Path, array: np.ndarray) -> None:
@@ -109,9 +113,8 @@ def write_image(path: str | Path, array: np.ndarray) -> None:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"write_image takes uint8 (H, W, 3), got {array.dtype} {array.shape}")
     suffix = Path(path).suffix.lower()
-    formats = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
-    if suffix not in formats:
-        raise ValueError(f"{path}: cannot write pictures with suffix {suffix!r}; use {', '.join(formats)}")
+    if suffix not in WRITTEN:
+        raise ValueError(f"{path}: cannot write pictures with suffix {suffix!r}; use {', '.join(WRITTEN)}")
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, formats[suffix], quality=92)
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, WRITTEN[suffix], quality=92)
     write_bytes(path, buffer.getvalue())
