@@ -15,13 +15,15 @@ _PUBLIC = {
     "create_model": "jea.models",
     "list_models": "jea.models",
     "ExternalAttention": "jea.nn",
+    "Predictor": "jea.predictor",
     "MultiHeadExternalAttention": "jea.nn",
     "double_norm": "jea.ops",
     "fuse": "jea.nn.fold",
     "load_weights": "jea.checkpoint",
     "save_weights": "jea.checkpoint",
 }
-_MODULES = ("checkpoint", "config", "data", "draw", "export", "metrics", "models", "nn", "ops", "tasks", "training")
+_MODULES = ("checkpoint", "config", "data", "draw", "export", "metrics", "models", "nn", "ops", "results", "tasks",
+            "training")
 
 __all__ = ["__version__", "environment", *_PUBLIC, *_MODULES]
 

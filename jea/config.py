@@ -43,7 +43,7 @@ def load(path, overrides=(), *, data_root=None) -> dict:
     """
     path = Path(path)
     config = _read(path)
-    problems = _apply(config, overrides)
+    problems = apply(config, overrides)
     if data_root is not None:
         if isinstance(config.setdefault("data", {}), dict):
             config["data"]["root"] = os.path.expanduser(data_root)
@@ -66,7 +66,8 @@ def _read(path: Path) -> dict:
     return config
 
 
-def _apply(config: dict, overrides) -> list:
+def apply(config: dict, overrides) -> list:
+    """Change a config by "block.key=value" texts; returns what is wrong with them, as strings."""
     problems = []
     for override in overrides:
         key, separator, text = override.partition("=")

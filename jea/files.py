@@ -14,6 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from jea.errors import ConfigError
+from jea.reading import read_yaml
+
 _AROUND = Path(__file__).resolve().parent.parent  # the checkout, site-packages or a --target folder
 
 
@@ -34,6 +37,22 @@ def find_config(name: str) -> Path:
         if candidate.is_file():
             return candidate
     return path  # config.load says that it is not there
+
+
+def weights_for(stem: str, *, needed: str = "") -> str | None:
+    """The weights of a config in weights/index.yaml, or None. needed: where there are none, raise a ConfigError that
+    asks for them in these words."""
+    folder = shared_folder("weights")
+    entry = None
+    if (folder / "index.yaml").is_file():
+        entry = read_yaml(folder / "index.yaml", what="index of bundled weights").get(stem)
+    if entry and (folder / entry["file"]).is_file():
+        return str(folder / entry["file"])
+    if needed:
+        trained = Path("runs") / stem / "best.npz"
+        hint = f"; you trained {trained}" if trained.is_file() else ""
+        raise ConfigError(f"{stem}: no weights are bundled for this config: say {needed}{hint}")
+    return None
 
 
 def jea_home() -> Path:

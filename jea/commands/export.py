@@ -31,11 +31,11 @@ def main(argv=None) -> int:
 
 
 def _export(arguments) -> int:
-    from jea.commands.test import bundled_weights
+    from jea.files import weights_for
     config, stem = load_config(arguments)
     if Path(arguments.target).suffix != ".onnx":
         raise ConfigError(f"{arguments.target}: expected a file that ends in .onnx")
-    weights = arguments.weights or bundled_weights(stem)
+    weights = arguments.weights or weights_for(stem)
     if weights is None:
         raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE")
     environment.choose_device("cpu")

@@ -8,7 +8,7 @@ from jea.commands import console, session
 from jea.commands.session import load_config, positive, run_parser
 from jea.environment import mpi
 from jea.errors import ConfigError
-from jea.files import shared_folder
+from jea.files import weights_for
 
 
 def main(argv=None) -> int:
@@ -20,7 +20,8 @@ def main(argv=None) -> int:
     parser.add_argument("--weights", help="checkpoint: .pth, .safetensors, .npz or .pkl (default: the config's entry "
                         "in weights/index.yaml)")
     parser.add_argument("--split", help="part of the data set (default: eval.split); test writes the VOC submission")
-    parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them")
+    parser.add_argument("--input", metavar="PATH", help="a picture or a point cloud, or a folder of them; or a "
+                        "video, where ffmpeg is installed")
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures of the split")
@@ -34,15 +35,14 @@ def main(argv=None) -> int:
 
 def _test(arguments) -> int:
     device = session.choose_device(arguments)
+    from jea.data.files import video
     if arguments.no_fuse and arguments.precision != "float32":
         raise ConfigError(f"--precision {arguments.precision} is the fused network's: leave --no-fuse out")
     config, stem = load_config(arguments)
-    weights = arguments.weights or bundled_weights(stem)
-    if weights is None and not arguments.dry_run:
-        trained = Path("runs") / stem / "best.npz"
-        hint = f"; you trained {trained}" if trained.is_file() else ""
-        raise ConfigError(f"{stem}: no weights are bundled for this config: say --weights FILE{hint}")
+    weights = arguments.weights or weights_for(stem, needed="" if arguments.dry_run else "--weights FILE")
     session.check_paths(arguments, config, arguments.weights)
+    if arguments.input and video.is_video(arguments.input):
+        video.find_ffmpeg()
     device = session.start(arguments, device)
     from jea.tasks import create_task
     task = create_task(config, draw=False)
@@ -81,17 +81,6 @@ def _test(arguments) -> int:
         session.print_result(result)
         print(f"output: {out}" + f"; report: {out / report.REPORT}" * bool(found))
     return 1 if result.get("failed") else 0
-
-
-def bundled_weights(stem: str) -> str | None:
-    """The weights of a config in weights/index.yaml, or None."""
-    from jea.reading import read_yaml
-    folder = shared_folder("weights")
-    if not (folder / "index.yaml").is_file():
-        return None
-    index = read_yaml(folder / "index.yaml", what="index of bundled weights")
-    entry = index.get(stem)
-    return str(folder / entry["file"]) if entry and (folder / entry["file"]).is_file() else None
 
 
 if __name__ == "__main__":

@@ -39,11 +39,12 @@ def prepare():
     return _decisions
 
 
-def choose_device(wanted: str) -> str:
-    """"cpu" or "cuda" for a `--device auto|cpu|cuda`; SetupError when CUDA is asked for and cannot be had."""
+def choose_device(wanted: str, option: str = "--device ") -> str:
+    """"cpu" or "cuda" for a `--device auto|cpu|cuda`; SetupError when CUDA is asked for and cannot be had. option: what
+    the message calls it."""
     found = prepare()
     if wanted == "cuda" and found.device != "cuda":
-        raise SetupError(f"--device cuda: {found.device_reason}. Use --device cpu, or mend that.")
+        raise SetupError(f"{option}cuda: {found.device_reason}. Use {option}cpu, or mend that.")
     return found.device if wanted == "auto" else wanted
 
 

@@ -171,14 +171,8 @@ class Classification(Task):
         return found
 
     def class_names(self) -> tuple:
-        """Names of the model's classes: of eval.class_list, else of the data set if it is there, else "class 0", ..."""
-        names = self._class_list()
-        if names is None:
-            try:
-                names = self.dataset(self.eval.split).class_names
-            except DataError:
-                names = [f"class {i}" for i in range(self.model.num_classes)]
-        return _unique(names)
+        """Names of the model's classes: of eval.class_list, else as other tasks have them."""
+        return _unique(self._class_list() or super().class_names())
 
     def _class_list(self):
         return read_class_list(self.eval.class_list, self.model.num_classes) if self.eval.class_list else None

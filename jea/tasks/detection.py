@@ -9,7 +9,7 @@ from typing import Sequence
 
 from jea import ranks
 from jea._jittor import jt, nn
-from jea.data import map_ordered, write_image
+from jea.data import dataset_class, map_ordered, write_image
 from jea.data.detection import resizing
 from jea.data.detection.grouping import GroupedLoader
 from jea.data.detection.rle import runs_of_mask, text_of_runs
@@ -24,7 +24,7 @@ from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.results import Objects
 from jea.tasks.options import detection as options
-from jea.tasks.task import Evaluation, Task
+from jea.tasks.task import Evaluation, Task, alike, without_name
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
 
@@ -79,8 +79,13 @@ class Detection(Task):
 
     def detect(self, dataset, image, original) -> dict:
         """The objects in one prepared picture (3, h, w), for its original size (height, width)."""
+        return self.detect_together(dataset.multiple, [image], [original])[0]
+
+    def detect_together(self, multiple: int, images: list, originals: list) -> list:
+        """The objects in several prepared pictures (3, h, w) of one size."""
         with evaluating(self.model):
-            return self.model(jt.array(resizing.padded([image], dataset.multiple)), [image.shape[1:]], [original])[0]
+            return self.model(jt.array(resizing.padded(images, multiple)), [image.shape[1:] for image in images],
+                              originals)
 
     def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Run over a split and score it: {"box AP": ..., "mask AP": ..., all of COCO's numbers, those of the classes,
@@ -159,13 +164,22 @@ class Detection(Task):
     # -- a user's own pictures ----------------------------------------------------------------------------------------
 
     def prepare_prediction(self) -> None:
-        self._dataset = self.dataset(self.eval.split)
+        self._names = self.class_names()
+        self._preparation = resizing.Preparation(**{**self.defaults("data"), **without_name(self._data)})
+
+    def class_names(self) -> tuple:
+        known = tuple(dataset_class(self._data["name"]).legend(**without_name(self._data)))
+        return known if len(known) == self.num_classes else super().class_names()
 
     def predict(self, inputs: Sequence[Input]) -> list[Objects]:
-        """Find objects in pictures of any size."""
-        dataset = self._dataset
-        return [Objects(one, self.shown(self.detect(dataset, dataset.prepared(one.value), one.value.shape[:2])),
-                        names=dataset.class_names) for one in inputs]
+        """Find objects in pictures of any size; those of one size run together."""
+        found: list = [None] * len(inputs)
+        for places in alike([one.value.shape for one in inputs]):
+            images = [self._preparation.prepared(inputs[k].value) for k in places]
+            originals = [inputs[k].value.shape[:2] for k in places]
+            for k, one in zip(places, self.detect_together(self._preparation.multiple, images, originals)):
+                found[k] = Objects(inputs[k], self.shown(one), names=self._names)
+        return found
 
 
 class InstanceSegmentation(Detection):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import numbers
 import os
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DataError, map_ordered, write_image
 from jea.data.views.centred import CentredView
 from jea.draw.sheets import sheet
+from jea.errors import ConfigError, nearest
 from jea.files import jea_home
 from jea.metrics.generation import Gaussian, Moments, frechet_distance, inception_score
 from jea.models import create_model
@@ -29,6 +31,7 @@ from jea.nn.mode import evaluating, keeping_buffers
 from jea.nn.norm import BatchNorm2d
 from jea.nn.spectral_norm import spectral_norms
 from jea.progress import progress as progress_bar
+from jea.results import Samples
 from jea.tasks.options import generation as options
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.adam import Adam
@@ -145,6 +148,40 @@ class Generation(Task):
                 pictures.append(np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
         return np.concatenate(pictures)
 
+    def prepare_prediction(self) -> None:
+        self._names = self.class_names()
+
+    def generate(self, count: int, *, seed: int = 0, labels=None) -> Samples:
+        """Make pictures; noise and classes with seed 1 are those that `evaluate` scores.
+
+        labels: (count,) classes, numbers or names, or one for all; or mixtures, floats (count, num_classes); default:
+        the classes in turn.
+        """
+        g = self.generator
+        for word, value, least in (("count", count, 1), ("seed", seed, 0)):
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{word} is {value!r}; expected an integer of at least {least}")
+        chosen = _in_turn(count, g.num_classes) if labels is None else self._labels(count, labels)
+        return Samples(self.sample(_noise(count, g.z_dim, seed), chosen), chosen, names=self._names, seed=int(seed))
+
+    def _labels(self, count: int, labels) -> np.ndarray:
+        """The classes of `generate`: (count,) int32 or (count, num_classes) float32."""
+        classes, names = self.generator.num_classes, list(self._names)
+        given = labels if isinstance(labels, (list, tuple, np.ndarray)) else [labels] * count
+        for label in given:
+            if isinstance(label, str) and label not in names:
+                raise ConfigError(f"labels has {label!r}; there are {', '.join(names)}{nearest(label, names)}")
+        try:
+            found = np.asarray([names.index(label) if isinstance(label, str) else label for label in given])
+        except ValueError:  # rows of different lengths
+            found = np.zeros(0)
+        if found.dtype.kind in "iu" and found.shape == (count,) and 0 <= found.min() and found.max() < classes:
+            return found.astype(np.int32)
+        if found.dtype.kind == "f" and found.shape == (count, classes) and np.isfinite(found).all():
+            return found.astype(np.float32)
+        raise ConfigError(f"labels is {found.dtype} {found.shape}; expected {count} classes, names or numbers below "
+                          f"{classes}, or mixtures, floats ({count}, {classes})")
+
     def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Draw, and compare samples with a split: {"score": -fid, "fid": ..., "inception_score": ..., "samples": ...}.
 
@@ -162,9 +199,7 @@ class Generation(Task):
         count = self.eval.samples if limit is None else max(2, min(limit, self.eval.samples))
         if not (self.eval.metrics or self.eval.save):
             return Evaluation(None, {"samples": 0}, charts=drawn)
-        rng = np.random.Generator(np.random.PCG64(1))
-        z = rng.standard_normal((count, g.z_dim), np.float32)
-        labels = np.arange(count, dtype=np.int32) % g.num_classes
+        z, labels = _noise(count, g.z_dim, 1), _in_turn(count, g.num_classes)
         real = self.reference(self.eval.split if split is None else split,
                               progress=progress) if self.eval.metrics else None
         moments, logits, saved, size = Moments(), [], [], self.eval.batch_size
@@ -266,6 +301,14 @@ class Generation(Task):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_npz(path, {"mean": gaussian.mean, "covariance": gaussian.covariance}, key)
         return gaussian
+
+
+def _noise(count: int, z_dim: int, seed: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed)).standard_normal((count, z_dim), np.float32)
+
+
+def _in_turn(count: int, classes: int) -> np.ndarray:
+    return np.arange(count, dtype=np.int32) % classes
 
 
 def hinge_d(real, fake):

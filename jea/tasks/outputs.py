@@ -6,17 +6,35 @@ import time
 from pathlib import Path
 from typing import Iterator, Sequence
 
+from jea.data.files.inputs import PICTURES
+from jea.data.files.video import is_video
 from jea.errors import DataError
 from jea.files import identity, write_bytes
 from jea.progress import progress as progress_bar
+from jea.results.video import overlays
 
 _REST = 20  # the list is written again after this many times as long as writing it took
 
 
 def predict_files(task, path, folder, *, progress: bool = True) -> dict:
     """Run a task on a file or a folder of files (`jea test --input`); returns what was found, see Outputs.result."""
+    if is_video(path) and task.takes is not None:
+        return overlay_video(task, Path(path).expanduser(), folder, progress=progress)
     inputs = task.list_inputs(path)
     return task.predict_files(inputs, Outputs(folder, inputs), progress=progress)
+
+
+def overlay_video(task, path: Path, folder, *, progress: bool = True) -> dict:
+    """Run a task on the frames of a video and write <name>_overlay.mp4: the frames with what was found in each."""
+    if task.takes is not PICTURES:
+        raise DataError(f"{path}: is a video; {task.name} takes a {task.takes.unit}")
+    outputs = Outputs(folder, [path])
+    task.prepare_prediction()
+    for item in outputs.each(("_overlay.mp4",), unit="video", progress=False):
+        with item:
+            frames = overlays(task.predict, path, item.path("_overlay.mp4"), progress=progress)
+            item.found(prediction=str(item.path("_overlay.mp4")))
+    return {"videos": 1, "frames": frames, "files": outputs.entries}
 
 
 class Outputs:

@@ -65,18 +65,23 @@ def _interpolate(values: np.ndarray, known: np.ndarray, wanted: np.ndarray, *, a
     return out
 
 
-def picture_logits(network, image: np.ndarray, *, scales: Sequence[float] = (1.0,), flip: bool = False,
-                   fit: Sequence[int] | None = None, window: int | None = None, window_stride: int = 1,
-                   stride: int = 1, probabilities: bool = False) -> PictureLogits:
-    """Run a network over a picture.
+def picture_logits(network, image: np.ndarray, **options) -> PictureLogits:
+    """Run a network over a picture (H, W, 3) uint8 RGB; see `logits_of_pictures`."""
+    return logits_of_pictures(network, [image], **options)[0]
 
-    The normalised picture is resized to each scale, cut into windows, each of them padded at the right and bottom with
+
+def logits_of_pictures(network, images: Sequence[np.ndarray], *, scales: Sequence[float] = (1.0,), flip: bool = False,
+                       fit: Sequence[int] | None = None, window: int | None = None, window_stride: int = 1,
+                       stride: int = 1, probabilities: bool = False) -> list[PictureLogits]:
+    """Run a network over pictures of one size, together.
+
+    Each normalised picture is resized to each scale, cut into windows, each of them padded at the right and bottom with
     the mean colour to a size of 8n + 1 (16n + 1 at output stride 16), run and cropped; the logits of overlapping
     windows are averaged, resized to the picture's size and added up; then all scales again mirrored.
 
     Args:
         network: has num_classes, output_stride and low_logits.
-        image: (H, W, 3) uint8 RGB.
+        images: (H, W, 3) uint8 RGB.
         scales, flip: see above.
         fit: (longer, shorter) side that the picture is fitted into at scale 1; default: its own size.
         window, window_stride: side of the windows and the steps between them, the last one shifted back to end with the
@@ -84,13 +89,13 @@ def picture_logits(network, image: np.ndarray, *, scales: Sequence[float] = (1.0
         stride: of the PictureLogits that collects the sum.
         probabilities: add the softmax over the classes instead of the logits, as mmsegmentation and JSeg do.
     """
-    x = np.ascontiguousarray(normalise(image).transpose(2, 0, 1)[None])
+    x = np.stack([normalise(image).transpose(2, 0, 1) for image in images])
     size = x.shape[2:]
-    total = PictureLogits(network.num_classes, size, stride)
+    totals = [PictureLogits(network.num_classes, size, stride) for _ in images]
     with evaluating(network):
         for mirrored in (False, True) if flip else (False,):
             source = jt.array(np.ascontiguousarray(x[..., ::-1]) if mirrored else x)
-            columns = size[1] - 1 - total.columns if mirrored else total.columns
+            columns = size[1] - 1 - totals[0].columns if mirrored else totals[0].columns
             for scale in scales:
                 if fit is None:
                     scaled = tuple(max(1, int(scale * n)) for n in size)
@@ -99,14 +104,25 @@ def picture_logits(network, image: np.ndarray, *, scales: Sequence[float] = (1.0
                 pixels = resize_bilinear(source, scaled).numpy()
                 boxes = window_boxes(scaled, window, window_stride)
                 low = [_low_logits(network, pixels, box) for box in boxes]
-                part = np.zeros_like(total.values) if probabilities else total.values
-                _add(part, low, boxes, network.output_stride, scaled, size, total.rows, columns)
-                if probabilities:
-                    part -= part.max(0)
-                    np.exp(part, out=part)
-                    part /= part.sum(0)
-                    total.values += part
-    return total
+                for total, own in zip(totals, _each_picture(low, len(totals))):
+                    part = np.zeros_like(total.values) if probabilities else total.values
+                    _add(part, own, boxes, network.output_stride, scaled, size, total.rows, columns)
+                    if probabilities:
+                        part -= part.max(0)
+                        np.exp(part, out=part)
+                        part /= part.sum(0)
+                        total.values += part
+    return totals
+
+
+def _each_picture(low: list, count: int):
+    """The windows' logits (1, C, h, w) of each picture, given those of all (B, C, h, w)."""
+    if count == 1:
+        yield low
+        return
+    low = [values.numpy() for values in low]
+    for k in range(count):
+        yield [jt.array(values[k:k + 1]) for values in low]
 
 
 def window_boxes(size: tuple[int, int], window: int | None, stride: int) -> list:
@@ -123,9 +139,9 @@ def _padded(box, output_stride: int) -> tuple[int, int]:
 
 
 def _low_logits(network, pixels: np.ndarray, box):
-    """The network's own, coarse logits of a window; a Var (1, C, h, w) that is computed."""
+    """The network's own, coarse logits of a window; a Var (B, C, h, w) that is computed."""
     top, left, height, width = box
-    padded = np.zeros((1, 3, *_padded(box, network.output_stride)), np.float32)
+    padded = np.zeros((len(pixels), 3, *_padded(box, network.output_stride)), np.float32)
     padded[:, :, :height, :width] = pixels[:, :, top:top + height, left:left + width]
     low = network.low_logits(jt.array(padded))
     low.sync()  # else the activations of all windows would exist at once

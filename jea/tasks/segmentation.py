@@ -25,9 +25,9 @@ from jea.progress import progress as progress_bar
 from jea.results import ClassMap
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import segmentation as options
-from jea.tasks.picture_logits import PictureLogits, picture_logits
+from jea.tasks.picture_logits import PictureLogits, logits_of_pictures
 from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
-from jea.tasks.task import Evaluation, Shown, Task, without_name
+from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.log import say
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
@@ -132,12 +132,16 @@ class Segmentation(Task):
         return self._run(image, stride=math.ceil(math.sqrt(height * width / LARGE))).argmax()
 
     def _run(self, image: np.ndarray, scales=None, flip=None, stride: int = 1) -> PictureLogits:
+        return self._run_together([image], scales, flip, stride)[0]
+
+    def _run_together(self, images: list, scales=None, flip=None, stride: int = 1) -> list[PictureLogits]:
+        """Run over pictures of one size as the config says."""
         e = self.eval
-        return picture_logits(self.network, image, scales=e.scales if scales is None else scales,
-                              flip=e.flip if flip is None else flip, fit=e.fit,
-                              stride=max(stride, e.logit_stride),
-                              window=e.window if e.mode == "slide" else None, window_stride=e.window_stride,
-                              probabilities=e.probabilities)
+        return logits_of_pictures(self.network, images, scales=e.scales if scales is None else scales,
+                                  flip=e.flip if flip is None else flip, fit=e.fit,
+                                  stride=max(stride, e.logit_stride),
+                                  window=e.window if e.mode == "slide" else None, window_stride=e.window_stride,
+                                  probabilities=e.probabilities)
 
     def evaluate(self, out, *, split: str | None = None, limit: int | None = None, progress: bool = True) -> Evaluation:
         """Run over a split and score it: {"mIoU": ..., "pAcc": ..., "mAcc": ..., "fwIoU": ..., "IoU": {class: ...},
@@ -201,10 +205,21 @@ class Segmentation(Task):
         self._legend = self.legend()
 
     def predict(self, inputs: Sequence[Input]) -> list[ClassMap]:
-        """Segment pictures of any size."""
+        """Segment pictures of any size; small ones of one size run together."""
         names, palette, background = self._legend
-        return [ClassMap(one, self.classes_any_size(one.value), names=names, palette=palette, background=background,
-                         largest=LARGE) for one in inputs]
+        found: list = [None] * len(inputs)
+        for places in alike([one.value.shape for one in inputs]):
+            height, width, _ = inputs[places[0]].value.shape
+            together = max(1, LARGE // (height * width))
+            for start in range(0, len(places), together):
+                some = places[start:start + together]
+                images = [inputs[k].value for k in some]
+                maps = [logits.argmax() for logits in self._run_together(images)] if len(some) > 1 else \
+                    [self.classes_any_size(images[0])]
+                for k, classes in zip(some, maps):
+                    found[k] = ClassMap(inputs[k], classes, names=names, palette=palette, background=background,
+                                        largest=LARGE)
+        return found
 
     def legend(self) -> tuple:
         """(names of the model's classes, palette, class that overlays leave clear or None); reads no picture."""

@@ -131,6 +131,17 @@ class Task:
             raise DataError(f"{dataset.root}: has {dataset.num_classes} classes, the model {self.num_classes}; "
                             "set model.num_classes")
 
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the model's classes: the data set's where it tells them without its files or they are there, else
+        "class 0", ..."""
+        names = tuple(dataset_class(self._data["name"]).class_names)
+        if len(names) != self.num_classes:
+            try:
+                names = tuple(self.dataset(self.eval.split).class_names)
+            except DataError:
+                names = tuple(f"class {k}" for k in range(self.num_classes))
+        return names
+
     def training_data(self) -> Dataset:
         """Make the data set as training sees it: augmented, cropped, in the model's size."""
         return self.dataset()
@@ -203,6 +214,10 @@ class Task:
         """What is found in each input, in their order, as `gives`. They run together where that saves time."""
         raise self.cannot("take single inputs", "it evaluates a data set")
 
+    def generate(self, count: int, *, seed: int = 0, labels=None) -> Result:
+        """Make `count` pictures, which follow from the seed. labels: their classes, default: in turn."""
+        raise self.cannot("predict in Python", "it has neither `takes` and `predict` nor `generate`")
+
     def predict_files(self, inputs: list, outputs, *, progress: bool = True) -> dict:
         """Run on files that are no data set; returns a dict for people and JSON.
 
@@ -243,3 +258,11 @@ class Task:
 def without_name(block: dict) -> dict:
     """A block of the config without the key `name`: the keywords of what is named."""
     return {key: value for key, value in block.items() if key != "name"}
+
+
+def alike(keys: Sequence) -> list[list[int]]:
+    """The places of equal keys together, in the order in which they come first."""
+    places: dict = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return list(places.values())

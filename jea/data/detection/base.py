@@ -34,16 +34,12 @@ class DetectionDataset(Dataset):
                  max_size: int = 1333, resize: str = "torchvision", flip: float = 0.5, multiple: int = 32,
                  masks: bool = True, keep_ids: bool = False):
         self.root, self.split = Path(root).expanduser(), split
-        self.min_size = [min_size] if isinstance(min_size, int) else list(min_size)
-        if not self.min_size or min(self.min_size) < 1 or max_size < 1:
-            raise DataError(f"data.min_size is {min_size}, data.max_size {max_size}; expected sides in pixels")
-        if resize not in resizing.STYLES:
-            raise DataError(f"data.resize is {resize!r}; expected {', '.join(resizing.STYLES)}")
+        self.preparation = resizing.Preparation(min_size=min_size, max_size=max_size, resize=resize, multiple=multiple)
+        self.min_size, self.max_size, self.resize, self.multiple = (
+            self.preparation.min_size, max_size, resize, multiple)
         if not 0 <= flip <= 1:
             raise DataError(f"data.flip is {flip}; expected a probability, 0 to 1")
-        if multiple < 1:
-            raise DataError(f"data.multiple is {multiple}; expected at least 1")
-        self.max_size, self.resize, self.flip, self.multiple, self.masks = max_size, resize, flip, multiple, masks
+        self.flip, self.masks = flip, masks
         self.instances, self.folder = self.read()
         ids = self.instances.category_ids
         if keep_ids:
@@ -60,6 +56,11 @@ class DetectionDataset(Dataset):
     def read(self) -> tuple[Instances, Path]:
         """The instances, and the folder of their pictures."""
         raise self._lacks("instances", "read()")
+
+    @classmethod
+    def legend(cls, **arguments) -> Sequence[str]:
+        """Names of the classes of the data set with these arguments as far as they are known without its files."""
+        return cls.class_names
 
     def for_training(self) -> DetectionDataset:
         """Leave out the pictures that show nothing to train on."""
@@ -145,8 +146,7 @@ class DetectionDataset(Dataset):
 
     def prepared(self, image: np.ndarray) -> np.ndarray:
         """A picture (H, W, 3) uint8 as the model takes it in testing, float32 (3, h, w)."""
-        size = resizing.new_size(*image.shape[:2], self.min_size[-1], self.max_size, self.resize)
-        return resizing.prepared(image, size, self.resize)
+        return self.preparation.prepared(image)
 
     def truth(self, indices: Sequence[int]) -> dict:
         """The ground truth of some samples as a COCO-format object; annotations are numbered anew, from 1."""

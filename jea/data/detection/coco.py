@@ -8,6 +8,18 @@ from jea.data.detection.instances import Instances, read_instances
 from jea.data.faults import fault, is_collecting
 from jea.errors import DataError
 
+# COCO 2017's 80 categories in the order of their ids, which are 1 to 90 without these.
+NO_CATEGORIES = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+CATEGORIES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
+    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush")
+
 
 class COCOJson(DetectionDataset):
     """Pictures and a COCO-format file.
@@ -55,8 +67,17 @@ class COCODetection(COCOJson):
     DetectionDataset's.
     """
 
+    class_names = CATEGORIES
+
     def __init__(self, **options):
         super().__init__(**options)
+
+    @classmethod
+    def legend(cls, *, keep_ids: bool = False, **arguments):
+        if not keep_ids:
+            return CATEGORIES
+        names = dict(zip((id for id in range(1, 91) if id not in NO_CATEGORIES), CATEGORIES))
+        return tuple(names.get(id, f"(no category {id})") for id in range(1, 91))
 
     def places(self) -> tuple[str, str]:
         folder = "test2017" if self.split.startswith("test") else f"{self.split}2017"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from jea.errors import DataError
+
 STYLES = ("torchvision", "mmdet", "detectron2")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MEAN_255, STD_255 = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -37,6 +39,27 @@ def prepared(image, size, style: str) -> np.ndarray:
         pixels = _fixed_point(image, size) if style == "mmdet" else _pillow(image, size)
         pixels = (pixels.astype(_f) - np.array(MEAN_255, _f)) / np.array(STD_255, _f)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+class Preparation:
+    """How detectors see a user's pictures and those of a test. Arguments as DetectionDataset's, of which others are
+    passed over."""
+
+    def __init__(self, *, min_size=800, max_size: int = 1333, resize: str = "torchvision", multiple: int = 32,
+                 **others):
+        self.min_size = [min_size] if isinstance(min_size, int) else list(min_size)
+        if not self.min_size or min(self.min_size) < 1 or max_size < 1:
+            raise DataError(f"data.min_size is {min_size}, data.max_size {max_size}; expected sides in pixels")
+        if resize not in STYLES:
+            raise DataError(f"data.resize is {resize!r}; expected {', '.join(STYLES)}")
+        if multiple < 1:
+            raise DataError(f"data.multiple is {multiple}; expected at least 1")
+        self.max_size, self.resize, self.multiple = max_size, resize, multiple
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """A picture (H, W, 3) uint8 as the model takes it in testing, float32 (3, h, w)."""
+        size = new_size(*image.shape[:2], self.min_size[-1], self.max_size, self.resize)
+        return prepared(image, size, self.resize)
 
 
 def nearest(masks, size) -> np.ndarray:

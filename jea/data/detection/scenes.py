@@ -42,6 +42,8 @@ class ShapeScenes(COCOJson):
     other arguments are DetectionDataset's. DataError where they cannot be made.
     """
 
+    class_names = CLASSES
+
     def __init__(self, *, root: Union[str, Path, None] = None, min_size: int = SIDE, max_size: int = SIDE, **options):
         root = make_scenes(jea_home() / f"shape-scenes-v{_VERSION}" if root is None else root)
         super().__init__(root=root, min_size=min_size, max_size=max_size, **options)

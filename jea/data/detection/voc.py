@@ -24,6 +24,8 @@ class VOCDetection(DetectionDataset):
     DetectionDataset's; there are no masks.
     """
 
+    class_names = NAMES
+
     def __init__(self, *, masks: bool = False, **options):
         if masks:
             raise DataError("data.masks is true; VOC's annotations of boxes have no masks: leave it out")
