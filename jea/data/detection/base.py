@@ -12,6 +12,8 @@ from jea.data.detection.instances import NO_MASK, Instances
 from jea.data.files.pictures import read_image
 from jea.errors import DataError
 
+LARGEST_ID = 10_000  # of a category, where ids are classes
+
 
 class DetectionDataset(Dataset):
     """Base of the data sets of detection: a subclass says where pictures and instances are.
@@ -44,12 +46,16 @@ class DetectionDataset(Dataset):
         ids = self.instances.category_ids
         if keep_ids:
             names = dict(zip(ids, self.instances.names))
+            if ids and not 1 <= min(ids) <= max(ids) <= LARGEST_ID:
+                raise DataError(f"{self.root}: data.keep_ids makes a class of each number up to the largest category "
+                                f"id; the ids are {min(ids)} to {max(ids)}; expected 1 to {LARGEST_ID}")
             self.class_ids = tuple(range(1, max(ids, default=0) + 1))
             self.class_names = tuple(names.get(id, f"(no category {id})") for id in self.class_ids)
         else:
             self.class_ids, self.class_names = ids, self.instances.names
         self.num_classes = len(self.class_ids)
-        self._label = np.array([self.class_ids.index(id) for id in ids], np.int64)  # of each category
+        places = {id: place for place, id in enumerate(self.class_ids)}
+        self._label = np.array([places[id] for id in ids], np.int64)  # of each category
         self._usable = self._usable_boxes()
         self.pictures = np.arange(len(self.instances.files))
 
@@ -176,7 +182,7 @@ class DetectionDataset(Dataset):
         shape, rows = self.shape(index), self.instances.of(self.pictures[index])
         found.counts = np.bincount(self._label[self.instances.classes[rows.start:rows.stop]],
                                    minlength=self.num_classes)[:self.num_classes]
-        for n in rows:
+        for n in rows if image is not None else ():  # else the size of its masks is only claimed
             if self.masks and self.instances.kinds[n] != NO_MASK:
                 problem = self._mask_problem(n, shape)
                 if problem:

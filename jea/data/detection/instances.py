@@ -9,9 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jea.data.detection.rle import mask_of_runs, runs_of_polygon, runs_of_text
+from jea.data.detection.rle import (
+    mask_of_runs,
+    runs_of_mask,
+    runs_of_polygon,
+    runs_of_text,
+    toggles_of_polygon,
+)
 from jea.data.faults import fault, is_collecting
+from jea.data.files.pictures import MAX_PIXELS
 from jea.errors import DataError
+from jea.reading import check_regular
 
 NO_MASK, POLYGONS, RUNS = 0, 1, 2
 LARGEST_SIDE = 65_536
@@ -55,23 +63,24 @@ class Instances:
             return lists[0].astype(np.int64).tolist()
         if len(lists) == 1:
             return runs_of_polygon(lists[0], height, width)
-        from jea.data.detection.rle import runs_of_mask
         return runs_of_mask(self.mask(n, height, width))
 
     def mask(self, n: int, height: int, width: int) -> np.ndarray:
         """An object's mask, bool (height, width); without one, its box."""
-        found = np.zeros((height, width), bool)
         if self.kinds[n] == RUNS:
             return mask_of_runs(self.runs(n, height, width), height, width)
         if self.kinds[n] == NO_MASK:
+            found = np.zeros((height, width), bool)
             x, y, w, h = self.boxes[n]
             found[max(int(round(y)), 0):max(int(round(y + h)), 0),
                   max(int(round(x)), 0):max(int(round(x + w)), 0)] = True
             return found
+        depth = np.zeros(height * width + 1, np.int32)  # how many parts begin at a pixel, less those that end
         for k in range(self.parts[n], self.parts[n + 1]):
-            corners = self.numbers[self.starts[k]:self.starts[k + 1]]
-            found |= mask_of_runs(runs_of_polygon(corners, height, width), height, width)
-        return found
+            places = toggles_of_polygon(self.numbers[self.starts[k]:self.starts[k + 1]], height, width)
+            depth[places[0::2]] += 1
+            depth[places[1::2]] -= 1
+        return (np.cumsum(depth[:-1]) > 0).reshape(width, height).T
 
 
 def soft(message: str) -> None:
@@ -85,6 +94,7 @@ def read_json(path: Path):
     none."""
     def constant(name):
         raise ValueError(f"it holds {name}")
+    check_regular(path, error=DataError, what="annotations")
     try:
         return json.loads(Path(path).read_bytes(), parse_constant=constant)
     except OSError as error:
@@ -122,8 +132,25 @@ def _kind(value) -> str:
 
 
 def _shown(value) -> str:
-    text = repr(value)
+    if isinstance(value, (list, dict)) and len(value) > 20:
+        return f"{_kind(value)} of {len(value)} entries"
+    try:
+        text = ascii(value)
+    except (RecursionError, ValueError):  # nested as deep as JSON may be; a number of thousands of digits
+        return f"{_kind(value)} too large to show"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _text(value) -> bool:
+    """Whether it is a text that has letters and can be written: JSON can also hold halves of letters."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _id(value) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
 
 
 def _number(value) -> bool:
@@ -142,7 +169,7 @@ class _Builder:
         names = {}
         for place, entry in enumerate(entries):
             id, name = (entry.get(key) for key in ("id", "name")) if isinstance(entry, dict) else (None, None)
-            if type(id) is not int or not isinstance(name, str):
+            if not _id(id) or not _text(name):
                 self.bad(f"category {place} is {_shown(entry)}; expected an id (a whole number) and a name")
             elif id in names:
                 self.bad(f"category id {id} occurs twice ({_shown(names[id])} and {_shown(name)})")
@@ -159,7 +186,7 @@ class _Builder:
                 self.bad(f"picture {number} is {_shown(entry)}; expected id, file_name, height and width")
                 continue
             id, name, height, width = (entry.get(key) for key in ("id", "file_name", "height", "width"))
-            if type(id) not in (int, str) or not isinstance(name, str) or not name:
+            if not (_id(id) or _text(id)) or not _text(name):
                 self.bad(f"picture {number} has id {_shown(id)} and file_name {_shown(name)}; expected a number and a "
                          "name")
             elif any(part == ".." for part in Path(name).parts) or Path(name).is_absolute() or "\0" in name:
@@ -169,6 +196,8 @@ class _Builder:
             elif any(type(side) is not int or not 1 <= side <= LARGEST_SIDE for side in (height, width)):
                 self.bad(f"picture {id}: height {_shown(height)} and width {_shown(width)}; expected 1 to "
                          f"{LARGEST_SIDE}")
+            elif height * width > MAX_PIXELS:
+                self.bad(f"picture {id}: {height} x {width} pixels are over the limit of {MAX_PIXELS}")
             else:
                 self.place[id] = len(self.found.files)
                 self.found.files.append(name)
@@ -185,7 +214,7 @@ class _Builder:
                 continue
             id, image, category = (entry.get(key) for key in ("id", "image_id", "category_id"))
             what = f"annotation {_shown(id)}"
-            if type(id) not in (int, str):
+            if not (_id(id) or _text(id)):
                 self.bad(f"annotation {number} has id {_shown(id)}; expected a whole number")
                 continue
             if id in seen:

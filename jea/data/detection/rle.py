@@ -73,44 +73,72 @@ def runs_of_text(text: str, pixels: int) -> list:
 
 def runs_of_polygon(corners, height: int, width: int) -> list:
     """Runs of a polygon x0, y0, x1, y1, ...: the outline is walked in fifths of a pixel (maskApi's rule)."""
+    ends = np.append(toggles_of_polygon(corners, height, width), height * width)
+    return np.diff(ends, prepend=0).tolist()
+
+
+_AT_ONCE = 1 << 18  # crossings of columns that are worked on at a time
+
+
+def toggles_of_polygon(corners, height: int, width: int) -> np.ndarray:
+    """Where runs of a polygon begin and end, ascending and below height * width.
+
+    The outline is walked in fifths of a pixel, along the longer axis of each edge. Of that walk only the steps count
+    that cross the middle of a column of the picture, and only those are made: an edge costs as many as it crosses, were
+    its ends a million pixels away.
+    """
     points = np.asarray(corners, np.float64).reshape(-1, 2)
     reach = 5.0 * (max(height, width) + 1e6)
     whole = np.trunc(np.clip(5.0 * points + 0.5, -reach, reach)).astype(np.int64)
-    x, y = whole[:, 0], whole[:, 1]
-    us, vs = [], []
-    for j in range(len(x)):
-        k = (j + 1) % len(x)
-        xs, ys, xe, ye = int(x[j]), int(y[j]), int(x[k]), int(y[k])
-        dx, dy = abs(xe - xs), abs(ye - ys)
-        flip = (dx >= dy and xs > xe) or (dx < dy and ys > ye)
-        if flip:
-            xs, xe, ys, ye = xe, xs, ye, ys
-        if dx >= dy:
-            t = np.arange(dx + 1)
-            t = dx - t if flip else t
-            us.append(t + xs)
-            vs.append(np.trunc(ys + (ye - ys) / dx * t + 0.5).astype(np.int64) if dx else np.array([ys]))
-        else:
-            t = np.arange(dy + 1)
-            t = dy - t if flip else t
-            vs.append(t + ys)
-            us.append(np.trunc(xs + (xe - xs) / dy * t + 0.5).astype(np.int64))
-    u, v = np.concatenate(us), np.concatenate(vs)
-    changed = np.flatnonzero(u[1:] != u[:-1]) + 1
-    column = (np.where(u[changed] < u[changed - 1], u[changed], u[changed] - 1) + 0.5) / 5 - 0.5
-    row = (np.minimum(v[changed], v[changed - 1]) + 0.5) / 5 - 0.5
-    kept = (np.floor(column) == column) & (column >= 0) & (column <= width - 1)
-    rows = np.ceil(np.clip(row[kept], 0, height)).astype(np.int64)
-    starts = np.sort(np.concatenate([column[kept].astype(np.int64) * height + rows, [height * width]]))
-    steps = np.diff(np.concatenate([[0], starts])).tolist()
-    runs, place = [steps[0]], 1
-    while place < len(steps):  # a run of no pixels joins its neighbours
-        if steps[place] > 0:
-            runs.append(steps[place])
-            place += 1
-        else:
-            place += 1
-            if place < len(steps):
-                runs[-1] += steps[place]
-                place += 1
-    return runs
+    start, end = whole, np.roll(whole, -1, 0)
+    size = np.abs(end - start)
+    across = size[:, 0] >= size[:, 1]  # walked along x
+    flip = np.where(across, start[:, 0] > end[:, 0], start[:, 1] > end[:, 1])[:, None]
+    start, end = np.where(flip, end, start), np.where(flip, start, end)
+    # Column j is crossed between 5 j + 2 and 5 j + 3.
+    low, high = np.minimum(start[:, 0], end[:, 0]), np.maximum(start[:, 0], end[:, 0])
+    first = np.maximum(-((2 - low) // 5), 0)
+    count = np.maximum(np.minimum((high - 3) // 5, width - 1) - first + 1, 0)
+    found, cuts = np.zeros(0, np.int64), np.cumsum(count)
+    for begin, stop in _chunks(cuts):
+        edge = np.repeat(np.arange(begin, stop), count[begin:stop])
+        before = cuts[edge] - count[edge]  # crossings of earlier edges
+        column = first[edge] + np.arange(len(edge)) + before[:1] - before
+        row = np.empty(len(edge))
+        for walked, rows_of in ((True, _rows_along_x), (False, _rows_along_y)):
+            own = np.flatnonzero(across[edge] == walked)
+            row[own] = rows_of(start[edge[own]], end[edge[own]], column[own])
+        rows = np.ceil(np.clip((row + 0.5) / 5 - 0.5, 0, height)).astype(np.int64)
+        places, times = np.unique(np.concatenate([found, column * height + rows]), return_counts=True)
+        found = places[times % 2 == 1]  # two at one place undo each other
+    return found[found < height * width]
+
+
+def _chunks(cuts):
+    """Ranges of edges, of at most _AT_ONCE crossings or one edge each; cuts: sums of the crossings."""
+    begin = 0
+    while begin < len(cuts):
+        limit = (cuts[begin - 1] if begin else 0) + _AT_ONCE
+        stop = max(int(np.searchsorted(cuts, limit, side="right")), begin + 1)
+        yield begin, stop
+        begin = stop
+
+
+def _rows_along_x(start, end, column):
+    """The row, in fifths, at which edges that are walked along x cross the middle of columns."""
+    slope = (end[:, 1] - start[:, 1]) / np.maximum(end[:, 0] - start[:, 0], 1)
+    t = 5 * column + 3 - start[:, 0]
+    return np.minimum(*(np.trunc(start[:, 1] + slope * at + 0.5) for at in (t - 1, t)))
+
+
+def _rows_along_y(start, end, column):
+    """The same of edges that are walked along y: the step before the first one that is across."""
+    slope = (end[:, 0] - start[:, 0]) / np.maximum(end[:, 1] - start[:, 1], 1)
+    rises = slope > 0
+    goal = np.where(rises, 5 * column + 3, 5 * column + 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.floor((5 * column + 2.5 - start[:, 0]) / slope) - 1
+    for _ in range(3):  # the estimate is at most two steps early
+        x = np.trunc(start[:, 0] + slope * t + 0.5)
+        t += np.where(rises, x < goal, x > goal)
+    return start[:, 1] + t - 1

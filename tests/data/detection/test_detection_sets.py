@@ -163,6 +163,31 @@ def test_ids_of_torchvisions_models(scenes):
     assert np.array_equal(sample[0], 2 * sample[1])
 
 
+@pytest.mark.parametrize("id", (-3, 0, 10 ** 12))
+def test_ids_that_cannot_be_classes(scenes, id):
+    content = json.loads((scenes / "annotations" / "train.json").read_text())
+    old = content["categories"][0]["id"]
+    content["categories"][0]["id"] = id
+    for annotation in content["annotations"]:
+        annotation["category_id"] = id if annotation["category_id"] == old else annotation["category_id"]
+    (scenes / "annotations" / "ids.json").write_text(json.dumps(content))
+    assert COCOJson(root=scenes, split="ids", images="train").num_classes == len(CLASSES)
+    with pytest.raises(DataError, match="expected 1 to 10000"):
+        COCOJson(root=scenes, split="ids", images="train", keep_ids=True)
+
+
+def test_the_check_makes_no_masks_of_a_size_that_is_only_claimed(scenes, monkeypatch):
+    content = json.loads((scenes / "annotations" / "val.json").read_text())
+    for image in content["images"]:
+        image.update(height=8000, width=8000)
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = {"size": [8000, 8000], "counts": [32_000_000, 32_000_000]}
+    (scenes / "annotations" / "large.json").write_text(json.dumps(content))
+    monkeypatch.setattr("jea.data.detection.instances.mask_of_runs", lambda *_: pytest.fail("a mask was made"))
+    report = check_splits(COCOJson, {"root": scenes, "images": "val"}, ("large",), num_workers=0, shown=False)
+    assert sum("the annotations say 8000 x 8000" in problem for problem in report.problems) == 6
+
+
 def test_cocos_own_folders(scenes, tmp_path):
     root = tmp_path / "coco"
     (root / "annotations").mkdir(parents=True)

@@ -30,6 +30,27 @@ def test_polygons_are_drawn_as_cocos_tools_do(stored):
         assert np.array_equal(drawn, mask), parts
 
 
+def test_random_polygons_are_cocos():
+    """Within the picture and beyond it, with whole and broken corners, folded and crossing themselves."""
+    tools = pytest.importorskip("pycocotools.mask")
+    rng = np.random.default_rng(1)
+    for case in range(600):
+        height, width = (int(side) for side in rng.integers(1, 60, 2))
+        points = rng.random((int(rng.integers(3, 12)), 2)) * [width, height]
+        if case % 4 == 1:
+            points = points * 3 - [width, height]
+        elif case % 4 == 2:
+            points = np.round(points)
+        elif case % 4 == 3:
+            points = (points - [width / 2, height / 2]) * 40
+        corners = points.reshape(-1).tolist()
+        text = tools.frPyObjects([corners], height, width)[0]["counts"].decode()
+        runs = runs_of_polygon(corners, height, width)
+        assert np.array_equal(mask_of_runs(runs, height, width),
+                              mask_of_runs(runs_of_text(text, height * width), height, width)), (case, corners)
+        assert text_of_runs(runs) == text
+
+
 def test_texts_are_cocos(stored):
     for _, runs, mask in stored:
         assert text_of_runs(runs_of_mask(mask)) == runs["counts"]
