@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #define JEA_EXACT __attribute__((noinline, optimize("no-fast-math", "fp-contract=off")))
 
@@ -80,6 +81,24 @@ struct PasteAxis {
     }
 };
 
+// The cells and weights of all of an axis's pixels from its first on.
+struct PasteTaps {
+    std::vector<int> a, b;
+    std::vector<float> wa, wb;
+
+    explicit PasteTaps(const PasteAxis& axis) {
+        const long count = std::max<long>(axis.end - axis.first, 0);
+        for (auto* cells : {&a, &b}) cells->resize(count);
+        for (auto* weights : {&wa, &wb}) weights->resize(count);
+        for (long i = 0; i < count; i++) {
+            long left, right;
+            axis.at(axis.first + i, left, right, wa[i], wb[i]);
+            a[i] = static_cast<int>(left);
+            b[i] = static_cast<int>(right);
+        }
+    }
+};
+
 // out (count, height, width): bytes 0 and 1, or with a threshold below 0 float32 values; 0 outside of the boxes.
 template <class T>
 inline void paste_masks(const Paste& d, const float* masks, const float* boxes, T* out) {
@@ -87,21 +106,26 @@ inline void paste_masks(const Paste& d, const float* masks, const float* boxes, 
     for (long n = 0; n < d.count; n++) {
         T* picture = out + n * d.height * d.width;
         std::fill(picture, picture + d.height * d.width, T(0));
-        const float *box = boxes + 4 * n, *mask = masks + n * d.mask_h * d.mask_w;
-        const PasteAxis columns(box[0], box[2], d.mask_w, d.width, d.grid), rows(box[1], box[3], d.mask_h, d.height, d.grid);
-        for (long y = rows.first; y < rows.end; y++) {
-            long top, bottom;
-            float wt, wb;
-            rows.at(y, top, bottom, wt, wb);
-            const float *upper = mask + top * d.mask_w, *lower = mask + bottom * d.mask_w;
-            for (long x = columns.first; x < columns.end; x++) {
-                long left, right;
-                float wl, wr;
-                columns.at(x, left, right, wl, wr);
-                const float value = wt * (wl * upper[left] + wr * upper[right]) + wb * (wl * lower[left] + wr * lower[right]);
-                const bool set = d.grid ? value >= d.threshold : value > d.threshold;
-                picture[y * d.width + x] = d.threshold < 0.f ? static_cast<T>(value) : static_cast<T>(set);
-            }
+        const float *box = boxes + 4 * n, *mask = masks + n * d.mask_h * d.mask_w, threshold = d.threshold;
+        const PasteAxis across(box[0], box[2], d.mask_w, d.width, d.grid), down(box[1], box[3], d.mask_h, d.height, d.grid);
+        const PasteTaps columns(across), rows(down);
+        const int *left = columns.a.data(), *right = columns.b.data();
+        const float *wl = columns.wa.data(), *wr = columns.wb.data();
+        const long wide = static_cast<long>(columns.a.size()), high = static_cast<long>(rows.a.size());
+        for (long y = 0; y < high; y++) {
+            const float *upper = mask + rows.a[y] * d.mask_w, *lower = mask + rows.b[y] * d.mask_w;
+            const float wt = rows.wa[y], wb = rows.wb[y];
+            T* to = picture + (down.first + y) * d.width + across.first;
+            const auto value = [&](long x) {
+                return wt * (wl[x] * upper[left[x]] + wr[x] * upper[right[x]]) +
+                       wb * (wl[x] * lower[left[x]] + wr[x] * lower[right[x]]);
+            };
+            if (threshold < 0.f)
+                for (long x = 0; x < wide; x++) to[x] = static_cast<T>(value(x));
+            else if (d.grid)
+                for (long x = 0; x < wide; x++) to[x] = static_cast<T>(value(x) >= threshold);
+            else
+                for (long x = 0; x < wide; x++) to[x] = static_cast<T>(value(x) > threshold);
         }
     }
 }

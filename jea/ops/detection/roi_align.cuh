@@ -16,6 +16,8 @@ struct RoiAlign {
     float scales[kLevels];
     long sampling;
     bool aligned;
+    long block;
+    bool plain;
 };
 
 struct Pointers { const float* of[kLevels]; };
@@ -60,27 +62,48 @@ __device__ inline Axis axis_of(const RoiAlign& d, const float* roi, long level, 
     return Axis(from, to, rows ? d.out_h : d.out_w, (rows ? d.heights : d.widths)[level], d.sampling, d.aligned);
 }
 
-// A thread per entry of y (regions, channels, out_h, out_w).
+// What the thread of an entry of y stands at: region, channel and bin, in the order in which y lies.
+struct Entry {
+    long r, c, p, q;
+
+    __device__ Entry(const RoiAlign& d, long i) {
+        const long block = d.plain ? 1 : d.block, within = i % block;
+        i /= block;
+        q = i % d.out_w;
+        p = i / d.out_w % d.out_h;
+        i /= d.out_w * d.out_h;
+        c = i % (d.channels / block) * block + within;
+        r = i / (d.channels / block);
+    }
+};
+
+// The first cell of a channel of a picture; cells of it are `block` apart.
+__device__ inline long plane_of(const RoiAlign& d, long picture, long c, long cells) {
+    return (picture * (d.channels / d.block) + c / d.block) * cells * d.block + c % d.block;
+}
+
+// A thread per entry of y.
 __global__ void __launch_bounds__(kThreads)
 roi_align_entries(RoiAlign d, Pointers features, const float* __restrict__ rois, const int* __restrict__ levels,
                   float* __restrict__ y) {
     const long i = static_cast<long>(blockIdx.x) * kThreads + threadIdx.x;
     if (i >= d.regions * d.channels * d.out_h * d.out_w) return;
-    const long q = i % d.out_w, p = i / d.out_w % d.out_h, c = i / d.out_w / d.out_h % d.channels;
-    const long r = i / d.out_w / d.out_h / d.channels, level = levels[r], picture = static_cast<long>(rois[5 * r]);
+    const Entry e(d, i);
+    const long level = levels[e.r], picture = static_cast<long>(rois[5 * e.r]);
     float sum = 0.f;
     if (level >= 0 && level < d.levels && picture >= 0 && picture < d.batch) {
-        const Axis rows = axis_of(d, rois + 5 * r, level, true), columns = axis_of(d, rois + 5 * r, level, false);
-        const float* plane = features.of[level] + (picture * d.channels + c) * rows.size * columns.size;
+        const Axis rows = axis_of(d, rois + 5 * e.r, level, true), columns = axis_of(d, rois + 5 * e.r, level, false);
+        const float* plane = features.of[level] + plane_of(d, picture, e.c, rows.size * columns.size);
+        const long step = d.block, line = columns.size * step;
         for (long a = 0; a < rows.samples; a++) {
             long top, bottom, left, right;
             float down, along;
-            if (!rows.sample(p, a, top, bottom, down)) continue;
+            if (!rows.sample(e.p, a, top, bottom, down)) continue;
             for (long b = 0; b < columns.samples; b++) {
-                if (!columns.sample(q, b, left, right, along)) continue;
-                const float *upper = plane + top * columns.size, *lower = plane + bottom * columns.size;
-                sum += (1.f - down) * ((1.f - along) * upper[left] + along * upper[right]) +
-                       down * ((1.f - along) * lower[left] + along * lower[right]);
+                if (!columns.sample(e.q, b, left, right, along)) continue;
+                const float *upper = plane + top * line, *lower = plane + bottom * line;
+                sum += (1.f - down) * ((1.f - along) * upper[left * step] + along * upper[right * step]) +
+                       down * ((1.f - along) * lower[left * step] + along * lower[right * step]);
             }
         }
         const long count = rows.samples * columns.samples;
@@ -127,23 +150,24 @@ spread_entries(RoiAlign d, const float* __restrict__ dy, const float* __restrict
                const float* __restrict__ most, Fixed* __restrict__ sums, long level) {
     const long i = static_cast<long>(blockIdx.x) * kThreads + threadIdx.x;
     if (i >= d.regions * d.channels * d.out_h * d.out_w) return;
-    const long q = i % d.out_w, p = i / d.out_w % d.out_h, c = i / d.out_w / d.out_h % d.channels;
-    const long r = i / d.out_w / d.out_h / d.channels, picture = static_cast<long>(rois[5 * r]);
-    if (levels[r] != level || picture < 0 || picture >= d.batch || !(*most > 0.f)) return;
-    const Axis rows = axis_of(d, rois + 5 * r, level, true), columns = axis_of(d, rois + 5 * r, level, false);
+    const Entry e(d, i);
+    const long picture = static_cast<long>(rois[5 * e.r]);
+    if (levels[e.r] != level || picture < 0 || picture >= d.batch || !(*most > 0.f)) return;
+    const Axis rows = axis_of(d, rois + 5 * e.r, level, true), columns = axis_of(d, rois + 5 * e.r, level, false);
     const long count = rows.samples * columns.samples;
     const float value = __fdiv_rn(dy[i], *most * static_cast<float>(count > 1 ? count : 1));
-    Fixed* plane = sums + (picture * d.channels + c) * rows.size * columns.size;
+    Fixed* plane = sums + plane_of(d, picture, e.c, rows.size * columns.size);
+    const long step = d.block, line = columns.size * step;
     for (long a = 0; a < rows.samples; a++) {
         long top, bottom, left, right;
         float down, along;
-        if (!rows.sample(p, a, top, bottom, down)) continue;
+        if (!rows.sample(e.p, a, top, bottom, down)) continue;
         for (long b = 0; b < columns.samples; b++) {
-            if (!columns.sample(q, b, left, right, along)) continue;
-            add(plane + top * columns.size + left, value * (1.f - down) * (1.f - along));
-            add(plane + top * columns.size + right, value * (1.f - down) * along);
-            add(plane + bottom * columns.size + left, value * down * (1.f - along));
-            add(plane + bottom * columns.size + right, value * down * along);
+            if (!columns.sample(e.q, b, left, right, along)) continue;
+            add(plane + top * line + left * step, value * (1.f - down) * (1.f - along));
+            add(plane + top * line + right * step, value * (1.f - down) * along);
+            add(plane + bottom * line + left * step, value * down * (1.f - along));
+            add(plane + bottom * line + right * step, value * down * along);
         }
     }
 }

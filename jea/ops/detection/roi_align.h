@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #define JEA_EXACT __attribute__((noinline, optimize("no-fast-math", "fp-contract=off")))
@@ -15,14 +16,16 @@ namespace jea {
 
 constexpr int kLevels = 8;
 
-// One struct for both headers. Levels are (batch, channels, heights[l], widths[l]); cells of level l are
-// 1 / scales[l] pixels wide.
+// One struct for both headers. Levels are (batch, channels, heights[l], widths[l]) in blocks of channels that lie side by
+// side: 1 in nchw, all in nhwc, L in blocked. Cells of level l are 1 / scales[l] pixels wide.
 struct RoiAlign {
     long batch, channels, regions, out_h, out_w, levels;
     long heights[kLevels], widths[kLevels];
     float scales[kLevels];
     long sampling;  // samples of a bin along each axis; 0: as many as it has cells
     bool aligned;
+    long block;
+    bool plain;  // the result is (regions, channels, out_h, out_w), else it lies as the levels do
 };
 
 // Along one axis: bin p is the sum of weights[k] times the cells places[k], k from first[p] to first[p + 1].
@@ -82,10 +85,13 @@ JEA_EXACT inline void make_taps(Taps& taps, float low, float high, long bins, lo
 struct Region {
     long level, picture;
     Taps rows, columns;
+    bool sound;  // of a level and a picture that there are
 
     void read(const RoiAlign& d, const float* roi, int at_level) {
         level = at_level;
         picture = is_finite(roi[0]) ? static_cast<long>(roi[0]) : -1;
+        sound = picture >= 0 && picture < d.batch && level >= 0 && level < d.levels;
+        if (!sound) return;
         const float scale = d.scales[level], offset = d.aligned ? .5f : 0.f;
         long down, along;
         make_taps(rows, roi[2] * scale - offset, roi[4] * scale - offset, d.out_h, d.heights[level], d.sampling,
@@ -94,122 +100,174 @@ struct Region {
                   d.aligned, along);
         const float share = 1.f / static_cast<float>(std::max<long>(down * along, 1));
         for (float& weight : rows.weights) weight *= share;
-        sound = picture >= 0 && picture < d.batch && level >= 0 && level < d.levels;
     }
-    bool sound;
 };
 
-// (planes, cells) <-> (cells, planes), in tiles that stay in the cache.
-inline void transpose_plane(const float* from, float* to, long rows, long columns) {
+// to (columns, rows) from (rows, columns), in tiles that stay in the cache; `wide` and `high` lie between their rows.
+inline void transpose_plane(const float* from, long wide, float* to, long high, long rows, long columns) {
     const long tile = 32;
     for (long r = 0; r < rows; r += tile)
         for (long c = 0; c < columns; c += tile)
             for (long i = r; i < std::min(rows, r + tile); i++)
-                for (long j = c; j < std::min(columns, c + tile); j++) to[j * rows + i] = from[i * columns + j];
+                for (long j = c; j < std::min(columns, c + tile); j++) to[j * high + i] = from[i * wide + j];
 }
 
-// Pictures with channels last, of all levels; only where a region looks.
-struct ChannelsLast {
-    std::vector<std::vector<float>> planes;  // level x picture
+// The levels' pictures as groups of channels that lie side by side: where they stand, or of nchw a copy of those where a
+// region looks. T: const float, or float of gradients, which begin at 0.
+template <class T>
+struct Planes {
+    const RoiAlign& d;
+    T* const* levels;
+    long width, groups;  // channels of a group
+    bool copied;
+    std::vector<std::unique_ptr<float[]>> copies;  // level x picture
 
-    ChannelsLast(const RoiAlign& d, const int* levels, const float* rois) : planes(d.levels * d.batch) {
-        for (long r = 0; r < d.regions; r++) {
-            const long picture = static_cast<long>(rois[5 * r]), level = levels[r];
+    Planes(const RoiAlign& sizes, T* const* from, const float* rois, const int* at)
+        : d(sizes), levels(from), copied(d.block == 1 && d.channels > 1), copies(d.levels * d.batch) {
+        width = copied ? d.channels : d.block;
+        groups = d.channels / width;
+        for (long r = 0; r < d.regions && copied; r++) {
+            const long picture = is_finite(rois[5 * r]) ? static_cast<long>(rois[5 * r]) : -1, level = at[r];
             if (picture < 0 || picture >= d.batch || level < 0 || level >= d.levels) continue;
-            planes[level * d.batch + picture].resize(1);  // marks it
+            auto& copy = copies[level * d.batch + picture];
+            if (!copy) copy.reset(new float[cells(level) * d.channels]);
         }
-        for (long k = 0; k < static_cast<long>(planes.size()); k++)
-            if (!planes[k].empty()) planes[k].resize(size(d, k));
     }
-    static long cells(const RoiAlign& d, long k) { return d.heights[k / d.batch] * d.widths[k / d.batch]; }
-    static long size(const RoiAlign& d, long k) { return cells(d, k) * d.channels; }
+    long cells(long level) const { return d.heights[level] * d.widths[level]; }
+    // calls use(plane of all channels where the level stands, its copy or null, first cell, number of cells).
+    template <class Use>
+    void each(Use use) const {
+        const long piece = 256;
+        for (long k = 0; k < d.levels * d.batch; k++) {
+            const long all = cells(k / d.batch);
+            T* plane = levels[k / d.batch] + k % d.batch * all * d.channels;
+            float* copy = copies[k].get();
+            #pragma omp parallel for
+            for (long first = 0; first < all; first += piece) use(plane, copy, all, first, std::min(piece, all - first));
+        }
+    }
+    // The cells of a group, each of `width` channels.
+    T* group(long level, long picture, long g) const {
+        if (copied) return copies[level * d.batch + picture].get();
+        return levels[level] + (picture * groups + g) * cells(level) * width;
+    }
 };
 
-// y (regions, channels, out_h, out_w) from features, a pointer per level.
+// to += weight * from over `count` channels, W of them where that is known.
+template <long W>
+inline void add_scaled(float* to, const float* from, float weight, long count) {
+    const long n = W ? W : count;
+    #pragma omp simd
+    for (long c = 0; c < n; c++) to[c] += weight * from[c];
+}
+
+// Calls run<W>(...) with the width of a block where it is a usual one.
+#define JEA_OF_WIDTH(width, run, ...)                      \
+    do {                                                   \
+        if ((width) == 16) run<16>(__VA_ARGS__);           \
+        else if ((width) == 8) run<8>(__VA_ARGS__);        \
+        else if ((width) == 64) run<64>(__VA_ARGS__);      \
+        else run<0>(__VA_ARGS__);                          \
+    } while (0)
+
+// bins (out_h, out_w, width) of a region from a group's cells; row (out_w, width) is scratch.
+template <long W>
+inline void pool_group(const RoiAlign& d, const Region& region, const float* cells, long width, float* row, float* bins) {
+    const Taps &rows = region.rows, &columns = region.columns;
+    std::fill(bins, bins + d.out_h * d.out_w * width, 0.f);
+    int done = -1;  // the row of cells that `row` holds
+    for (long p = 0; p < d.out_h; p++)
+        for (int k = rows.first[p]; k < rows.first[p + 1]; k++) {
+            if (rows.places[k] != done) {
+                done = rows.places[k];
+                const float* line = cells + done * d.widths[region.level] * width;
+                for (long q = 0; q < d.out_w; q++) {
+                    float* to = row + q * width;
+                    std::fill(to, to + width, 0.f);
+                    for (int j = columns.first[q]; j < columns.first[q + 1]; j++)
+                        add_scaled<W>(to, line + columns.places[j] * width, columns.weights[j], width);
+                }
+            }
+            add_scaled<0>(bins + p * d.out_w * width, row, rows.weights[k], d.out_w * width);
+        }
+}
+
+// y from features, a pointer per level. Memory: a copy of the levels in nchw, whatever the number of regions.
 inline void roi_align(const RoiAlign& d, const float* const* features, const float* rois, const int* levels, float* y,
                       float*) {
-    ChannelsLast last(d, levels, rois);
-    #pragma omp parallel for schedule(dynamic)
-    for (long k = 0; k < static_cast<long>(last.planes.size()); k++)
-        if (!last.planes[k].empty())
-            transpose_plane(features[k / d.batch] + k % d.batch * ChannelsLast::size(d, k), last.planes[k].data(),
-                            d.channels, ChannelsLast::cells(d, k));
+    const Planes<const float> planes(d, features, rois, levels);
+    if (planes.copied)
+        planes.each([&](const float* plane, float* copy, long all, long first, long count) {
+            if (copy) transpose_plane(plane + first, all, copy + first * d.channels, d.channels, d.channels, count);
+        });
+    const long bins = d.out_h * d.out_w, width = planes.width;
     #pragma omp parallel
     {
         Region region;
-        std::vector<float> row(d.out_w * d.channels), bins(d.out_h * d.out_w * d.channels);
+        std::vector<float> row(d.out_w * width), found(d.plain ? bins * width : 0);
         #pragma omp for schedule(dynamic, 4)
         for (long r = 0; r < d.regions; r++) {
             region.read(d, rois + 5 * r, levels[r]);
-            std::fill(bins.begin(), bins.end(), 0.f);
-            const float* plane = region.sound ? last.planes[region.level * d.batch + region.picture].data() : nullptr;
-            const Taps &rows = region.rows, &columns = region.columns;
-            int done = -1;  // the row of cells that `row` holds
-            for (long p = 0; p < d.out_h && plane; p++)
-                for (int k = rows.first[p]; k < rows.first[p + 1]; k++) {
-                    if (rows.places[k] != done) {
-                        done = rows.places[k];
-                        const float* line = plane + done * d.widths[region.level] * d.channels;
-                        for (long q = 0; q < d.out_w; q++) {
-                            float* to = row.data() + q * d.channels;
-                            std::fill(to, to + d.channels, 0.f);
-                            for (int j = columns.first[q]; j < columns.first[q + 1]; j++) {
-                                const float weight = columns.weights[j], *from = line + columns.places[j] * d.channels;
-                                #pragma omp simd
-                                for (long c = 0; c < d.channels; c++) to[c] += weight * from[c];
-                            }
-                        }
-                    }
-                    const float weight = rows.weights[k];
-                    float* to = bins.data() + p * d.out_w * d.channels;
-                    #pragma omp simd
-                    for (long i = 0; i < d.out_w * d.channels; i++) to[i] += weight * row[i];
-                }
-            transpose_plane(bins.data(), y + r * d.channels * d.out_h * d.out_w, d.out_h * d.out_w, d.channels);
+            for (long g = 0; g < planes.groups; g++) {
+                float *own = y + (r * planes.groups + g) * width * bins, *to = d.plain ? found.data() : own;
+                if (!region.sound) std::fill(to, to + bins * width, 0.f);
+                else JEA_OF_WIDTH(width, pool_group, d, region, planes.group(region.level, region.picture, g), width,
+                                  row.data(), to);
+                if (d.plain) transpose_plane(to, width, own, bins, bins, width);
+            }
         }
     }
 }
 
+// Adds a region's gradient to `count` channels of a group's cells; of those in `value`, `wide` lie side by side.
+template <long W>
+inline void spread_group(const RoiAlign& d, const Region& region, const float* value, long wide, float* cells, long width,
+                         long count) {
+    const Taps &rows = region.rows, &columns = region.columns;
+    for (long p = 0; p < d.out_h; p++)
+        for (int k = rows.first[p]; k < rows.first[p + 1]; k++) {
+            float* line = cells + rows.places[k] * d.widths[region.level] * width;
+            for (long q = 0; q < d.out_w; q++)
+                for (int j = columns.first[q]; j < columns.first[q + 1]; j++)
+                    add_scaled<W>(line + columns.places[j] * width, value + (p * d.out_w + q) * wide,
+                                  rows.weights[k] * columns.weights[j], count);
+        }
+}
+
 // dfeatures, a pointer per level, from dy of y's shape. A thread has some of the channels of all regions, so that sums
-// run in the order of the regions.
+// run in the order of the regions. Memory as forward: the maps of some regions at a time.
 inline void roi_align_backward(const RoiAlign& d, const float* dy, const float* rois, const int* levels,
                                float* const* dfeatures, float*) {
-    ChannelsLast last(d, levels, rois);
-    std::vector<Region> regions(d.regions);
-    #pragma omp parallel for schedule(dynamic, 16)
-    for (long r = 0; r < d.regions; r++) regions[r].read(d, rois + 5 * r, levels[r]);
-    const long bins = d.out_h * d.out_w, share = 64, shares = (d.channels + share - 1) / share;
-    #pragma omp parallel for schedule(dynamic)
-    for (long s = 0; s < shares; s++) {
-        const long begin = s * share, count = std::min(share, d.channels - begin);
-        std::vector<float> from(bins * count), row(d.out_w * count);
-        for (long r = 0; r < d.regions; r++) {
-            const Region& region = regions[r];
-            if (!region.sound) continue;
-            transpose_plane(dy + (r * d.channels + begin) * bins, from.data(), count, bins);
-            float* plane = last.planes[region.level * d.batch + region.picture].data();
-            const Taps &rows = region.rows, &columns = region.columns;
-            for (long p = 0; p < d.out_h; p++)
-                for (int k = rows.first[p]; k < rows.first[p + 1]; k++) {
-                    float* line = plane + rows.places[k] * d.widths[region.level] * d.channels + begin;
-                    const float down = rows.weights[k];
-                    for (long q = 0; q < d.out_w; q++)
-                        for (int j = columns.first[q]; j < columns.first[q + 1]; j++) {
-                            const float weight = down * columns.weights[j];
-                            float* to = line + columns.places[j] * d.channels;
-                            const float* value = from.data() + (p * d.out_w + q) * count;
-                            #pragma omp simd
-                            for (long c = 0; c < count; c++) to[c] += weight * value[c];
-                        }
-                }
+    const Planes<float> planes(d, dfeatures, rois, levels);
+    planes.each([&](float* plane, float* copy, long, long first, long count) {
+        float* begin = (copy ? copy : plane) + first * d.channels;
+        std::fill(begin, begin + count * d.channels, 0.f);
+    });
+    const long bins = d.out_h * d.out_w, width = planes.width, share = std::min<long>(64, width), some = 256;
+    const long shares = (width + share - 1) / share;  // of a group
+    std::vector<Region> regions(std::min(some, d.regions));
+    for (long start = 0; start < d.regions; start += some) {
+        const long end = std::min(d.regions, start + some);
+        #pragma omp parallel for schedule(dynamic, 16)
+        for (long r = start; r < end; r++) regions[r - start].read(d, rois + 5 * r, levels[r]);
+        #pragma omp parallel for schedule(dynamic)
+        for (long s = 0; s < shares * planes.groups; s++) {
+            const long g = s / shares, begin = s % shares * share, count = std::min(share, width - begin);
+            std::vector<float> from(d.plain ? bins * count : 0);
+            for (long r = start; r < end; r++) {
+                const Region& region = regions[r - start];
+                if (!region.sound) continue;
+                const float* value = dy + (r * planes.groups + g) * width * bins + (d.plain ? begin * bins : begin);
+                if (d.plain) transpose_plane(value, bins, from.data(), count, count, bins);
+                JEA_OF_WIDTH(count, spread_group, d, region, d.plain ? from.data() : value, d.plain ? count : width,
+                             planes.group(region.level, region.picture, g) + begin, width, count);
+            }
         }
     }
-    #pragma omp parallel for schedule(dynamic)
-    for (long k = 0; k < static_cast<long>(last.planes.size()); k++) {
-        float* to = dfeatures[k / d.batch] + k % d.batch * ChannelsLast::size(d, k);
-        if (last.planes[k].empty()) std::fill(to, to + ChannelsLast::size(d, k), 0.f);
-        else transpose_plane(last.planes[k].data(), to, ChannelsLast::cells(d, k), d.channels);
-    }
+    if (planes.copied)
+        planes.each([&](float* plane, float* copy, long all, long first, long count) {
+            if (copy) transpose_plane(copy + first * d.channels, d.channels, plane + first, all, count, d.channels);
+        });
 }
 
 }  // namespace jea

@@ -30,6 +30,8 @@ static jea::RoiAlign sizes(const long* n, const float* scales) {
     }
     d.sampling = n[6];
     d.aligned = n[7] != 0;
+    d.block = n[12];
+    d.plain = n[13] != 0;
     return d;
 }
 void forward(const long* n, const float* scales, const float* f0, const float* f1, const float* rois, const int* levels,
@@ -108,21 +110,24 @@ def test_match_boxes(build, rule, name):
         assert np.array_equal(matches, wanted[0]) and np.array_equal(best, wanted[1])
 
 
-@pytest.mark.parametrize("sampling, aligned", ((2, False), (0, True), (0, False), (3, True)))
-def test_roi_align(build, close, sampling, aligned):
+@pytest.mark.parametrize("sampling, aligned, layout, plain",
+                         ((2, False, "nchw", 1), (0, True, "nchw", 1), (0, False, "nhwc", 1), (3, True, "nhwc", 0)))
+def test_roi_align(build, close, sampling, aligned, layout, plain):
     rng = np.random.default_rng(9)
-    shapes = [(2, 3, 9, 13), (2, 3, 5, 7)]
+    shapes = [(2, 3, 9, 13), (2, 3, 5, 7)] if layout == "nchw" else [(2, 9, 13, 3), (2, 5, 7, 3)]
     features = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
     rois = np.concatenate([rng.integers(0, 2, (12, 1)), boxes_of(rng, 12, 50, 40) - 6], 1).astype(np.float32)
     rois[3, 1:] = [10, 10, 10, 10]
     rois[4, 1:] = [30, 20, 10, 5]
     levels = rng.integers(0, 2, 12).astype(np.int32)
     scales = np.array([0.25, 0.125], np.float32)
-    numbers = np.array([2, 3, 12, 3, 2, 2, sampling, aligned, 9, 13, 5, 7], ctypes.c_long)
-    y = nan(12, 3, 3, 2)
+    numbers = np.array([2, 3, 12, 3, 2, 2, sampling, aligned, 9, 13, 5, 7, 1 if layout == "nchw" else 3, plain],
+                       ctypes.c_long)
+    y = nan(*((12, 3, 3, 2) if plain else (12, 3, 2, 3)))
     build("roi_align", ALIGN, "forward", numbers, scales, *features, rois, levels, y)
     varied = [jt.array(f) for f in features]
-    wanted = roi_align(varied, rois, levels, size=(3, 2), scales=scales.tolist(), sampling=sampling, aligned=aligned)
+    wanted = roi_align(varied, rois, levels, size=(3, 2), scales=scales.tolist(), sampling=sampling, aligned=aligned,
+                       layout=layout, plain=bool(plain))
     close(y, wanted.numpy(), 2e-6)
     dy = (rng.standard_normal(y.shape) * 37).astype(np.float32)
     gradients = [nan(*shape) for shape in shapes]

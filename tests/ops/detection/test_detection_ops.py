@@ -9,6 +9,7 @@ import pytest
 from jea._jittor import jt
 from jea.ops import kernels
 from jea.ops.detection import iou_matrix, match_boxes, nms, paste_masks, roi_align, sigmoid_focal_loss
+from jea.ops.detection.roi_align import _from_nchw, _to_nchw
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "detection"
 IMPLEMENTATIONS = ["fused", "ref"]
@@ -189,6 +190,48 @@ def test_roi_align_over_levels(close, channels):
         close(got, wanted, 2e-6)
     y = roi_align(features, rois, levels, impl="fused", **options)
     assert not jt.grad((y * weights).sum(), features[2]).numpy().any()
+
+
+@pytest.mark.parametrize("plain", (True, False))
+@pytest.mark.parametrize("layout, block", (("nhwc", 32), ("nhwc", 70), ("blocked", 8), ("blocked", 16),
+                                           ("blocked", 64)))
+def test_roi_align_in_other_layouts(close, layout, block, plain):
+    """The same numbers as in nchw, to the last bit: sums run in one order."""
+    rng = np.random.default_rng(17)
+    channels = block if layout == "nhwc" else 2 * block
+    shapes = [(2, channels, 20, 28), (2, channels, 10, 14)]
+    features = [jt.array(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    rois = np.concatenate([rng.integers(0, 2, (300, 1)), boxes_of(rng, 300, 90, 90) - 20], 1).astype(np.float32)
+    levels = rng.integers(0, 2, 300).astype(np.int32)
+    rois[7, 0], levels[8], rois[9, 1] = 5, 4, np.nan  # no such picture, no such level, no place
+    options = dict(size=(7, 5), scales=[0.25, 0.125], sampling=2)
+    weights = jt.array(rng.standard_normal((300, channels, 7, 5)).astype(np.float32))
+    poison()
+    y = roi_align(features, rois, levels, impl="fused", **options)
+    wanted = [y.numpy(), *(g.numpy() for g in jt.grad((y * weights).sum(), features))]
+    lying = [jt.array(_from_nchw(f, layout, block).numpy()) for f in features]
+    for impl in IMPLEMENTATIONS if block < 16 else ["fused"]:
+        kept = slice(None) if impl == "fused" else np.r_[:7, 10:60]  # the reference knows no wrong regions
+        poison()
+        y = roi_align(lying, rois[kept], levels[kept], layout=layout, plain=plain, impl=impl, **options)
+        y = y if plain else _to_nchw(y, layout)
+        assert tuple(y.shape) == tuple(wanted[0][kept].shape)
+        if impl == "ref":
+            close(y.numpy(), wanted[0][kept], 2e-6)
+            continue
+        assert np.array_equal(y.numpy(), wanted[0])
+        for gradient, nchw in zip(jt.grad((y * weights).sum(), lying), wanted[1:]):
+            assert np.array_equal(_to_nchw(gradient, layout).numpy(), nchw)
+
+
+def test_roi_align_refuses():
+    rois = np.zeros((1, 5), np.float32)
+    with pytest.raises(ValueError, match="layout is 'hwc'"):
+        roi_align([jt.ones((1, 2, 8, 8))], rois, size=(2, 2), scales=[1.0], layout="hwc")
+    with pytest.raises(ValueError, match="expected nhwc of one B and C"):
+        roi_align([jt.ones((1, 8, 8, 2)), jt.ones((1, 4, 4, 3))], rois, size=(2, 2), scales=[1.0, 0.5], layout="nhwc")
+    with pytest.raises(ValueError, match="expected blocked of one B and C"):
+        roi_align([jt.ones((1, 8, 8, 2))], rois, size=(2, 2), scales=[1.0], layout="blocked")
 
 
 def test_roi_align_of_what_is_not_finite():
