@@ -20,6 +20,7 @@ from jea.files import write_bytes
 from jea.metrics.detection import STATS, coco_scores, mean_ap, tools
 from jea.models import models_for
 from jea.models.detection.sampling import Truth
+from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.results import Objects
@@ -76,6 +77,10 @@ class Detection(Task):
         return self.model.losses(jt.array(batch["image"]), batch["size"].tolist(), truths, seeds=batch["seed"])
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def fuse(self, precision: str = "float32") -> None:
+        """Evaluate the fused form of the model from now on (jea.nn.fold); the task no longer trains."""
+        self.model, self.modules = fuse(self.model, precision), {}
 
     def detect(self, dataset, image, original) -> dict:
         """The objects in one prepared picture (3, h, w), for its original size (height, width)."""

@@ -5,10 +5,13 @@ import math
 
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
-from jea.nn.blocks import Conv, init_normal_fan_out
+from jea.nn.blocks import Conv, conv_norm, init_normal_fan_out
 from jea.nn.external_attention import ExternalAttention
+from jea.nn.fold import Foldable, fold_norms
 from jea.nn.formats import Activation, enter, max_pool, upsample
 from jea.nn.norm import BatchNorm2d
+
+EXPECTED_SIZE = 800  # of pictures, for which the weights of a fused network are laid
 
 
 class FrozenNorm(BatchNorm2d):
@@ -18,7 +21,7 @@ class FrozenNorm(BatchNorm2d):
         return False
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Foldable):
     """1x1 -> 3x3 -> 1x1 with a residual; the stride sits in the 3x3. (B, C, H, W) -> (B, 4 planes, H', W')."""
 
     def __init__(self, in_channels: int, planes: int, stride: int, norm):
@@ -33,13 +36,21 @@ class Bottleneck(nn.Module):
             self.downsample = nn.Sequential(Conv(in_channels, 4 * planes, 1, stride=stride, bias=False),
                                             norm(4 * planes))
 
-    def execute(self, x):
-        y = self.bn1(self.conv1(x), relu=True)
-        y = self.bn2(self.conv2(y), relu=True)
-        return self.bn3(self.conv3(y), residual=x if self.downsample is None else self.downsample(x), relu=True)
+    def execute(self, x, *, reuse: bool = False):
+        """reuse: nobody else reads x, so that the result may take over its memory."""
+        y = conv_norm(self.conv2, self.bn2, conv_norm(self.conv1, self.bn1, x))
+        if self.downsample is not None:
+            x, reuse = conv_norm(*self.downsample, x, relu=False), True
+        return conv_norm(self.conv3, self.bn3, y, residual=x, reuse=reuse)
+
+    def fold(self):
+        fold_norms(vars(self), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+        if self.downsample is not None:
+            fold_norms(self.downsample.layers, ("0", "1"))
+        return self
 
 
-class ResNet(nn.Module):
+class ResNet(Foldable):
     """The plain ResNet of torchvision: (B, 3, H, W) -> C2 to C5, Activations (jea.nn.formats) of strides 4 to 32 and 4
     to 32 times `width` channels.
 
@@ -76,14 +87,26 @@ class ResNet(nn.Module):
 
     def execute(self, x):
         x = enter(x, self.conv1.out_channels, self.layer1[0].conv1.out_channels)
-        x = max_pool(self.bn1(self.conv1(x), relu=True))
+        x = max_pool(conv_norm(self.conv1, self.bn1, x))
         found = []
         for stage in range(1, 5):
-            x = getattr(self, f"layer{stage}")(x)
+            for number, block in enumerate(getattr(self, f"layer{stage}")):
+                x = block(x, reuse=number > 0)  # the pyramid reads the stage's input
             if stage == self.attention_stage:
                 x = self.attention(x)
             found.append(x)
         return found
+
+    def fold(self):
+        fold_norms(vars(self), ("conv1", "bn1"))
+        side = self.conv1.expected_size = EXPECTED_SIZE
+        side //= 4
+        for stage in range(1, 5):
+            for block in getattr(self, f"layer{stage}"):
+                for conv in (block.conv1, block.conv2, *list(block.downsample or ())[:1]):
+                    conv.expected_size = side
+                side = block.conv3.expected_size = side // block.conv2.stride[0]
+        return self
 
     def freeze(self, stages: int, affine: bool) -> None:
         """Stop the gradients of the stem (stages >= 0) and the first stages; `affine`: and of all norms' parameters."""
@@ -144,14 +167,15 @@ class FeaturePyramid(nn.Module):
                 module.bias.assign(jt.zeros(module.bias.shape))
 
     def execute(self, features):
-        lateral = [block[0](x) for block, x in zip(self.inner_blocks, features)]
-        for k in range(len(lateral) - 2, -1, -1):
-            lateral[k] = lateral[k] + upsampled(lateral[k + 1], lateral[k].size)
+        lateral = [self.inner_blocks[-1][0](features[-1])]
+        for block, x in zip(list(self.inner_blocks)[-2::-1], features[-2::-1]):
+            above = upsampled(lateral[0], x.size)
+            lateral.insert(0, block[0](x, residual=above, reuse=above is not lateral[0]))
         levels = [block[0](x) for block, x in zip(self.layer_blocks, lateral)]
         if self.extra_blocks is not None:
             return levels + self.extra_blocks(features[-1] if self.from_c5 else levels[-1])
-        last = levels[-1].to("nchw")
-        return levels + [last.like(last.var[:, :, ::2, ::2])]
+        last = levels[-1]
+        return levels + [last.like(last.var[:, ::2, ::2] if last.layout == "nhwc" else last.var[:, :, ::2, ::2])]
 
 
 class Backbone(nn.Module):

@@ -23,7 +23,6 @@ from jea.models.detection.sampling import Sampler, Truth
 from jea.models.detection.styles import style_of
 from jea.models.network import Network
 from jea.nn.blocks import checked_pictures
-from jea.nn.formats import plain
 from jea.ops.detection import paste_masks
 
 
@@ -157,9 +156,8 @@ class FasterRCNN(Detector):
         return found, (objectness, steps, anchors, self.rpn.grids(features))
 
     def detect(self, images, sizes, originals) -> list:
-        levels = self.backbone(images)
-        features = [plain(level) for level in levels]
-        proposals, _ = self.proposals(images, sizes, levels, training=False)
+        features = self.backbone(images)
+        proposals, _ = self.proposals(images, sizes, features, training=False)
         heads, found = self.roi_heads, []
         for one, size, original in zip(heads.run(features, proposals, sizes), sizes, originals):
             found.append(heads.detect(*one, size, (size[1] / original[1], size[0] / original[0])))
@@ -172,9 +170,8 @@ class FasterRCNN(Detector):
         return results
 
     def parts(self, images, sizes, truths, sampler) -> dict:
-        levels = self.backbone(images)
-        features = [plain(level) for level in levels]
-        proposals, dense = self.proposals(images, sizes, levels, training=True)
+        features = self.backbone(images)
+        proposals, dense = self.proposals(images, sizes, features, training=True)
         found = self.rpn.losses(*dense, sizes, truths, sampler)
         return {**found, **self.roi_heads.losses(features, proposals, sizes, truths, sampler)}
 

@@ -11,9 +11,11 @@ from jea.models.detection.backbone import init_normal
 from jea.models.detection.losses import binary_cross_entropy, cross_entropy_rows, shared_count, smooth_l1, total
 from jea.models.detection.sampling import Regions, joined, regions_of
 from jea.nn.blocks import Conv, Linear
-from jea.nn.formats import enter, plain
-from jea.ops import transpose
+from jea.nn.fold import Foldable
+from jea.nn.formats import chosen, convolution, enter, plain
+from jea.ops import pack_conv, transpose
 from jea.ops.detection import nms, roi_align
+from jea.ops.products.half import single
 
 BOX_SIZE, MASK_SIZE = 7, 14
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -47,24 +49,37 @@ class BoxPredictor(nn.Module):
         return self.cls_score(hidden), self.bbox_pred(hidden)
 
 
-class Doubling(nn.Module):
-    """Transposed convolution 2x2 with stride 2; the weight is (in, out, 2, 2), as PyTorch keeps it."""
+class Doubling(Foldable):
+    """relu(transposed convolution 2x2 with stride 2); the weight is (in, out, 2, 2), as PyTorch keeps it.
+
+    Each cell gives four of its own, so that it is a 1x1 convolution with four times the outputs: (N, C, H, W) -> (N, 4
+    C', H, W), the four parts a cell's upper left, upper right, lower left and lower right.
+    """
+
+    packed = None
 
     def __init__(self, in_channels: int, out_channels: int):
         self.weight = jt.randn((in_channels, out_channels, 2, 2)) * math.sqrt(2 / (4 * in_channels))
         self.bias = jt.zeros((out_channels,))
+        self.out_channels = out_channels
 
     def execute(self, x):
-        n, c, h, w = x.shape
-        out = self.weight.shape[1]
-        # Each cell gives four of its own: a matrix product.
-        y = jt.matmul(transpose(x, (0, 2, 3, 1)).reshape(n * h * w, c), self.weight.reshape(c, out * 4))
-        y = transpose(y.reshape(n, h, w, out, 2, 2), (0, 3, 1, 4, 2, 5)).reshape(n, out, 2 * h, 2 * w)
-        return y + self.bias.reshape(1, out, 1, 1)
+        weight, bias = (None, None) if self.packed else self.as_convolution()
+        return convolution(x, weight, bias, relu=True, packed=self.packed)
+
+    def as_convolution(self) -> tuple:
+        """Its weight (4 out, in, 1, 1) and bias."""
+        weight = transpose(self.weight, (2, 3, 1, 0)).reshape(4 * self.out_channels, -1, 1, 1)
+        return weight, jt.concat([self.bias] * 4)
+
+    def pack(self, dtype: str) -> None:
+        if chosen().layout == "nhwc" and not jt.flags.use_cuda:
+            self.packed = pack_conv(*self.as_convolution(), size=(MASK_SIZE,) * 2, dtype=dtype)
+            self.weight = self.bias = None
 
 
 class MaskPredictor(nn.Module):
-    """Twice the size, then a logit for each class."""
+    """Twice the size, then a logit for each class: an Activation (N, C, H, W) -> (N, classes, 2 H, 2 W)."""
 
     def __init__(self, channels: int, classes: int):
         self.conv5_mask = Doubling(channels, channels)
@@ -72,7 +87,15 @@ class MaskPredictor(nn.Module):
         fan_out(self.mask_fcn_logits)
 
     def execute(self, x):
-        return self.mask_fcn_logits(nn.relu(self.conv5_mask(x)))
+        n, _, h, w = x.shape
+        x = self.conv5_mask(x)
+        *before, channels = x.var.shape
+        if x.layout == "nhwc":  # the four parts of a cell as cells beside it
+            x = self.mask_fcn_logits(x.like(x.var.reshape(n, h, 4 * w, channels // 4)), wide=True).var
+            return transpose(x.reshape(n, h, w, 2, 2, -1), (0, 5, 1, 3, 2, 4)).reshape(n, -1, 2 * h, 2 * w)
+        before[:2] = 4 * n, before[1] // 4  # as pictures of their own
+        x = plain(self.mask_fcn_logits(x.like(x.var.reshape(*before, channels)), wide=True))
+        return transpose(x.reshape(n, 2, 2, -1, h, w), (0, 3, 4, 1, 5, 2)).reshape(n, -1, 2 * h, 2 * w)
 
 
 def fan_out(conv) -> None:
@@ -118,15 +141,18 @@ class RoIHeads(nn.Module):
 
     # -- layers
 
-    def pool(self, features, boxes, pictures, size: int):
-        """Levels P2 to P5 and boxes (N, 4) of pictures (N,) -> (N', C, size, size), N' >= N; see STEP."""
-        n = len(boxes)
+    def pool(self, features, boxes, pictures, size: int, *, plain: bool = True):
+        """Levels P2 to P5, Vars or Activations, and boxes (N, 4) of pictures (N,) -> (N', C, size, size), N' >= N; see
+        STEP. A Var; with plain=False an Activation."""
+        n, first = len(boxes), enter(features[0])
         rois = np.zeros((-(-n // STEP) * STEP, 5), np.float32)
         rois[:n, 0], rois[:n, 1:] = pictures, boxes
         levels = np.zeros(len(rois), np.int32)
         levels[:n] = box_math.levels_of(boxes, self.style)
-        return roi_align([plain(f) for f in features[:4]], rois, levels, size=(size, size), scales=SCALES,
-                         sampling=self.style.sampling, aligned=self.style.aligned)
+        y = roi_align([single(enter(f).to(first.layout).var) for f in features[:4]], rois, levels, size=(size, size),
+                      scales=SCALES, sampling=self.style.sampling, aligned=self.style.aligned, layout=first.layout,
+                      plain=plain)
+        return y if plain else first.like(y)
 
     def predict(self, features, boxes, pictures, stage: int = 0) -> tuple:
         """Class logits (N, K + 1) and steps (N, 4 or 4 K) of boxes."""
@@ -136,11 +162,10 @@ class RoIHeads(nn.Module):
 
     def mask_logits(self, features, boxes, pictures, stage: int = 0):
         """Mask logits of boxes, (N, K, 28, 28)."""
-        pooled = self.pool(features, boxes, pictures, MASK_SIZE)
-        x = enter(pooled, pooled.shape[1])
+        x = self.pool(features, boxes, pictures, MASK_SIZE, plain=False)
         for block in self.of_stage("mask_head", stage):
             x = block[0](x, relu=True)
-        return self.of_stage("mask_predictor", stage)(plain(x))[:len(boxes)]
+        return self.of_stage("mask_predictor", stage)(x)[:len(boxes)]
 
     # -- inference
 

@@ -8,9 +8,10 @@ from jea.models.detection import boxes as box_math
 from jea.models.detection.backbone import init_normal
 from jea.models.detection.losses import binary_cross_entropy, shared_count, smooth_l1, total
 from jea.nn.blocks import Conv
-from jea.nn.formats import plain
+from jea.nn.formats import Activation, plain
 from jea.ops import transpose
 from jea.ops.detection import match_boxes, nms
+from jea.ops.products.half import single
 
 FIRST_STRIDE = 4
 UNIT = (1.0, 1.0, 1.0, 1.0)
@@ -18,9 +19,9 @@ UNIT = (1.0, 1.0, 1.0, 1.0)
 
 def by_cell(x, per_anchor: int):
     """(B, A K, H, W) -> (B, H W A, K): rows of the grid outside, anchors of a cell inside."""
-    x = plain(x)
     b, channels, h, w = x.shape
-    return transpose(x, (0, 2, 3, 1)).reshape(b, h * w * (channels // per_anchor), per_anchor)
+    last = single(x.var) if isinstance(x, Activation) and x.layout == "nhwc" else transpose(plain(x), (0, 2, 3, 1))
+    return last.reshape(b, h * w * (channels // per_anchor), per_anchor)
 
 
 class RPNHead(nn.Module):

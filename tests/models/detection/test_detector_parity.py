@@ -6,6 +6,7 @@ from jea._jittor import jt
 from jea.models.detection import boxes as box_math
 from jea.models.detection.detectors import Detector
 from jea.models.detection.rpn import RPN
+from jea.nn.fold import fuse
 from jea.nn.formats import enter, max_pool, plain
 from jea.nn.mode import evaluating
 
@@ -160,9 +161,11 @@ def test_masks_of_stored_detections(case, close):
         close(found[k][:len(stored)], stored, DENSE, "probabilities")
 
 
-def test_whole_pipeline(case):
-    with evaluating(case.model):
-        results = case.model(jt.array(case.inputs["x"]), case.sizes, case.originals)
+@pytest.mark.parametrize("fused", (False, True), ids=("plain", "fused"))
+def test_whole_pipeline(case, fused):
+    model = fuse(case.model) if fused else case.model
+    with evaluating(model):
+        results = model(jt.array(case.inputs["x"]), case.sizes, case.originals)
     for k, (got, original) in enumerate(zip(results, case.originals)):
         wanted = {name: case.arrays[f"final/{name}{k}"] for name in ("boxes", "scores", "labels")}
         assert (np.diff(got["scores"]) <= 0).all()
