@@ -1,11 +1,18 @@
 """The tasks of detection: training, evaluation, files; on a few synthetic scenes."""
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pycocotools")
 
+from jea.checkpoint import load_npz  # noqa: E402
 from jea.data import write_image  # noqa: E402
 from jea.data.detection.scenes import make_scenes  # noqa: E402
 from jea.errors import ConfigError, DataError  # noqa: E402
@@ -13,6 +20,8 @@ from jea.results.pictures import listed  # noqa: E402
 from jea.tasks.detection import Detection, InstanceSegmentation, entries  # noqa: E402
 from jea.tasks.outputs import predict_files  # noqa: E402
 from jea.training.loop import train  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,6 @@ def test_a_resumed_run_is_the_unbroken_one(run, scenes, tmp_path):
     _, whole, _ = run
     train(InstanceSegmentation(**blocks(scenes)), tmp_path, progress=False, stop_after=2)
     train(InstanceSegmentation(**blocks(scenes)), tmp_path, progress=False, resume=True)
-    from jea.checkpoint.readers.npz import load_npz
     one, other = (load_npz(folder / "last.npz")[0] for folder in (whole, tmp_path))
     assert set(one) == set(other)
     for key in one:
@@ -149,6 +157,37 @@ def test_what_does_not_fit_is_said(scenes):
         InstanceSegmentation(**blocks(scenes, model={"name": "ea_fasterrcnn_tiny"}))
     with pytest.raises(DataError, match="has 6 classes, the model 5"):
         Detection(**blocks(scenes, model={"num_classes": 5})).loader
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_the_unbroken_one(scenes, tmp_path):
+    """kill -9 at some moment of training that saves after each step."""
+    options = ["data.name=coco_json", "data.min_size=160", "data.max_size=160", "train.steps=400", "train.batch_size=2",
+               "train.lr=0.001", "train.warmup_steps=2", "train.num_workers=1", "train.eval_every=0",
+               "train.save_every=1", "train.log_every=1", "model.roi_samples=16"]
+    command = [sys.executable, "train.py", "--config", "instance_segmentation_ea_maskrcnn_tiny_shapes",
+               "--data", str(scenes), *options]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--out", str(killed)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.time() + 400
+    while time.time() < deadline and process.poll() is None:
+        if (killed / "log.jsonl").exists() and len((killed / "log.jsonl").read_text().splitlines()) >= 4:
+            break
+        time.sleep(0.05)
+    time.sleep(np.random.default_rng(3).random())
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    step = load_npz(killed / "last.npz")[1]["step"]
+    assert step >= 3
+    for out, more in ((killed, ["--resume"]), (tmp_path / "whole", [])):
+        done = subprocess.run([*command, "--out", str(out), "--stop-after", str(step + 2), *more], cwd=ROOT,
+                              capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+    one, other = (load_npz(tmp_path / name / "last.npz")[0] for name in ("killed", "whole"))
+    assert one.keys() == other.keys() and load_npz(killed / "last.npz")[1]["step"] == step + 2
+    for key in one:
+        assert np.array_equal(one[key], other[key]), key
 
 
 @pytest.mark.slow
