@@ -217,7 +217,7 @@ def test_roi_align_in_other_layouts(close, layout, block, plain):
         y = y if plain else _to_nchw(y, layout)
         assert tuple(y.shape) == tuple(wanted[0][kept].shape)
         if impl == "ref":
-            close(y.numpy(), wanted[0][kept], 2e-6)
+            close(y.numpy(), wanted[0][kept], 5e-6)
             continue
         assert np.array_equal(y.numpy(), wanted[0])
         for gradient, nchw in zip(jt.grad((y * weights).sum(), lying), wanted[1:]):
