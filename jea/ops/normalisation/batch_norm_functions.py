@@ -51,36 +51,6 @@ def cuda_splits(channels: int, count: int) -> int:
     return max(1, min(-(-count // 2048), -(-1024 // max(channels, 1))))
 
 
-class BatchNormCuda(Function):
-    """As BatchNorm."""
-
-    def execute(self, x, weight, bias, residual, statistics, numbers):
-        channels = x.shape[1]
-        splits = cuda_splits(channels, x.shape[0] * x.shape[2])
-        self.numbers = dict(numbers, residual=int(residual is not None), splits=splits)
-        self.x, self.weight, self.workspace = x, weight, channels * (3 + 6 * splits)
-        mean, variance = (bias, weight) if statistics is None else statistics
-        self.y, self.mean, self.variance = kernels.cuda_code(
-            [x.shape, weight.shape, weight.shape], [x.dtype, "float32", "float32"],
-            [x, weight, bias, mean, variance, x if residual is None else residual],
-            kernel="normalisation/batch_norm.cuh", data=self.numbers, workspace=self.workspace, source=_CUDA_SIZES + """
-            jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
-                                    out0_p, out1_p, out2_p, workspace);""")
-        return self.y
-
-    def grad(self, dy):
-        masked = self.numbers["residual"] and self.numbers["relu"]  # without ReLU its gradient is dy
-        shapes = [self.x.shape] + [self.weight.shape] * 2 + [self.x.shape] * masked
-        dtypes = [self.x.dtype] + ["float32"] * 2 + [self.x.dtype] * masked
-        dx, dweight, dbias, *rest = kernels.cuda_code(
-            shapes, dtypes, [self.x, self.y, dy, self.weight, self.mean, self.variance],
-            kernel="normalisation/batch_norm.cuh", data=self.numbers, workspace=self.workspace,
-            source=_CUDA_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, "
-                                 f"out1_p, out2_p, {'out3_p' if masked else '(decltype(out0_p))nullptr'}, workspace);")
-        dresidual = rest[0] if masked else dy if self.numbers["residual"] else None
-        return dx, dweight, dbias, dresidual, None, None
-
-
 def nhwc_splits(rows: int, channels: int) -> tuple:
     """Into how many parts CUDA cuts the rows to sum over them, of 128 or more, and the rows of a part."""
     parts = max(1, min(-(-rows // 128), 528 // -(-channels // 128)))
@@ -94,21 +64,24 @@ _NHWC_SIZES = """
 """
 
 
-class BatchNormNhwcCuda(Function):
-    """As BatchNorm, with x and residual (rows, C)."""
+class BatchNormCuda(Function):
+    """As BatchNorm."""
+    kernel, sizes = "normalisation/batch_norm.cuh", _CUDA_SIZES
+
+    def measure(self, x) -> tuple:
+        """The kernel's own numbers, and how many floats it works in."""
+        channels = x.shape[1]
+        splits = cuda_splits(channels, x.shape[0] * x.shape[2])
+        return {"splits": splits}, channels * (3 + 6 * splits)
 
     def execute(self, x, weight, bias, residual, statistics, numbers):
-        rows, channels = x.shape
-        splits, each = nhwc_splits(rows, channels)
-        self.numbers = dict(numbers, residual=int(residual is not None), rows=rows, channels=channels, splits=splits,
-                            each=each)
-        self.x, self.weight, self.workspace = x, weight, channels * (3 + 3 * splits)
+        own, self.workspace = self.measure(x)
+        self.numbers = dict(numbers, residual=int(residual is not None), **own)
+        self.x, self.weight = x, weight
         mean, variance = (bias, weight) if statistics is None else statistics
-        self.y, self.mean, self.variance = kernels.cuda_code(
+        self.y, self.mean, self.variance = self.run(
             [x.shape, weight.shape, weight.shape], [x.dtype, "float32", "float32"],
-            [x, weight, bias, mean, variance, x if residual is None else residual],
-            kernel="normalisation/batch_norm_nhwc.cuh", data=self.numbers, workspace=self.workspace,
-            source=_NHWC_SIZES + """
+            [x, weight, bias, mean, variance, x if residual is None else residual], """
             jea::batch_norm_forward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, data["residual"] != 0 ? in5_p : nullptr,
                                     out0_p, out1_p, out2_p, workspace);""")
         return self.y
@@ -117,13 +90,26 @@ class BatchNormNhwcCuda(Function):
         masked = self.numbers["residual"] and self.numbers["relu"]  # without ReLU its gradient is dy
         shapes = [self.x.shape] + [self.weight.shape] * 2 + [self.x.shape] * masked
         dtypes = [self.x.dtype] + ["float32"] * 2 + [self.x.dtype] * masked
-        dx, dweight, dbias, *rest = kernels.cuda_code(
+        dx, dweight, dbias, *rest = self.run(
             shapes, dtypes, [self.x, self.y, dy, self.weight, self.mean, self.variance],
-            kernel="normalisation/batch_norm_nhwc.cuh", data=self.numbers, workspace=self.workspace,
-            source=_NHWC_SIZES + "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, "
-                                 f"out1_p, out2_p, {'out3_p' if masked else '(decltype(out0_p))nullptr'}, workspace);")
+            "jea::batch_norm_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, out0_p, out1_p, out2_p, "
+            f"{'out3_p' if masked else '(decltype(out0_p))nullptr'}, workspace);")
         dresidual = rest[0] if masked else dy if self.numbers["residual"] else None
         return dx, dweight, dbias, dresidual, None, None
+
+    def run(self, shapes, dtypes, inputs, call: str):
+        return kernels.cuda_code(shapes, dtypes, inputs, kernel=self.kernel, data=self.numbers,
+                                 workspace=self.workspace, source=self.sizes + call)
+
+
+class BatchNormNhwcCuda(BatchNormCuda):
+    """As BatchNorm, with x and residual (rows, C)."""
+    kernel, sizes = "normalisation/batch_norm_nhwc.cuh", _NHWC_SIZES
+
+    def measure(self, x) -> tuple:
+        rows, channels = x.shape
+        splits, each = nhwc_splits(rows, channels)
+        return dict(rows=rows, channels=channels, splits=splits, each=each), channels * (3 + 3 * splits)
 
 
 def function_for(layout: str):

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+from forged_pictures import png
 from PIL import Image
 
 from jea.data import DataError, read_image, read_label, write_image, write_index_png
@@ -11,20 +12,6 @@ from jea.data.files.labels import colour_to_index
 from jea.draw.palettes import voc_palette
 
 INDEX = np.array([[0, 1, 2], [3, 20, 255]], np.uint8)
-
-
-def ramp(height=6, width=9):
-    y, x = np.mgrid[:height, :width]
-    return np.stack([20 * x, 30 * y, 200 - 10 * x], 2).astype(np.uint8)
-
-
-def png(width, height, depth, colour_type, rows):
-    """A PNG from its parts: what PIL does not write, and headers that lie."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-            + chunk(b"IEND", b""))
 
 
 def test_label_palette_and_grey(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from expected.batch_norm import case as batch_norm_case
 from expected.batch_norm import expected as expected_batch_norm
+from expected.batch_norm import run_kernels
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
@@ -40,17 +41,7 @@ def batch_norm(folder):
         """y, mean, variance and the gradients of x, weight, bias and the residual."""
         b, c, n = x.shape[0], x.shape[1], x.size // (x.shape[0] * x.shape[1])
         sizes = b, c, n, statistics is None, relu, splits
-        def like(*arrays):
-            return ([np.full_like(a, np.nan) for a in arrays])
-        y, means, variances, dx, dweight, dbias, dresidual = like(x, weight, weight, x, weight, weight, x)
-        work = np.full(c * (3 + 6 * splits), np.nan, np.float32)
-        half = "16" if x.dtype == np.float16 else ""
-        cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, x, weight, bias, *(statistics or (bias, weight)),
-                         residual, y, means, variances, work)
-        work[:] = np.nan
-        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight,
-                         dbias, None if residual is None else dresidual, work)
-        return y, means, variances, [dx, dweight, dbias, None if residual is None else dresidual]
+        return run_kernels(library, sizes, c * (3 + 6 * splits), x, weight, bias, statistics, residual, g)
     return run
 
 

@@ -6,7 +6,7 @@ import shutil
 import cuda_on_cpu
 import numpy as np
 import pytest
-from expected.batch_norm import case, expected
+from expected.batch_norm import case, expected, run_kernels
 
 from jea._jittor import jt
 from jea.ops import batch_norm
@@ -39,17 +39,7 @@ def kernels(tmp_path_factory):
         rows, c = x.shape
         splits, each = nhwc_splits(rows, c) if each is None else (-(-rows // each), each)
         sizes = rows, c, statistics is None, relu, splits, each
-        def like(*arrays):
-            return ([np.full_like(a, np.nan) for a in arrays])
-        y, means, variances, dx, dweight, dbias, dresidual = like(x, weight, weight, x, weight, weight, x)
-        work = np.full(c * (3 + 3 * splits), np.nan, np.float32)
-        half = "16" if x.dtype == np.float16 else ""
-        cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, x, weight, bias, *(statistics or (bias, weight)),
-                         residual, y, means, variances, work)
-        work[:] = np.nan
-        cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight,
-                         dbias, None if residual is None else dresidual, work)
-        return y, means, variances, [dx, dweight, dbias, None if residual is None else dresidual]
+        return run_kernels(library, sizes, c * (3 + 3 * splits), x, weight, bias, statistics, residual, g)
     return run
 
 

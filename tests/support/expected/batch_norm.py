@@ -1,4 +1,5 @@
 """BatchNorm and its gradients in float64, and arrays to try."""
+import cuda_on_cpu
 import numpy as np
 
 
@@ -27,3 +28,19 @@ def case(shape, seed=0, offset=0.0):
         return (rng.standard_normal(size).astype(np.float32))
     statistics = (new(shape[1]) + np.float32(offset), (rng.random(shape[1]) + 0.5).astype(np.float32))
     return new(*shape) + np.float32(offset), new(shape[1]), new(shape[1]), statistics, new(*shape), new(*shape)
+
+
+def run_kernels(library, sizes, work_size, x, weight, bias, statistics, residual, g):
+    """y, mean, variance and the gradients of x, weight, bias and the residual, by the kernels of a library of
+    cuda_on_cpu; what they must write is NaN before."""
+    def like(*arrays):
+        return [np.full_like(a, np.nan) for a in arrays]
+    y, means, variances, dx, dweight, dbias, dresidual = like(x, weight, weight, x, weight, weight, x)
+    work = np.full(work_size, np.nan, np.float32)
+    half = "16" if x.dtype == np.float16 else ""
+    cuda_on_cpu.call(getattr(library, "forward" + half), *sizes, x, weight, bias, *(statistics or (bias, weight)),
+                     residual, y, means, variances, work)
+    work[:] = np.nan
+    cuda_on_cpu.call(getattr(library, "backward" + half), *sizes, x, y, g, weight, means, variances, dx, dweight,
+                     dbias, None if residual is None else dresidual, work)
+    return y, means, variances, [dx, dweight, dbias, None if residual is None else dresidual]
