@@ -86,8 +86,10 @@ def runtime_side(side: str, x: np.ndarray, network):
             name = session.get_inputs()[0].name
             return lambda: session.run(None, {name: x})[0]
         import openvino
-        compiled = openvino.Core().compile_model(path, "CPU", {
-            "INFERENCE_NUM_THREADS": threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})
+        options = {"INFERENCE_NUM_THREADS": threads(), "PERFORMANCE_HINT": "LATENCY"}
+        if side == "OpenVINO":  # any other name: as it comes, in bfloat16 where the processor has it
+            options["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = openvino.Core().compile_model(path, "CPU", options)
     request = compiled.create_infer_request()
 
     def run():
@@ -96,7 +98,7 @@ def runtime_side(side: str, x: np.ndarray, network):
     return run
 
 
-def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
+def training_side(side: str, x: np.ndarray, labels: np.ndarray, model, precision: str = "float32"):
     """A function that makes one step of SGD and returns the loss before it."""
     settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
     if side.startswith("jea"):
@@ -111,7 +113,8 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
         phase = Phase(name="segmentation", optimizer=jt.optim.SGD(model.parameters(), **settings),
                       losses=lambda batch: {
             "loss": pixel_cross_entropy(model(jt.array(batch["image"])), jt.array(batch["label"]))})
-        return lambda: run_step([phase], batch, 0, TrainOptions())["loss"]
+        options = TrainOptions(precision=precision)
+        return lambda: run_step([phase], batch, 0, options)["loss"]
     import torch
     layout = torch.channels_last if side.endswith("channels_last") else torch.contiguous_format
     network = copied(torch_eanet(), model).train().to(memory_format=layout)
@@ -119,7 +122,9 @@ def training_side(side: str, x: np.ndarray, labels: np.ndarray, model):
     x, labels = torch.from_numpy(x).to(memory_format=layout), torch.from_numpy(labels).long()
 
     def run():
-        loss = torch.nn.functional.cross_entropy(network(x), labels, ignore_index=255, reduction="none").mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = network(x)
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=255, reduction="none").mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
