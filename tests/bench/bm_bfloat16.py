@@ -4,9 +4,9 @@ has it (package openvino).
     python tests/bench/bm_bfloat16.py                       # EANet-R50 at 513, EAMLP-14 at batch 1 and 16, training
     python tests/bench/bm_bfloat16.py --networks eamlp_14 --batches 1 --runs 5 --skip-training --json result.json
 
-Nothing is timed where a side's logits are off those of float32 by more than 5e-2 of the largest, or where under 99.9 %
-of a picture's pixels keep their class. The sides run in turn (interleaved) and medians are shown; peak memory is that
-of a process of its own.
+Nothing is timed where a side's logits are off those of float32 by more than 2e-2 of the largest (random weights, a
+picture of noise: "same class" is the share of outputs whose largest stays the same there). The sides run in turn
+(interleaved) and medians are shown; peak memory is that of a process of its own.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sides import jea_inference  # noqa: E402
 
 from jea.commands.bench import interleaved, machine, table, threads  # noqa: E402
 
-TOLERANCE, SAME_CLASS = 5e-2, 0.999
+TOLERANCE = 2e-2
 JEA, JEA_HALF = "jea float32", "jea bfloat16"
 AUTOCAST, OPENVINO = "torch.autocast bfloat16", "OpenVINO as it comes"
 FORMATS = {"error": "{:.1e}", "same class": "{:.5f}", "peak MB": "{:.0f}"}
@@ -71,10 +71,8 @@ def bench_inference(name: str, batch: int, runs: int) -> dict:
     wanted = logits[JEA]
     rows = {side: {"error": float(np.abs(y - wanted).max() / np.abs(wanted).max()),
                    "same class": float((y.argmax(1) == wanted.argmax(1)).mean())} for side, y in logits.items()}
-    for side, row in rows.items():  # a picture's one class may change where two are level; its pixels' must not
-        if not row["error"] <= TOLERANCE or name.startswith("eanet") and side != AUTOCAST and \
-                not row["same class"] >= SAME_CLASS:
-            raise SystemExit(f"{name}: {side} is off float32: {rows}; nothing is timed")
+    if not max(row["error"] for row in rows.values()) <= TOLERANCE:
+        raise SystemExit(f"{name}: logits differ by more than {TOLERANCE:.0e} of the largest: {rows}; nothing is timed")
     for function in functions.values():
         function()
     seconds = interleaved(functions, runs)
