@@ -71,9 +71,9 @@ if jittor_utils.pool_size:
     jittor_utils.pool_cleanup()
     jittor_utils.pool_size = 0
     atexit.unregister(jittor_utils.pool_cleanup)
-# Its signal handler ends the process as soon as any child process is killed: give that back to Python. jea's own loader
-# reports workers that died. SIGINT it has taken only where something imported it before jea.
-if threading.current_thread() is threading.main_thread():
+# Where something imported it before jea, it has taken signals: give them back to Python. (Its handler ends the process
+# as soon as any child process is killed; jea's own loader reports workers that died.)
+if _already_there and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

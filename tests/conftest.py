@@ -18,6 +18,16 @@ def fixtures():
     return FIXTURES
 
 
+@pytest.fixture(scope="session", autouse=True)
+def jittor_stays_at_home():
+    """Jittor records a JITTOR_HOME that it has once seen for every process to come: no test may move the user's (and
+    have all later ones compile everything anew)."""
+    from jea.environment.jittor_home import jittor_home
+    home = jittor_home()
+    yield
+    assert jittor_home() == home
+
+
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory):
     """A JEA_HOME for all tests of the demo: its pictures are made once."""

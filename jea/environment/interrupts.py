@@ -17,20 +17,20 @@ def kept():
     """Around `import jittor`. Jittor takes SIGINT for itself unless it thinks that a notebook wants it.
 
     Its compiling processes end without a word at Ctrl-C. A KeyboardInterrupt that was swallowed on its way, by a bare
-    except of Jittor's or by a fork, is raised again until it arrives here.
+    except of Jittor's or by a fork, is raised again until it arrives here. Its handler of SIGCHLD, which ends this
+    process as soon as a program that it runs is killed, by the same Ctrl-C for one, never comes to run.
     """
     import jittor_utils
     previous, seen, over = signal.getsignal(signal.SIGINT), threading.Event(), threading.Event()
     main = threading.main_thread()
-    ours = threading.current_thread() is main and callable(previous)
+    in_main = threading.current_thread() is main
+    ours = in_main and callable(previous)
     notebook, own = os.environ.get("JPY_PARENT_PID"), os.getpid()
     start = jittor_utils.pool_initializer
 
     def interrupted(number, frame):
         if os.getpid() != own:
             os._exit(130)  # one of Jittor's compiling processes, which have inherited this
-        # Jittor's handler ends the process when a program is killed on the way out.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if last_words:
             os.write(2, last_words.encode())
             os._exit(130)
@@ -49,6 +49,8 @@ def kept():
         start()
     jittor_utils.pool_initializer = start_quietly
     os.environ.setdefault("JPY_PARENT_PID", str(own))
+    if in_main:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     if ours:
         signal.signal(signal.SIGINT, interrupted)
     try:
@@ -59,6 +61,9 @@ def kept():
         raise
     finally:
         over.set()
+        if in_main:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # also drops one that waits
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if ours:
             signal.signal(signal.SIGINT, previous)
         if notebook is None:

@@ -25,7 +25,8 @@ os.setgroups([]), os.setgid({user}), os.setuid({user})
 machine.check_cache(Path({str(folder)!r}))
 """
     command = ["unshare", "-m", "sh", "-c", before + '; exec "$@"', "sh", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    # With the same home: Jittor records another JITTOR_HOME in it, for every process to come.
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=dict(os.environ, HOME=str(folder)))
     if "unshare failed" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no rights to mount here")
     return (done.stderr.strip().splitlines() or [""])[-1]
