@@ -57,6 +57,18 @@ setup(
             "nvidia-nvjitlink==13.0.88",
             "nvidia-nccl-cu13==2.28.9",
         ],
+        # CUDA 12 with cuDNN 9, for drivers from 525 on: all but the compiler, which no wheel of CUDA 12 holds.
+        "cuda12": [
+            "nvidia-cuda-runtime-cu12==12.8.90",
+            "nvidia-cuda-nvrtc-cu12==12.8.93",
+            "nvidia-cublas-cu12==12.8.4.1",
+            "nvidia-cudnn-cu12==9.19.0.56",
+            "nvidia-curand-cu12==10.3.9.90",
+            "nvidia-cufft-cu12==11.3.3.83",
+            "nvidia-cusparse-cu12==12.5.8.93",
+            "nvidia-nvjitlink-cu12==12.8.93",
+            "nvidia-nccl-cu12==2.28.9",
+        ],
         # jea export: ONNX files, compared by ONNX Runtime. Newer ml_dtypes want numpy 2, which Jittor cannot read.
         "onnx": ["onnx>=1.16", "onnxruntime>=1.17", "ml_dtypes<0.6"],
         "points": ["h5py>=3"],  # ModelNet40 and ShapeNetPart in their HDF5 form

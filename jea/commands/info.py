@@ -41,6 +41,7 @@ def collect() -> dict:
         "compiler": _compiler(),
         "toolchain": complete,
         "nvcc": _nvcc(found),
+        **({"CUDA that fits the driver": found.fitting} if found.fitting else {}),
         **({"precision": _precision(found), "cuDNN's graphs": graphs()} if found.device == "cuda" else {}),
         "jittor cache": str(cache or "jittor is not installed"),
         "jittor core": "compiled" if cache and core_is_compiled(cache) else "compiled at the first use",

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jea.environment import cuda_home
+from jea.environment import cuda_home, cuda_packages
 from jea.environment.decisions import Decisions
 from jea.environment.jittor_home import jittor_cache
 from jea.files import jea_home
@@ -74,6 +74,7 @@ def decide(found: Decisions) -> None:
         found.device_reason = driver.said
         os.environ["nvcc_path"] = ""
         return
+    found.fitting = cuda_packages.said(driver.version, driver.capabilities)
     if "nvcc_path" in os.environ:
         found.nvcc, reason = os.environ["nvcc_path"], f"nvcc_path={os.environ['nvcc_path']} set by the user"
     elif (jittor_cache() / "jtcuda").is_dir():
@@ -115,16 +116,16 @@ def _choose_toolkit(found: Decisions, driver: Driver) -> str:
                 found.nvcc = toolkit.nvcc
                 return f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home}"
             problems.append(problem)
-    for toolkit in toolkits:
-        if toolkit.version[0] > 12:
+    for toolkit in sorted(toolkits, key=lambda toolkit: toolkit.version[0] <= 12):
+        if toolkit.version[0] >= 12:
             try:
-                return _use_cuda13(found, driver, toolkit)
+                return _use_home(found, driver, toolkit)
             except cuda_home.HomeError as error:
                 problems.append(str(error))
-    if not toolkits:
-        problems.append("no CUDA toolkit (nvcc) was found; install one for this Python with: pip install 'jea[cuda13]'"
-                        if driver.version >= cuda_home.LOWEST_DRIVER else "no CUDA toolkit (nvcc) was found; "
-                        f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs one for Jittor")
+    fitting = cuda_packages.fitting(driver.version, driver.capabilities)
+    if not any(cuda_packages.packages_of(toolkit.version) is fitting for toolkit in toolkits):
+        advice = cuda_packages.advice(driver.version, driver.capabilities)
+        problems.append(f"no CUDA toolkit (nvcc) {'for this driver ' if toolkits else ''}was found; {advice}")
     raise cuda_home.HomeError("; ".join(problems))
 
 
@@ -137,9 +138,8 @@ def jittors_own_problem(toolkit) -> str | None:
         wanted.append("libcudnn_ops_infer.so")  # cuDNN 8 split the library; cuDNN 9 renamed its parts
     missing = [name for name in wanted if not any(glob for d in folders for glob in d.glob(name + "*"))]
     if missing:
-        return (f"{', '.join(missing)} not found beside {toolkit.nvcc} (Jittor wants cuDNN 8); "
-                f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs a complete CUDA for "
-                "Jittor")
+        return (f"{', '.join(missing)} not found beside {toolkit.nvcc} (Jittor alone wants cuDNN 8, which "
+                f"`{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` installs with its own CUDA)")
     return None
 
 
@@ -161,15 +161,16 @@ def host_compiler_problem(toolkit) -> str | None:
             f"{limit}): `apt install g++-{limit}` and export cc_path=g++-{limit}, or take a newer CUDA")
 
 
-def _use_cuda13(found: Decisions, driver: Driver, toolkit) -> str:
-    if driver.version < cuda_home.LOWEST_DRIVER:
-        raise cuda_home.HomeError(f"CUDA {toolkit.version[0]}.{toolkit.version[1]} at {toolkit.home} wants a driver "
-                                  "for CUDA 13 (580 or newer): update the driver")
-    old = [c for c in driver.capabilities if c < cuda_home.LOWEST_CAPABILITY]
+def _use_home(found: Decisions, driver: Driver, toolkit) -> str:
+    """Make a CUDA home of CUDA 12 or 13 with cuDNN 9 and choose it; returns the reason."""
+    packages, major = cuda_packages.packages_of(toolkit.version), toolkit.version[0]
+    if driver.version < packages.lowest_driver:
+        raise cuda_home.HomeError(f"CUDA {major}.{toolkit.version[1]} at {toolkit.home} wants a driver "
+                                  f"for CUDA {packages.lowest_driver[0]} ({packages.drivers}): update the driver")
+    old = [c for c in driver.capabilities if c < packages.lowest_capability]
     if old:
-        raise cuda_home.HomeError(f"CUDA 13 has no code for compute capability {old[0][0]}.{old[0][1]} (7.5 is its "
-                                  f"lowest); `{os.path.basename(sys.executable)} -m jittor_utils.install_cuda` "
-                                  "installs CUDA 12")
+        raise cuda_home.HomeError(f"CUDA {major} has no code for compute capability {old[0][0]}.{old[0][1]} "
+                                  f"({packages.capabilities})")
     problem = host_compiler_problem(toolkit)
     if problem:
         raise cuda_home.HomeError(problem)
@@ -183,8 +184,9 @@ def _use_cuda13(found: Decisions, driver: Driver, toolkit) -> str:
         os.environ.setdefault("nccl_lib_path", home.nccl_library)
     else:
         os.environ.setdefault("use_nccl", "0")
+        name = next(name for name in packages.pins if "nccl" in name)
         found.notes.append("NCCL is missing, which several GPUs under mpirun need: pip install "
-                           f"nvidia-nccl-cu13=={cuda_home.PACKAGES['nvidia-nccl-cu13']}")
+                           f"{name}=={packages.pins[name]}")
     found.notes += [f"LD_LIBRARY_PATH puts {path} before the library of {home.made_from}: take its folder out if CUDA "
                     "fails"
                     for path in _other_libraries(Path(home.nvcc).parents[1] / "lib64")]

@@ -1,4 +1,4 @@
-"""A CUDA home that Jittor 1.3.11 accepts, made from CUDA 13 and cuDNN 9: a toolkit, NVIDIA's wheels, or both.
+"""A CUDA home that Jittor 1.3.11 accepts, made from CUDA 12 or 13 and cuDNN 9: a toolkit, NVIDIA's wheels, or both.
 
 Jittor is written for CUDA up to 12 and cuDNN 8. The home consists of links to the real files and of a few small ones
 that bridge the difference: nvcc compiles as C++17 (CUDA's C++ library wants it), members that left cudaDeviceProp,
@@ -19,43 +19,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from jea.environment import cuda_headers
+from jea.environment import cuda_headers, cuda_packages
 
 FORMAT = 2  # of what build() writes; another number makes another folder
-
-# The set that was compiled (tests/gpu): CUDA 13.0 update 2, as in PyTorch's CUDA 13 builds. setup.py, extra cuda13.
-PACKAGES = {
-    "nvidia-cuda-nvcc": "13.0.88",
-    "nvidia-nvvm": "13.0.88",
-    "nvidia-cuda-crt": "13.0.88",
-    "nvidia-cuda-runtime": "13.0.96",
-    "nvidia-cuda-cccl": "13.0.85",
-    "nvidia-cuda-nvrtc": "13.0.88",
-    "nvidia-cublas": "13.1.0.3",
-    "nvidia-cudnn-cu13": "9.19.0.56",
-    "nvidia-curand": "10.4.0.35",
-    "nvidia-cufft": "12.0.0.61",
-    "nvidia-cusparse": "12.6.3.3",
-    "nvidia-nvjitlink": "13.0.88",
-    "nvidia-nccl-cu13": "2.28.9",
-}
-
-# What must be found, as (header, library), and the wheel that brings it.
-NEEDED = (
-    ("cuda_runtime.h", "libcudart.so", "nvidia-cuda-runtime"),
-    ("crt/host_config.h", None, "nvidia-cuda-crt"),
-    ("cub/cub.cuh", None, "nvidia-cuda-cccl"),
-    ("cublas_v2.h", "libcublas.so", "nvidia-cublas"),
-    ("cudnn.h", "libcudnn.so", "nvidia-cudnn-cu13"),
-    ("curand.h", "libcurand.so", "nvidia-curand"),
-    ("cufft.h", "libcufft.so", "nvidia-cufft"),
-    ("cusparse.h", "libcusparse.so", "nvidia-cusparse"),
-    (None, "libnvJitLink.so", "nvidia-nvjitlink"),
-    (None, "libnvrtc.so", "nvidia-cuda-nvrtc"),  # cuDNN compiles some of its kernels at run time
-)
-LOWEST_CAPABILITY = (7, 5)  # CUDA 13 has dropped the cards before Turing
-LOWEST_DRIVER = (13, 0)  # what the driver must support
-
 
 class HomeError(Exception):
     """No CUDA home can be made; the message says why, and the remedy where there is one."""
@@ -101,17 +67,39 @@ def read_toolkit(nvcc: str) -> Toolkit:
 def wheel_folders() -> list:
     """The folders of NVIDIA's wheels in this environment: site-packages/nvidia/cu13, nvidia/cudnn, nvidia/nccl ..."""
     bases = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    for package in PACKAGES:
-        try:
-            bases.add(str(importlib.metadata.distribution(package).locate_file("")))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for package in (*cuda_packages.CUDA_13.pins, *cuda_packages.CUDA_12.pins):
+        place = _place(package)
+        if place:
+            bases.add(place)
     found = []
     for base in sorted(filter(None, bases)):
         root = Path(base, "nvidia")
         if root.is_dir():
             found += [p for p in sorted(root.iterdir(), key=lambda p: (p.name != "cu13", p.name)) if p.is_dir()]
     return found
+
+
+def _place(package: str) -> str:
+    """The folder into which a package is installed, "" where it is not."""
+    try:
+        return str(importlib.metadata.distribution(package).locate_file(""))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def folders_for(version: tuple) -> list:
+    """The wheels' folders that belong to a version of CUDA: those of 13 share cu13; cuDNN's and NCCL's are of the
+    version whose package is installed."""
+    major, chosen = min(version[0], 13), []
+    for folder in wheel_folders():
+        if folder.name in ("cudnn", "nccl"):
+            others = [m for m in (12, 13) if m != major and _place(f"nvidia-{folder.name}-cu{m}")]
+            if others and not _place(f"nvidia-{folder.name}-cu{major}"):
+                continue
+        elif (folder.name == "cu13") != (major == 13) and folder.name != "cudnn_frontend":
+            continue
+        chosen.append(folder)
+    return chosen
 
 
 def wheel_nvcc() -> str:
@@ -124,7 +112,7 @@ class _Sources:
 
     def __init__(self, toolkit: Toolkit) -> None:
         target = toolkit.home / "targets" / "x86_64-linux"
-        roots = [toolkit.home, target, *wheel_folders()]
+        roots = [toolkit.home, target, *folders_for(toolkit.version)]
         includes = [root / "include" for root in roots]
         self.includes = _existing(folder for include in includes for folder in (include, include / "cccl"))
         self.libraries = _existing([root / name for root in roots for name in ("lib64", "lib")])
@@ -150,17 +138,18 @@ def _existing(folders) -> list:
 
 
 def missing_packages(toolkit: Toolkit) -> list:
-    """The wheels that would complete this toolkit, pinned."""
-    sources = _Sources(toolkit)
-    lacking = [package for header, library, package in NEEDED
+    """The wheels that would complete this toolkit, pinned; the name of a header that no wheel brings."""
+    sources, packages = _Sources(toolkit), cuda_packages.packages_of(toolkit.version)
+    lacking = [package or header for header, library, package in packages.needed
                if (header and not sources.header(header)) or (library and not sources.shared_object(library))]
-    if not any((root / "nvvm" / "bin" / "cicc").is_file() for root in (toolkit.home, *wheel_folders())):
+    roots = (toolkit.home, *folders_for(toolkit.version))
+    if "nvidia-nvvm" in packages.pins and not any((root / "nvvm" / "bin" / "cicc").is_file() for root in roots):
         lacking.append("nvidia-nvvm")
-    return [f"{package}=={PACKAGES[package]}" for package in lacking]
+    return [f"{name}=={packages.pins[name]}" if name in packages.pins else name for name in lacking]
 
 
 def prepare(toolkit: Toolkit, folder: Path) -> CudaHome:
-    """The CUDA home for a CUDA 13 toolkit below `folder`; made now unless it is there.
+    """The CUDA home for a CUDA 12 or 13 toolkit below `folder`; made now unless it is there.
 
     Its name is made from the versions and places of what it links to. It is written to a temporary folder and renamed:
     several processes may do the same at once.
@@ -169,14 +158,19 @@ def prepare(toolkit: Toolkit, folder: Path) -> CudaHome:
         HomeError: parts are missing (the message has the pip command), or `folder` cannot be written.
     """
     missing = missing_packages(toolkit)
+    own = [name for name in missing if name.endswith((".h", ".cuh"))]
+    if own:
+        raise HomeError(f"CUDA {_dotted(toolkit.version)} at {toolkit.home} lacks {', '.join(own)}: it is not whole; "
+                        "install NVIDIA's toolkit again")
     if missing:
         raise HomeError(f"CUDA {_dotted(toolkit.version)} at {toolkit.home} lacks what Jittor needs; install it with: "
                         f"pip install {' '.join(missing)}")
-    sources = _Sources(toolkit)
+    sources, pins = _Sources(toolkit), cuda_packages.packages_of(toolkit.version).pins
     cudnn = _cudnn_version(sources.header("cudnn.h"))
     if cudnn < (9, 0):
+        name = next(name for name in pins if "cudnn" in name)
         raise HomeError(f"cuDNN {_dotted(cudnn)} beside CUDA {_dotted(toolkit.version)}: cuDNN 9 is needed; install it "
-                        f"with: pip install nvidia-cudnn-cu13=={PACKAGES['nvidia-cudnn-cu13']}")
+                        f"with: pip install {name}=={pins[name]}")
     record = {"format": FORMAT, "cuda": _dotted(toolkit.version), "cudnn": _dotted(cudnn), "nvcc": toolkit.nvcc,
               "sources": {str(f): f.stat().st_mtime_ns for f in (*sources.includes, *sources.libraries)}}
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
@@ -234,7 +228,8 @@ def _build_atomically(home: Path, toolkit: Toolkit, sources: _Sources, record: d
 def _build(home: Path, toolkit: Toolkit, sources: _Sources) -> None:
     for name in ("bin", "include/cub", "lib64"):
         (home / name).mkdir(parents=True)
-    written = {"cuda_runtime.h": cuda_headers.RUNTIME_H, "cudnn.h": cuda_headers.CUDNN_H}
+    written = {"cudnn.h": cuda_headers.CUDNN_H,
+               **({"cuda_runtime.h": cuda_headers.RUNTIME_H} if toolkit.version >= (13, 0) else {})}
     for folder in sources.includes:
         for entry in sorted(folder.iterdir()):
             if entry.name == "cub":

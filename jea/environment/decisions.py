@@ -11,6 +11,7 @@ class Decisions:
     device_reason: str = ""
     cuda_broken: bool = False  # a GPU is there, but Jittor cannot use it
     nvcc: str = ""
+    fitting: str = ""  # which of NVIDIA's sets of wheels the driver and its cards take; "" without any
     tf32_off: bool = False  # CUDA's libraries are told to keep float32
     onednn: str = ""  # version, "jittor's own download" or "" when there is none
     onednn_reason: str = ""

@@ -2,7 +2,7 @@
 import os
 
 import pytest
-from cuda_machines import HEADERS_13, LIBRARIES_13, make_toolkit, make_wheels
+from cuda_machines import HEADERS_12, HEADERS_13, LIBRARIES_12, LIBRARIES_13, make_toolkit, make_wheels
 
 from jea import environment
 from jea.environment import cuda, cuda_home
@@ -26,10 +26,11 @@ def machine(monkeypatch, tmp_path):
         hopper = HOPPER
 
         @staticmethod
-        def decide(driver=HOPPER, toolkits=(), wheels=()):
+        def decide(driver=HOPPER, toolkits=(), wheels=(), installed=()):
             monkeypatch.setattr(cuda, "ask_driver", lambda: driver)
             monkeypatch.setattr(cuda, "toolkit_places", lambda: [t for t in (*toolkits, cuda_home.wheel_nvcc()) if t])
             monkeypatch.setattr(cuda_home, "wheel_folders", lambda: list(wheels))
+            monkeypatch.setattr(cuda_home, "_place", lambda package: "here" if package in installed else "")
             found = Decisions()
             cuda.decide(found)
             return found
@@ -38,6 +39,11 @@ def machine(monkeypatch, tmp_path):
         def toolkit_13(**changes):
             return make_toolkit(tmp_path / "cuda-13", changes.get("version", "13.0"), HEADERS_13["toolkit"],
                                 LIBRARIES_13["toolkit"])
+
+        @staticmethod
+        def toolkit_12(**changes):
+            return make_toolkit(tmp_path / "cuda-12", changes.get("version", "12.8"), HEADERS_12,
+                                changes.get("libraries", LIBRARIES_12))
 
         @staticmethod
         def wheels(**options):

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda_machines import HEADERS_13, LIBRARIES_13, make_toolkit
+from cuda_machines import HEADERS_13, LIBRARIES_12, LIBRARIES_13, make_toolkit
 
 from jea import environment
-from jea.environment import cuda, cuda_home
+from jea.environment import cuda, cuda_home, cuda_packages
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -58,7 +58,7 @@ def test_missing_wheels_are_named_with_their_command(machine):
     nvcc = machine.toolkit_13()
     found = machine.decide(machine.hopper, [nvcc], [w for w in wheels if w.exists()])
     assert found.device == "cpu" and found.cuda_broken
-    packages = cuda_home.PACKAGES
+    packages = cuda_packages.CUDA_13.pins
     assert (f"pip install nvidia-cudnn-cu13=={packages['nvidia-cudnn-cu13']} nvidia-cufft=={packages['nvidia-cufft']}"
             in found.device_reason)
 
@@ -88,6 +88,72 @@ def test_cuda_12_without_cudnn_8_gives_way_to_cuda_13(machine):
     assert found.cuda_broken and "libcudnn.so, libcudnn_ops_infer.so not found" in found.device_reason
     del os.environ["nvcc_path"]
     assert machine.decide(machine.hopper, [nvcc, machine.toolkit_13()], machine.wheels()).device == "cuda"
+
+
+# -- CUDA 12 with cuDNN 9 -----------------------------------------------------------------------------------------
+
+AMPERE = cuda.Driver("1 GPU of compute capability 8.0, driver for CUDA 12.4", ((8, 0),), (12, 4))
+VOLTA = cuda.Driver("1 GPU of compute capability 7.0, driver for CUDA 13.0", ((7, 0),), (13, 0))
+
+
+@pytest.mark.parametrize("driver", [AMPERE, VOLTA])
+def test_cuda_12_of_the_system_with_cudnn_9_from_its_wheel(machine, driver):
+    found = machine.decide(driver, [machine.toolkit_12()], machine.wheels(), installed=("nvidia-cudnn-cu12",
+                                                                                        "nvidia-nccl-cu12"))
+    assert found.device == "cuda" and not found.cuda_broken and not found.notes
+    assert found.nvcc == os.environ["nvcc_path"] and found.nvcc.startswith(str(machine.folder / "jea" / "cuda"))
+    assert "CUDA 12.8" in found.device_reason and "cuDNN 9.19" in found.device_reason
+    assert os.environ["use_cutt"] == os.environ["use_cutlass"] == "0" and "use_nccl" not in os.environ
+    home = Path(found.nvcc).parents[1]
+    assert (home / "include/cuda_runtime.h").read_text() == "// cuda_runtime.h\n"  # whose members are all there
+    assert '#include "cudnn_real.h"' in (home / "include/cudnn.h").read_text()
+    assert (home / "lib64/libcudnn_ops_infer.so").resolve().name == "libcudnn_ops.so.9"
+    assert (home / "lib64/libcublas.so").resolve().name == "libcublas.so.12"  # not that of the wheels of CUDA 13
+    assert found.fitting.startswith("jea[cuda12] (CUDA 12 with cuDNN 9; drivers 525 or newer")
+
+
+def test_what_cuda_12_lacks_is_named_with_its_command(machine):
+    pins = cuda_packages.CUDA_12.pins
+    nvcc = machine.toolkit_12(libraries=LIBRARIES_12[:3] + LIBRARIES_12[4:])
+    for installed in ((), ("nvidia-cudnn-cu13", "nvidia-nccl-cu13")):  # another version's cuDNN is none
+        found = machine.decide(AMPERE, [nvcc], machine.wheels() if installed else [], installed=installed)
+        assert found.device == "cpu" and found.cuda_broken
+        assert (f"pip install nvidia-cudnn-cu12=={pins['nvidia-cudnn-cu12']} "
+                f"nvidia-curand-cu12=={pins['nvidia-curand-cu12']}") in found.device_reason
+        del os.environ["nvcc_path"]
+    (machine.folder / "cuda-12/include/cub/cub.cuh").unlink()
+    assert "lacks cub/cub.cuh: it is not whole" in machine.decide(AMPERE, [nvcc]).device_reason
+
+
+def test_either_toolkit_that_fits(machine):
+    """CUDA 13 first, where the driver takes it and its wheels are there; else CUDA 12."""
+    toolkits, wheels = [machine.toolkit_12(), machine.toolkit_13()], machine.wheels()
+    for driver, installed, version in ((machine.hopper, ("nvidia-cudnn-cu13",), "13.0"),
+                                       (machine.hopper, ("nvidia-cudnn-cu12",), "12.8"),
+                                       (VOLTA, ("nvidia-cudnn-cu12",), "12.8")):
+        found = machine.decide(driver, toolkits, wheels, installed=installed)
+        assert found.device == "cuda" and f"CUDA {version}" in found.device_reason, found.device_reason
+        del os.environ["nvcc_path"]
+
+
+@pytest.mark.parametrize("driver, fits, command", [
+    (cuda.Driver("a GPU", ((9, 0),), (13, 1)), "jea[cuda13] (CUDA 13 with cuDNN 9; drivers 580 or newer)",
+     "pip install 'jea[cuda13]'"),
+    (AMPERE, "jea[cuda12] (CUDA 12 with cuDNN 9; drivers 525 or newer; nvcc comes with NVIDIA's toolkit",
+     "pip install 'jea[cuda12]'"),
+    (VOLTA, "jea[cuda12] (", "pip install 'jea[cuda12]'"),
+    (cuda.Driver("a GPU", ((8, 0),), (11, 8)), "none: the driver is too old for CUDA 12", "update it"),
+])
+def test_the_one_command_that_fits_the_driver(machine, driver, fits, command):
+    found = machine.decide(driver)
+    assert found.fitting.startswith(fits) and command in found.device_reason
+    assert found.device_reason.count("jea[cuda") <= 1 and found.cuda_broken
+    assert ("nvcc is in no package of Python's index" in found.device_reason) == ("cuda12" in command)
+
+
+def test_a_toolkit_that_the_driver_does_not_take_is_not_all_that_is_said(machine):
+    found = machine.decide(AMPERE, [machine.toolkit_13()], machine.wheels())
+    assert "wants a driver for CUDA 13" in found.device_reason and "pip install 'jea[cuda12]'" in found.device_reason
 
 
 def test_the_cuda_that_jittor_installed_is_left_alone(machine):

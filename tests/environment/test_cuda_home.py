@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jea.environment import cuda_home
+from jea.environment import cuda_home, cuda_packages
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -95,6 +95,7 @@ print(cuda_home.prepare(cuda_home.read_toolkit(sys.argv[2]), Path(sys.argv[1], "
 def test_setup_brings_the_same_packages():
     """setup.py cannot import jea: its extra repeats the pins."""
     import re
-    extra = re.search(r'"cuda13": \[(.*?)\]', (ROOT / "setup.py").read_text(), re.DOTALL).group(1)
-    pins = dict(re.findall(r'"([\w-]+)==([\d.]+)', extra))
-    assert pins == cuda_home.PACKAGES
+    for packages in (cuda_packages.CUDA_13, cuda_packages.CUDA_12):
+        extra = re.search(rf'"{packages.extra}": \[(.*?)\]', (ROOT / "setup.py").read_text(), re.DOTALL).group(1)
+        assert dict(re.findall(r'"([\w-]+)==([\d.]+)', extra)) == packages.pins
+        assert {package for _, _, package in packages.needed if package} <= packages.pins.keys()

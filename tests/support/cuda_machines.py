@@ -33,6 +33,12 @@ esac
     return str(nvcc)
 
 
+HEADERS_12 = ("cuda_runtime.h", "crt/host_config.h", "cub/cub.cuh", "cub/util.cuh", "cublas_v2.h", "curand.h",
+              "cufft.h", "cusparse.h")
+LIBRARIES_12 = ("libcudart.so.12", "libcublas.so.12", "libcublasLt.so.12", "libcurand.so.10", "libcufft.so.11",
+                "libcusparse.so.12", "libnvJitLink.so.12", "libnvrtc.so.12", "libcudadevrt.a")
+
+
 def make_wheels(folder, cudnn="9", nccl=True):
     """site-packages/nvidia as NVIDIA's CUDA 13 wheels fill it."""
     fill(folder / "cu13", HEADERS_13["wheels"], LIBRARIES_13["wheels"])
