@@ -12,6 +12,7 @@ from jea import environment
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "attention_maps": "jea.models.attention_maps",
     "create_model": "jea.models",
     "list_models": "jea.models",
     "ExternalAttention": "jea.nn",

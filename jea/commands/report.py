@@ -30,12 +30,15 @@ def write_report(path, evaluation, *, title: str, lead: str, config: dict, defau
     Path(path).parent.mkdir(parents=True, exist_ok=True)  # an evaluation need not have written anything
     scores, tables = _split(evaluation.values)
     worst = sorted(evaluation.shown, key=lambda entry: (entry.score is None, entry.score))
+    attention = [Picture(entry.attention.path, entry.caption, entry.attention.words)
+                 for entry in [*worst, *evaluation.charts] if entry.attention]
     charts = [_picture(entry) for entry in evaluation.charts]
     if curves is not None and curves.is_file():
         charts.append(Picture(curves, "Curves of the run", "curves of the run over its steps"))
     text, changed = config_text(config, defaults)
     Report(title=title, lead=lead, scores=scores, tables=tables, pictures=[_picture(entry) for entry in worst],
-           charts=charts, config=text, changed=changed, facts=_facts(), command=shlex.join(command)).write(path)
+           attention=attention, charts=charts, config=text, changed=changed, facts=_facts(),
+           command=shlex.join(command)).write(path)
 
 
 def command_line() -> list:

@@ -24,6 +24,8 @@ def main(argv=None) -> int:
                         "video, where ffmpeg is installed")
     parser.add_argument("--out", help="folder for pictures and predictions (default: results/<config>)")
     parser.add_argument("--multi-scale", action="store_true", help="6 scales x mirrored, as for the published results")
+    parser.add_argument("--attention", action="store_true",
+                        help="also draw what the memories of the external attention look at in each picture")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N pictures of the split")
     parser.add_argument("--no-fuse", action="store_true", help="run the model as it was trained, BatchNorm not folded")
     parser.add_argument("--precision", choices=("float32", "float16", "bfloat16"), default="float32",
@@ -48,6 +50,8 @@ def _test(arguments) -> int:
     task = create_task(config, draw=False)
     if arguments.multi_scale:
         task.multi_scale()
+    if arguments.attention:
+        task.show_attention()
     out = Path(arguments.out or Path("results") / stem)
     session.say(f"{session.describe(config, task)}; device {device}; weights {weights}; output {out}")
     if arguments.dry_run:
@@ -59,6 +63,7 @@ def _test(arguments) -> int:
         task.fuse(arguments.precision)
     from jea import ranks
     from jea.commands import report
+    from jea.metrics.attention import mean_numbers
     from jea.tasks.outputs import predict_files
     from jea.training.log import plain
     from jea.training.state import evaluate
@@ -68,6 +73,9 @@ def _test(arguments) -> int:
         result = ranks.on_first(lambda: predict_files(task, arguments.input, out))
     else:
         found = evaluate(task, out, split=arguments.split, limit=arguments.limit)
+        drawn = [entry.attention.numbers for entry in found.shown + found.charts if entry.attention]
+        if drawn:
+            found.values["attention"] = mean_numbers(drawn)
         result = found.values
     if mpi.rank():
         return 0

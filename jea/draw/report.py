@@ -35,6 +35,7 @@ th[aria-sort=ascending] button::after { content: " \\25B2"; } th[aria-sort=desce
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-end; }
 figure { margin: 0; max-width: 100%; } figcaption { color: var(--soft); font-size: .9rem; margin-bottom: .25rem; max-width: 20rem; }
 img { max-width: 100%; min-width: 7rem; image-rendering: pixelated; height: auto; border: 1px solid var(--rule); background: #ffffff; }
+.drawings img { image-rendering: auto; } .drawings figcaption { max-width: none; }
 pre { background: var(--tint); padding: .75rem 1rem; border-radius: .5rem; overflow-x: auto; }
 pre mark { background: none; color: inherit; font-weight: 700; text-decoration: underline; }
 """
@@ -71,7 +72,7 @@ class Report:
 
     scores: name -> number or text, in the order in which they are shown.
     tables: title -> {row name: {column: number}}; a click on a column's head sorts by it.
-    pictures, charts: in the order in which they are shown; the worst pictures first.
+    pictures, attention, charts: in the order in which they are shown; the worst pictures first.
     config: the run's config as text; changed: the lines of it that differ from the defaults.
     facts: name -> text: versions, machine, date. command: what repeats this.
     """
@@ -80,6 +81,7 @@ class Report:
     scores: Mapping[str, object] = field(default_factory=dict)
     tables: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
+    attention: Sequence[Picture] = ()
     charts: Sequence[Picture] = ()
     config: str = ""
     changed: frozenset = frozenset()
@@ -93,9 +95,11 @@ class Report:
                 f"<div><dt>{_text(name)}</dt><dd>{_text(_shown(value))}</dd></div>"
                 for name, value in self.scores.items()) + "</dl>"))
         parts += [_section(title, _table(title, rows)) for title, rows in self.tables.items() if rows]
-        for title, pictures in (("Pictures, the worst first", self.pictures), ("Charts", self.charts)):
+        for title, pictures, kind in (("Pictures, the worst first", self.pictures, "figures"),
+                                      ("What the attention looks at", self.attention, "figures drawings"),
+                                      ("Charts", self.charts, "figures")):
             if pictures:
-                parts.append(_section(title, f'<div class="figures">{"".join(map(_figure, pictures))}</div>'))
+                parts.append(_section(title, f'<div class="{kind}">{"".join(map(_figure, pictures))}</div>'))
         if self.config:
             lines = [f"<mark>{_text(line)}</mark>" if line in self.changed else _text(line)
                      for line in self.config.splitlines()]

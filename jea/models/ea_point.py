@@ -15,8 +15,8 @@ from jea.models.network import Network
 from jea.nn import precision
 from jea.nn.fold import Foldable, fold_norms
 from jea.nn.norm import BatchNorm1d
-from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, split_clouds
-from jea.ops import farthest_point_sample, gather_points, knn, max_last, transpose
+from jea.nn.points import LocalAggregation, OffsetAttention, PointConv, join_clouds, normalised, sampled, split_clouds
+from jea.ops import knn, max_last, transpose
 
 ATTENTIONS = ("external", "self")
 POSITIONS = ("linear", "affine", "none")
@@ -50,7 +50,28 @@ class AttentionStack(Foldable):
         return self
 
 
-class PCTClassifier(Network):
+class _PointNetwork(Network):
+    samples: tuple = ()  # points of the sampling stages
+
+    def attention_places(self, positions: int, points, *category) -> dict:
+        """The points, or those of the last sampling stage."""
+        xyz = transpose(points, (0, 2, 1))
+        for samples in self.samples:
+            _, xyz = sampled(xyz, samples)
+        return {"points": xyz}
+
+
+class _Classifier(_PointNetwork):
+    solves = "point_classification"
+
+    def fold(self):
+        """See jea.nn.fold.folded."""
+        fold_norms(vars(self), *_STEM, ("linear1", "bn6"), ("linear2", "bn7"))
+        fold_norms(self.conv_fuse.layers, ("0", "1"))
+        return self
+
+
+class PCTClassifier(_Classifier):
     """Classification with neighbour embedding: ea_pct_cls (PCT's Point_Transformer2).
 
         3 -> 64 -> 64 -> farthest points and nearest neighbours, 512 x 32 -> 128, 256 x 32 -> 256
@@ -75,8 +96,6 @@ class PCTClassifier(Network):
     Shape:
         (B, 3, N) coordinates -> logits (B, num_classes).
     """
-
-    solves = "point_classification"
 
     def __init__(self, *, num_classes: int = 40, attention: str = "external", position: str = "linear",
                  head_slope: float = 0.0, samples=(512, 256), neighbours: int = 32, width: int = 64, layers: int = 4,
@@ -105,22 +124,17 @@ class PCTClassifier(Network):
         xyz = transpose(points, (0, 2, 1))  # B N 3
         x = _stem(self, points)
         for stage, samples in enumerate(self.samples):
-            chosen = farthest_point_sample(xyz, samples)  # B M
-            sampled = transpose(gather_points(transpose(xyz, (0, 2, 1)), chosen), (0, 2, 1))  # B M 3
-            near = knn(sampled, xyz, self.neighbours)  # B M K
+            chosen, centres = sampled(xyz, samples)
+            near = knn(centres, xyz, self.neighbours)  # B M K
             first = (jt.arange(b) * xyz.shape[1]).int32().reshape(b, 1)  # where a cloud begins in (C, B N)
             aggregate = getattr(self, f"gather_local_{stage}")
             x = aggregate(x, (chosen + first).reshape(-1), (near + first.unsqueeze(-1)).reshape(-1, self.neighbours))
-            xyz = sampled
+            xyz = centres
         x = jt.concat([self.pt_last(x, join_clouds(transpose(xyz, (0, 2, 1))), b), x], dim=0)
         return _classify(self, x, b)
 
-    def fold(self):
-        """See jea.nn.fold.folded."""
-        return _fold_classifier(self)
 
-
-class PCTSimpleClassifier(Network):
+class PCTSimpleClassifier(_Classifier):
     """Classification without sampling: ea_pct_cls_simple (PCT's Point_Transformer).
 
         3 -> 128 -> 128 -> four attention layers -> their outputs -> 1024, LeakyReLU 0.2, maximum over the points
@@ -133,8 +147,6 @@ class PCTSimpleClassifier(Network):
     Shape:
         (B, 3, N) coordinates -> logits (B, num_classes).
     """
-
-    solves = "point_classification"
 
     def __init__(self, *, num_classes: int = 40, attention: str = "external", head_slope: float = 0.0, width: int = 128,
                  layers: int = 4, num_memories: int = 64, dropout: float = 0.5):
@@ -151,12 +163,8 @@ class PCTSimpleClassifier(Network):
         b = _check_points("PCTSimpleClassifier", points)
         return _classify(self, _attend(self, _stem(self, points), b), b)
 
-    def fold(self):
-        """See jea.nn.fold.folded."""
-        return _fold_classifier(self)
 
-
-class PCTPartSegmenter(Network):
+class PCTPartSegmenter(_PointNetwork):
     """Part segmentation: ea_pct_partseg (PCT's Point_Transformer_partseg).
 
         3 -> 128 -> 128 -> four attention layers -> their outputs -> 1024, LeakyReLU 0.2
@@ -264,12 +272,6 @@ def _classify(model, x, batch: int):
         x = bn(linear(x), relu=model.head_slope == 0)
         x = dropout(nn.leaky_relu(x, model.head_slope) if model.head_slope else x)
     return model.linear3(x)
-
-
-def _fold_classifier(model):
-    fold_norms(vars(model), *_STEM, ("linear1", "bn6"), ("linear2", "bn7"))
-    fold_norms(model.conv_fuse.layers, ("0", "1"))
-    return model
 
 
 def _check_points(name: str, points) -> int:

@@ -105,6 +105,11 @@ class EAMLP(Network):
             x = block(x)
         return self.norm(x)
 
+    def attention_places(self, positions: int, *inputs) -> dict:
+        """A square; in the blocks the class token stands before it."""
+        side = math.isqrt(positions)
+        return {"grid": (side, side)}
+
     def _initialise(self, std: float):
         """Upstream's: N(0, std) for every Linear and the class token, biases 0. (Its truncation at 2 is 100 sigma.)"""
         self.cls_token.assign(jt.randn(self.cls_token.shape) * std)

@@ -11,6 +11,7 @@ from jea.errors import ConfigError
 from jea.models.network import Network
 from jea.nn import DeepStemResNet, FCNHead
 from jea.nn.blocks import Conv, checked_pictures, dropout
+from jea.nn.external_attention import Attends
 from jea.nn.formats import double_norm, on_pictures, plain, resize
 
 
@@ -24,7 +25,7 @@ class ConvReLU(nn.Module):
         return self.conv(x, relu=True, wide=wide)
 
 
-class JSegExternalAttention(nn.Module):
+class JSegExternalAttention(nn.Module, Attends):
     """JSeg's External_attention: (B, in_channels, H, W) -> (B, channels, H, W).
 
         h = conv1(x);  A = double_norm(linear_0(h));  y = conv2(linear_1(A) + h)

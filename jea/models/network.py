@@ -14,3 +14,8 @@ class Network(Foldable):
     """
 
     solves = ""
+
+    def attention_places(self, positions: int, *inputs) -> dict:
+        """Where so many positions of an attention lie, for jea.attention_maps: {"grid": (h, w)} of tokens, {"points":
+        (B, N, 3)} of clouds, or {} where there is nothing to say. inputs: the network's."""
+        return {}

@@ -21,7 +21,17 @@ from jea.ops import double_norm, external_attention, transpose
 _LAYOUTS = ("auto", "bcn", "bnc")
 
 
-class ExternalAttention(Foldable):
+class Attends:
+    """Mixin of the layers with external attention: execute(..., return_attention=True) also returns the map.
+
+    `map_axes` says how it lies: "bsn" is (B, S, N), "bhns" (B, heads, N, S); None: this layer's attention is no
+    external one. jea.attention_maps finds the layers by it.
+    """
+
+    map_axes: str | None = "bsn"
+
+
+class ExternalAttention(Foldable, Attends):
     """External attention with one head, as a drop-in block (upstream model_torch.py, External_attention).
 
         h = conv1(x);  A = double_norm(linear_0 h);  y = relu(BN(conv2(linear_1 A)) + x)
@@ -158,7 +168,7 @@ class _Memory(nn.Module):
         self.weight = jt.zeros(shape)
 
 
-class MultiHeadExternalAttention(Foldable):
+class MultiHeadExternalAttention(Foldable, Attends):
     """Multi-head external attention (paper, section 3.3; upstream multi_head_attention_torch.py).
 
         h = trans_dims(x), split into H' = 4 num_heads heads of width dim / num_heads
@@ -176,7 +186,7 @@ class MultiHeadExternalAttention(Foldable):
         (B, N, C) -> (B, N, C). Upstream's `qkv_bias` and `qk_scale` have no effect there and do not exist here.
     """
 
-    coef = 4
+    coef, map_axes = 4, "bhns"
 
     def __init__(self, dim: int, num_heads: int = 8, *, attn_drop: float = 0.0, proj_drop: float = 0.0):
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -214,9 +224,11 @@ class MultiHeadExternalAttention(Foldable):
         return MergedMultiHeadExternalAttention(self) if merged < separate else self
 
 
-class MergedMultiHeadExternalAttention(nn.Module):
+class MergedMultiHeadExternalAttention(nn.Module, Attends):
     """A MultiHeadExternalAttention for inference: trans_dims and linear_0 have nothing between them, nor have linear_1
     and proj. Each pair becomes one map."""
+
+    map_axes = "bhns"
 
     def __init__(self, model):
         self.num_heads = model.num_heads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.nn import formats, precision
+from jea.nn.external_attention import Attends
 from jea.nn.formats import on_pictures, plain
 from jea.nn.norm import track
 from jea.nn.spectral_norm import SNConv2d, SNLinear
@@ -68,7 +69,7 @@ class SelfAttention(nn.Module):
         return x + self.conv1x1_attn(formats.Activation(y, "nchw", x.format)) * self.sigma
 
 
-class SpectralExternalAttention(nn.Module):
+class SpectralExternalAttention(nn.Module, Attends):
     """External attention in the place of SelfAttention, over the positions of (B, C, H, W):
 
         x + sigma conv1x1_attn(linear_1 A),   A = double_norm(linear_0 conv1x1_in x)

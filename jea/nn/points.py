@@ -9,9 +9,10 @@ import math
 
 from jea._jittor import jt, nn
 from jea.nn import precision
+from jea.nn.external_attention import Attends
 from jea.nn.fold import Foldable, fold_norms
 from jea.nn.norm import BatchNorm1d
-from jea.ops import double_norm, gather_points, max_last, transpose
+from jea.ops import double_norm, farthest_point_sample, gather_points, max_last, transpose
 
 
 def split_clouds(x, batch: int):
@@ -22,6 +23,12 @@ def split_clouds(x, batch: int):
 def join_clouds(x):
     """(B, C, N) -> (C, B N)"""
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+def sampled(xyz, samples: int) -> tuple:
+    """Farthest points of clouds (B, N, 3): their indices (B, M) and coordinates (B, M, 3)."""
+    chosen = farthest_point_sample(xyz, samples)
+    return chosen, transpose(gather_points(transpose(xyz, (0, 2, 1)), chosen), (0, 2, 1))
 
 
 def normalised(bn, x, relu: bool = True):
@@ -47,7 +54,7 @@ class PointConv(nn.Module):
         return y if self.bias is None else y + self.bias.unsqueeze(-1)
 
 
-class OffsetAttention(Foldable):
+class OffsetAttention(Foldable, Attends):
     """PCT's offset attention, (C, B N) -> (C, B N), with one of two maps:
 
         r = M_v Norm(M_k x)                        external: memories linear_0 = M_k (S, C), linear_1 = M_v (C, S)
@@ -62,6 +69,7 @@ class OffsetAttention(Foldable):
 
     def __init__(self, channels: int, attention: str, num_memories: int):
         self.attention = attention
+        self.map_axes = "bsn" if attention == "external" else None
         if attention == "external":
             self.linear_0 = PointConv(channels, num_memories, bias=False)
             self.linear_1 = PointConv(num_memories, channels, bias=False)
@@ -71,13 +79,16 @@ class OffsetAttention(Foldable):
         self.trans_conv = PointConv(channels, channels)
         self.after_norm = BatchNorm1d(channels)
 
-    def execute(self, x, batch: int):
+    def execute(self, x, batch: int, return_attention: bool = False):
+        """return_attention: also return the external attention's map, (B, S, N)."""
+        attention = None
         if self.attention == "external":
             attention = double_norm(split_clouds(self.linear_0(x), batch), layout="bsn")  # B S N
             r = self.linear_1(join_clouds(attention))
         else:
             r = _self_attention(self.k_conv(x), self.v_conv(x), batch)
-        return x + normalised(self.after_norm, self.trans_conv(x - r))
+        y = x + normalised(self.after_norm, self.trans_conv(x - r))
+        return (y, attention) if return_attention else y
 
     def fold(self):
         """See jea.nn.fold.folded."""

@@ -12,6 +12,7 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.nn.blocks import Linear, project
+from jea.nn.external_attention import Attends
 from jea.nn.fold import Foldable
 from jea.nn.norm import LayerNorm
 from jea.nn.transformer import Mlp, attention
@@ -74,7 +75,7 @@ class ExternalTokens(_TokenTransformer):
         self.attn = _ExternalTokenAttention(dim, token_dim, drop=drop)
 
 
-class _ExternalTokenAttention(Foldable):
+class _ExternalTokenAttention(Foldable, Attends):
     """q = q_linear(x);  y = q + proj(linear_1 double_norm(linear_0 q)), with one head and 128 memories.
 
     As in ExternalAttention the memories start with equal values and train independently.
@@ -85,10 +86,12 @@ class _ExternalTokenAttention(Foldable):
         self.linear_0, self.linear_1 = Linear(token_dim, num_memories, bias=False), Linear(num_memories, token_dim)
         self.attn_drop, self.proj, self.proj_drop = nn.Dropout(drop), Linear(token_dim, token_dim), nn.Dropout(drop)
 
-    def execute(self, x):
+    def execute(self, x, return_attention: bool = False):
+        """return_attention: also return the map A, (B, S, N)."""
         q = self.q_linear(x)
-        y = self.linear_1(self.attn_drop(double_norm(self.linear_0(q), layout="bns")))
-        return project(self.proj, self.proj_drop, y, q)
+        attention = double_norm(self.linear_0(q), layout="bns")  # B N S
+        y = project(self.proj, self.proj_drop, self.linear_1(self.attn_drop(attention)), q)
+        return (y, transpose(attention, (0, 2, 1))) if return_attention else y
 
     def fold(self):
         """See jea.nn.fold.folded. linear_1 and proj have nothing between them: they become one map, `proj`."""

@@ -14,6 +14,7 @@ from jea.data import DataError, map_ordered, write_image
 from jea.data.files.inputs import PICTURES, Input
 from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
 from jea.data.views.crops import denormalise
+from jea.draw.attention import OnPicture
 from jea.files import write_bytes
 from jea.metrics.classification import ClassificationScores
 from jea.nn.fold import fuse
@@ -155,8 +156,15 @@ class Classification(Task):
             shown.append(Shown(path, f"picture {number}: {names[label]}, taken for {names[prediction]}; probability of "
                                      f"the "
                                      f"label {probability:.2f}" if prediction != label else
-                               f"picture {number}: {names[label]}, probability {probability:.2f}", probability))
+                               f"picture {number}: {names[label]}, probability {probability:.2f}", probability,
+                               self.draw_attention(folder.parent / "attention" / path.name, picture)))
         return shown
+
+    def attention_view(self, picture: np.ndarray) -> tuple:
+        """picture: (H, W, 3) uint8, whose centre is looked at, or (3, S, S) float32 as the network takes it."""
+        if picture.dtype == np.uint8:
+            picture = eval_picture(picture, self.model.img_size, self.eval.crop_pct)
+        return self.model, (picture[None],), {"": OnPicture(denormalise(picture))}
 
     def prepare_prediction(self) -> None:
         self._names = self.class_names()

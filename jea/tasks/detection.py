@@ -14,6 +14,7 @@ from jea.data.detection import resizing
 from jea.data.detection.grouping import GroupedLoader
 from jea.data.detection.rle import runs_of_mask, text_of_runs
 from jea.data.files.inputs import PICTURES, Input
+from jea.draw.attention import OnPicture
 from jea.draw.objects import beside_truth
 from jea.errors import ConfigError
 from jea.files import write_bytes
@@ -25,7 +26,7 @@ from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.results import Objects
 from jea.tasks.options import detection as options
-from jea.tasks.task import Evaluation, Task, alike, without_name
+from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
 
@@ -104,7 +105,7 @@ class Detection(Task):
         out = Path(out)
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
-        numbers, results, seconds = ranks.own(range(count)), [], 0.0
+        numbers, results, seconds, shown = ranks.own(range(count)), [], 0.0, []
         samples = map_ordered(dataset.test_sample, numbers, self.eval.num_workers)
         for number, sample in zip(numbers,
                                   progress_bar(samples, total=len(numbers), title=dataset.split, unit="picture",
@@ -114,8 +115,8 @@ class Detection(Task):
             seconds += time.perf_counter() - started
             results += entries(found, number, dataset.class_ids)
             if number < self.eval.pictures:
-                self._draw(out, dataset, sample, found)
-        parts = ranks.gather((results, seconds))
+                shown.append(self._draw(out, dataset, sample, found))
+        parts = ranks.gather((results, seconds, shown))
         results = sorted((result for part in parts for result in part[0]), key=lambda result: result["image_id"])
         seconds = max(part[1] for part in parts)
         values = self._scores(dataset, range(count), results)
@@ -123,7 +124,8 @@ class Detection(Task):
             values["results"] = str(self._write(out, dataset, results))
         score = values.get("mask AP" if self.model.masks and dataset.masks else "box AP")
         return Evaluation(score, dict(values, images=count, seconds_per_image=seconds / max(count, 1),
-                                      peak_memory_mb=peak_memory_mb()))
+                                      peak_memory_mb=peak_memory_mb()),
+                          [entry for part in parts for entry in part[2]])
 
     def _scores(self, dataset, numbers, results: list) -> dict:
         if not dataset.has_truth():
@@ -150,7 +152,15 @@ class Detection(Task):
         write_bytes(path, json.dumps([dict(result, image_id=ids[result["image_id"]]) for result in results]).encode())
         return path
 
-    def _draw(self, out: Path, dataset, sample: dict, found: dict) -> None:
+    def attention_view(self, picture) -> tuple:
+        """The backbone's attention in a picture (H, W, 3) uint8."""
+        preparation = self.preparation()
+        image = preparation.prepared(picture)
+        x = resizing.padded([image], preparation.multiple)
+        covered = tuple(n / whole for n, whole in zip(image.shape[1:], x.shape[2:]))
+        return self.model.backbone, (x,), {"": OnPicture(picture, covered=covered)}
+
+    def _draw(self, out: Path, dataset, sample: dict, found: dict) -> Shown:
         truth = None
         if dataset.has_truth():
             shape, rows = sample["picture"].shape[:2], dataset.objects(sample["number"])
@@ -160,6 +170,8 @@ class Detection(Task):
         path = out / "pictures" / f"{Path(sample['id']).name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, beside_truth(sample["picture"], self.shown(found), truth, names=dataset.class_names))
+        return Shown(path, f"{sample['id']}: found" + ", there, errors" * (truth is not None),
+                     attention=self.draw_attention(out / "attention" / path.name, sample["picture"]))
 
     def shown(self, found: dict) -> dict:
         """The detections whose score is high enough to be shown."""
@@ -170,7 +182,11 @@ class Detection(Task):
 
     def prepare_prediction(self) -> None:
         self._names = self.class_names()
-        self._preparation = resizing.Preparation(**{**self.defaults("data"), **without_name(self._data)})
+        self._preparation = self.preparation()
+
+    def preparation(self) -> resizing.Preparation:
+        """How the config's data set prepares pictures for the network."""
+        return resizing.Preparation(**{**self.defaults("data"), **without_name(self._data)})
 
     def class_names(self) -> tuple:
         known = tuple(dataset_class(self._data["name"]).legend(**without_name(self._data)))

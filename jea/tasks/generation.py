@@ -19,6 +19,7 @@ from jea._jittor import jt, nn
 from jea.checkpoint import CheckpointError, load_npz, load_weights, save_npz
 from jea.data import DataError, map_ordered, write_image
 from jea.data.views.centred import CentredView
+from jea.draw.attention import OnPicture
 from jea.draw.sheets import sheet
 from jea.errors import ConfigError, nearest
 from jea.files import jea_home
@@ -41,7 +42,7 @@ from jea.training.phase import Phase
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "
                 "pt_inception-2015-12-05-6726825d.pth from the fid_weights release of mseitzer/pytorch-fid and set "
                 "eval.inception to it")
-_CLASSES_SHOWN, _COLUMNS = 20, 10
+_CLASSES_SHOWN, _COLUMNS, _CLASSES_ATTENDED = 20, 10, 5
 
 
 class Generation(Task):
@@ -194,7 +195,8 @@ class Generation(Task):
         out, g = Path(out), self.generator
         out.mkdir(parents=True, exist_ok=True)
         self.draw(out)
-        drawn = [Shown(out / "samples.png", "Samples, a row per class"),
+        drawn = [Shown(out / "samples.png", "Samples, a row per class",
+                       attention=self.draw_attention(out / "attention.png")),
                  Shown(out / "interpolation.png", "From one noise vector, then from one class, to another")]
         count = self.eval.samples if limit is None else max(2, min(limit, self.eval.samples))
         if not (self.eval.metrics or self.eval.save):
@@ -226,6 +228,16 @@ class Generation(Task):
         else:
             found = {"fid_proxy": distance, "samples": count, "note": NO_INCEPTION}
         return Evaluation(-distance, {"score": -distance, **found}, charts=drawn)
+
+    def attention_view(self) -> tuple:
+        """The generator's attention in a sample of each of the first classes: those that begin the rows of
+        samples.png."""
+        g = self.generator
+        labels = np.arange(min(g.num_classes, _CLASSES_ATTENDED), dtype=np.int32)
+        z = np.random.Generator(np.random.PCG64(2)).standard_normal((_COLUMNS * len(labels), g.z_dim), np.float32)
+        z = np.ascontiguousarray(z[::_COLUMNS])
+        return g, (z, labels), {f"class {label}": OnPicture(picture)
+                                for label, picture in zip(labels, self.sample(z, labels))}
 
     def draw(self, out_dir: Path) -> None:
         """Write samples.png and interpolation.png, from fixed noise."""

@@ -95,6 +95,11 @@ class PartSegmentation(PointTask):
         return [CloudParts(one, prediction, names=names, category=titles[category])
                 for one, prediction, category in zip(inputs, found, categories)]
 
+    def network_inputs(self, points: np.ndarray, category: int | None) -> tuple:
+        if category is None:
+            category = self._category(points[0].T, dataset_class(self._data["name"]).parts)
+        return points, self.one_hot(np.array([category]))
+
     def _categories(self) -> tuple:
         names = self.names("class_names", self.model.num_categories)
         if self.eval.category is not None and self.eval.category not in names:

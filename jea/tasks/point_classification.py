@@ -28,7 +28,7 @@ class PointClassification(PointTask):
 
     def check_sizes(self, dataset) -> None:
         super().check_sizes(dataset)
-        needed = max(getattr(self.model, "samples", (1,)))
+        needed = max(getattr(self.model, "samples", ()), default=1)
         if dataset.num_points < needed:
             raise DataError(f"{dataset.root}: clouds of {dataset.num_points} points; the model samples {needed}: set "
                             f"data.num_points to {needed} or more")

@@ -10,7 +10,8 @@ import numpy as np
 from jea._jittor import jt, nn
 from jea.data import DataError, dataset_class, map_ordered, write_image
 from jea.data.files.inputs import CLOUDS, Input
-from jea.data.views.clouds import normalise_cloud, scaled
+from jea.data.views.clouds import choose, normalise_cloud, scaled
+from jea.draw.attention import OnCloud
 from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.ops import cross_entropy
@@ -101,13 +102,27 @@ class PointTask(Task):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_image(path, picture)
                     shown.append(Shown(path, f"{sample['id']}: {measure} {value:.2f}; prediction, label, errors",
-                                       value))
+                                       value, self.draw_attention(Path(out) / "attention" / path.name,
+                                                                  sample["points"].T, sample["category"])))
             done += len(batch)
         values = self.result(scores, dataset)
         labelled = np.bincount(labels, minlength=dataset.num_classes)
         values.update(absent_in_evaluation(dataset, labelled, limit=limit))
         return Evaluation(next(iter(values.values())), dict(values, clouds=count,
                                                             seconds_per_cloud=seconds / max(count, 1)), shown)
+
+    def attention_view(self, cloud: np.ndarray, category: int | None = None) -> tuple:
+        """category: of a cloud (N, 3) as the network takes it; None: one of a user's own, of which some points are
+        looked at."""
+        if category is None:
+            cloud = normalise_cloud(cloud)
+            cloud = cloud[choose(len(cloud), self.num_points, np.random.Generator(np.random.PCG64(0)))]
+        points = np.ascontiguousarray(cloud.T)[None]
+        return self.model, self.network_inputs(points, category), {"": OnCloud(cloud)}
+
+    def network_inputs(self, points: np.ndarray, category: int | None) -> tuple:
+        """What the network takes of one cloud (1, 3, N); category None: it is to be guessed."""
+        return (points,)
 
     def predict(self, inputs: Sequence[Input]) -> list[Result]:
         """Run on clouds. They are moved into the unit sphere, nothing else: their axes must be those of the training

@@ -12,6 +12,8 @@ from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DataError, dataset_class, map_ordered, write_image
 from jea.data.files.inputs import PICTURES, Input
+from jea.data.views.crops import fit_size, normalise, pad_8n1, resize_bilinear
+from jea.draw.attention import OnPicture
 from jea.draw.charts import bars_png, confusion_png
 from jea.draw.comparisons import shrunk, side_by_side
 from jea.draw.palettes import voc_palette
@@ -179,6 +181,7 @@ class Segmentation(Task):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_image(path, picture)
                 shown.append(_shown(path, sample, prediction, dataset))
+                shown[-1].attention = self.draw_attention(out / "attention" / path.name, sample["image"])
         result = {}
         parts = ranks.gather((labelled, confusion.counts, names, seconds, shown))
         if any(part[0] for part in parts):
@@ -200,6 +203,16 @@ class Segmentation(Task):
         return Evaluation(result.get("mIoU"), dict(result, images=count, seconds_per_image=seconds / max(count, 1),
                                                    peak_memory_mb=peak_memory_mb()),
                           [entry for part in parts for entry in part[4]], charts)
+
+    def attention_view(self, image: np.ndarray) -> tuple:
+        """The picture in one piece, at scale 1 and not mirrored, however it is evaluated."""
+        image = shrunk(image, LARGE) if image.shape[0] * image.shape[1] > LARGE else image
+        size = image.shape[:2] if self.eval.fit is None else fit_size(image.shape[:2], self.eval.fit)
+        padded = [pad_8n1(n, self.network.output_stride) for n in size]
+        x = np.zeros((1, 3, *padded), np.float32)
+        x[0, :, :size[0], :size[1]] = resize_bilinear(normalise(image), size).transpose(2, 0, 1)
+        covered = tuple((n - 1) / (whole - 1) for n, whole in zip(size, padded))
+        return self.network, (x,), {"": OnPicture(image, covered=covered, aligned=True)}
 
     def prepare_prediction(self) -> None:
         self._legend = self.legend()

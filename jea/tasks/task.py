@@ -8,25 +8,38 @@ from typing import Iterator, Sequence
 from jea import ranks
 from jea._jittor import jt
 from jea.checkpoint import load_weights
-from jea.data import Batch, Dataset, Loader, dataset_class
+from jea.data import Batch, Dataset, Loader, dataset_class, write_image
 from jea.data.files.inputs import Input, InputKind
+from jea.draw.attention import attention_sheet
 from jea.errors import ConfigError, DataError
 from jea.models import create_model, model_arguments, models_for
+from jea.models.attention_maps import attention_maps, external_attentions
 from jea.models.network import Network
 from jea.results import Result
 from jea.tasks.labels import check_training_labels
 from jea.tasks.options.training import EvalOptions, TrainOptions
 
+_ATTENTION = "_attention.png"  # the end of a drawing's name beside a user's own file
 AS_CONFIGURED = object()  # "the split that the config names", where None is a split of its own: all there is
+
+
+@dataclass
+class Attended:
+    """A drawing of what external attention looks at. words: what it shows, for who cannot see it. numbers: {layer:
+    jea.metrics.attention.MemoryUse.numbers}."""
+    path: Path
+    words: str
+    numbers: dict
 
 
 @dataclass
 class Shown:
     """A picture that an evaluation wrote. score: the task's own measure of it, lower is worse; None where it has
-    none."""
+    none. attention: what the attention looks at in it, where that was drawn."""
     path: Path
     caption: str
     score: float | None = None
+    attention: Attended | None = None
 
 
 @dataclass
@@ -76,6 +89,7 @@ class Task:
     takes: InputKind | None = None
     gives: type[Result] | None = None
 
+    shows_attention = False  # see show_attention
     _loader: Loader | None = None
 
     def __init__(self, *, model: dict, data: dict, train: dict | None = None, eval: dict | None = None,
@@ -229,10 +243,13 @@ class Task:
         self.prepare_prediction()
         if self.gives.list_name:
             outputs.keep_as(self.gives.list_name)
-        for item in outputs.each(self.gives.suffixes, unit=self.takes.unit, progress=progress):
+        suffixes = (*self.gives.suffixes, *[_ATTENTION] * self.shows_attention)
+        for item in outputs.each(suffixes, unit=self.takes.unit, progress=progress):
             with item:
-                found, = self.predict([self.takes.input(item.input)])
-                item.found(**found.write_files(item.path))
+                one = self.takes.input(item.input)
+                found, = self.predict([one])
+                drawn = self.draw_attention(item.path(_ATTENTION), one.value)
+                item.found(**found.write_files(item.path), **({"attention": str(drawn.path)} if drawn else {}))
         return outputs.result(self.takes.counted)
 
     def list_inputs(self, path) -> list:
@@ -240,6 +257,38 @@ class Task:
         if self.takes is None:
             raise self.cannot("take single files", "leave --input out")
         return self.takes.list(path)
+
+    def show_attention(self) -> None:
+        """Draw what the external attention looks at beside each picture that is written from now on; ConfigError where
+        the model has none."""
+        if type(self).attention_view is Task.attention_view:
+            self.attention_view()
+        if not external_attentions(self.model):
+            raise ConfigError(f"--attention: {self._model['name']} as configured has no external attention; leave it "
+                              "out")
+        self.shows_attention = True
+
+    def attention_view(self, *seen) -> tuple:
+        """(network, its inputs, {title: what to draw on}), with a jea.draw.attention.OnPicture or OnCloud for each
+        sample. seen: what a user gives, such as a picture, or what the task's own evaluation passes on."""
+        raise self.cannot("show its attention", "leave --attention out")
+
+    def draw_attention(self, path, *seen) -> Attended | None:
+        """Write the drawing of what `attention_view` takes; None where `show_attention` was not called."""
+        if not self.shows_attention:
+            return None
+        network, inputs, views = self.attention_view(*seen)
+        layers = [view.layer(f"{title}, {name}" if title else name, found, number)
+                  for name, found in attention_maps(network, *inputs).items()
+                  for number, (title, view) in enumerate(views.items())]
+        layers = [layer for layer in layers if layer is not None]
+        if not layers:
+            raise ConfigError("--attention: no position of this model's attention has a place in the picture; leave it "
+                              "out")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, attention_sheet(layers))
+        return Attended(Path(path), "; ".join(layer.words() for layer in layers),
+                        {layer.title: layer.numbers() for layer in layers})
 
     def fuse(self, precision: str = "float32") -> None:
         """Evaluate the folded form of the network from now on, in this precision; the task no longer trains."""
