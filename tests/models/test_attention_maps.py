@@ -10,6 +10,9 @@ from jea._jittor import jt, nn
 from jea.errors import ConfigError
 from jea.models.attention_maps import external_attentions
 from jea.models.detection.detectors import MaskRCNN
+from jea.models.ea_point import PCTClassifier
+from jea.models.eamlp import EAMLP, T2TViT
+from jea.models.eanet_jseg import JSegEANet
 from jea.nn.formats import Activation, plain
 from jea.nn.points import OffsetAttention
 from jea.nn.spectral_norm import SpectralNorm
@@ -25,30 +28,40 @@ def images(*shape):
     return (random(*shape),)
 
 
+def trained(network):
+    """Weights whose spectral normalisation has found its vectors, as it has in training."""
+    for layer in network.modules():
+        if isinstance(layer, SpectralNorm):
+            weight = random(*layer.weight_orig.shape, seed=1)
+            u, _, v = np.linalg.svd(weight.reshape(len(weight), -1), full_matrices=False)
+            for var, value in ((layer.weight_orig, weight), (layer.weight_u, u[:, 0]), (layer.weight_v, v[0])):
+                var.assign(jt.array(np.ascontiguousarray(value)))
+    return network
+
+
 # family -> (model, its inputs, {layer: (heads, memories, positions, grid)})
 FAMILIES = {
     "eanet": (lambda: jea.create_model("eanet_tiny", num_classes=3), lambda: images(2, 3, 33, 41),
               {"linu": (1, 32, 30, (5, 6))}),
-    "eanet_jseg": (lambda: jea.create_model("eanet_jseg_resnet50", num_classes=3, width=8, layers=(1, 1, 1, 1),
-                                            head_channels=16, num_memories=8), lambda: images(2, 3, 33, 41),
-                   {"decode_head.ea": (1, 8, 30, (5, 6))}),
-    "eamlp": (lambda: jea.create_model("eamlp_tiny", num_classes=3, img_size=32, depth=2), lambda: images(2, 3, 32, 32),
-              {"tokens_to_token.attention1.attn": (1, 128, 64, (8, 8)),
-               "tokens_to_token.attention2.attn": (1, 128, 16, (4, 4)),
-               **{f"blocks.{k}.attn": (4, 64, 5, (2, 2)) for k in range(2)}}),
+    "eanet_jseg": (lambda: JSegEANet(num_classes=3, head_channels=16, num_memories=8, **TINY),
+                   lambda: images(2, 3, 33, 41), {"decode_head.ea": (1, 8, 30, (5, 6))}),
+    "eamlp": (lambda: EAMLP(num_classes=3, img_size=32, embed_dim=32, depth=2, num_heads=1),
+              lambda: images(2, 3, 32, 32), {"tokens_to_token.attention1.attn": (1, 128, 64, (8, 8)),
+                                             "tokens_to_token.attention2.attn": (1, 128, 16, (4, 4)),
+                                             **{f"blocks.{k}.attn": (4, 64, 5, (2, 2)) for k in range(2)}}),
     "t2t with external tokens": (
-        lambda: jea.create_model("t2t_vit_7", tokens="ea_transformer", num_classes=3, img_size=32),
+        lambda: T2TViT(tokens="ea_transformer", num_classes=3, img_size=32, embed_dim=32, depth=1, num_heads=1),
         lambda: images(1, 3, 32, 32), {"tokens_to_token.attention1.attn": (1, 128, 64, (8, 8)),
                                        "tokens_to_token.attention2.attn": (1, 128, 16, (4, 4))}),
-    "points": (lambda: jea.create_model("ea_pct_tiny_cls", num_classes=3, samples=(48, 32), layers=2),
+    "points": (lambda: PCTClassifier(num_classes=3, samples=(48, 32), neighbours=16, width=16, layers=2),
                lambda: images(2, 3, 64), {f"pt_last.sa{k}": (1, 64, 32, None) for k in (1, 2)}),
     "points, unsampled": (lambda: jea.create_model("ea_pct_cls_simple", num_classes=3, width=16, layers=2),
                           lambda: images(2, 3, 50), {f"sa{k}": (1, 64, 50, None) for k in (1, 2)}),
     "parts": (lambda: jea.create_model("ea_pct_tiny_partseg", num_classes=3, num_categories=2, layers=2),
               lambda: (random(2, 3, 50), np.eye(2, dtype=np.float32)), {f"sa{k}": (1, 64, 50, None) for k in (1, 2)}),
-    "generator": (lambda: jea.create_model("ea_sagan_tiny").generator,
+    "generator": (lambda: trained(jea.create_model("ea_sagan_tiny").generator),
                   lambda: (random(2, 32), np.array([0, 3], np.int32)), {"blocks.2.0": (1, 32, 256, (16, 16))}),
-    "discriminator": (lambda: jea.create_model("ea_sagan_tiny").discriminator,
+    "discriminator": (lambda: trained(jea.create_model("ea_sagan_tiny").discriminator),
                       lambda: (random(2, 3, 32, 32), np.array([0, 3], np.int32)),
                       {"blocks.1.0": (1, 32, 256, (16, 16))}),
     "detector": (lambda: MaskRCNN(num_classes=2, channels=16, hidden=16, **TINY).backbone,
@@ -103,9 +116,6 @@ def what_enters(layers, seen):
 def test_maps_of_every_family(family, close):
     make, make_inputs, wanted = FAMILIES[family]
     model, inputs = make(), make_inputs()
-    for layer in model.modules():  # the fixture starts these at 0, and sigma with them
-        if isinstance(layer, SpectralNorm):
-            layer.weight_orig.assign(jt.array(random(*layer.weight_orig.shape, seed=1)))
     seen, layers = {}, external_attentions(model)
     what_enters(layers, seen)
     maps = jea.attention_maps(model, *inputs)
@@ -137,9 +147,6 @@ def test_maps_of_every_family(family, close):
 def test_a_fused_model_has_the_same_maps(family, close):
     make, make_inputs, _ = FAMILIES[family]
     model, inputs = make(), make_inputs()
-    for layer in model.modules():
-        if isinstance(layer, SpectralNorm):
-            layer.weight_orig.assign(jt.array(random(*layer.weight_orig.shape, seed=1)))
     wanted, found = jea.attention_maps(model, *inputs), jea.attention_maps(jea.fuse(model), *inputs)
     assert list(found) == list(wanted)
     for name, one in wanted.items():
@@ -174,7 +181,7 @@ def test_nothing_is_left_behind():
     with pytest.raises(RuntimeError, match="in the middle"):
         jea.attention_maps(model, x)
     model.fails = False
-    assert [module.is_training() for module in model.modules()] == modes and all(modes)
+    assert [module.is_training() for module in model.modules()] == modes and any(modes)
     assert [dict(vars(module)) for module in model.modules()] == attributes
     assert all(np.array_equal(var.numpy(), before[name]) for name, var in model.state_dict().items())
     model.eval()
