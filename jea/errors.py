@@ -5,7 +5,9 @@ A message says what was got, what was expected and what to do.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
+import reprlib
 import unicodedata
 
 
@@ -24,6 +26,47 @@ def printable(text, *, lines=False) -> str:
 
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def quoted(value, limit: int = 100) -> str:
+    """Make the repr of a value that others have chosen, at most `limit` characters of it: what a message shows of it.
+
+    A long text, list or dict is cut, and the message stays readable. Work and memory do not grow with the value.
+    """
+    text = _REPR.repr(value)
+    return text if len(text) <= limit else f"{text[:limit - 12]}...{text[-9:]}"
+
+
+def shortened(text, limit: int = 100) -> str:
+    """A text that others have chosen as it is, without quotation marks; the middle of a long one is left out."""
+    text = str(text) if isinstance(text, (str, os.PathLike)) else quoted(text, limit)
+    return text if len(text) <= limit else f"{text[:limit - 12]}...{text[-9:]}"
+
+
+class _Repr(reprlib.Repr):
+    """Python's repr of what is short, and little of what is long."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = self.maxarray = 24
+        self.maxstring = self.maxlong = self.maxother = 400
+
+    def repr_int(self, value, level):
+        try:
+            return super().repr_int(value, level)
+        except ValueError:  # Python refuses to write out over 4,300 digits
+            return f"an integer of about {int(value.bit_length() * 0.30103):,} digits"
+
+    def repr_dict(self, value, level):  # in its own order: reprlib would sort all keys
+        if level <= 0:
+            return "{...}"
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(entry, level - 1)}"
+                 for key, entry in itertools.islice(value.items(), self.maxdict)]
+        return "{" + ", ".join(shown + ["..."] * (len(value) > self.maxdict)) + "}"
+
+
+_REPR = _Repr()
 
 
 class UserError(Exception):
@@ -75,5 +118,5 @@ class TrainingError(UserError, RuntimeError):
 
 def nearest(word, words) -> str:
     """" (did you mean x?)" for the entry of `words` that is close to `word`; "" where none is."""
-    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1)
+    close = difflib.get_close_matches(str(word)[:200], [str(w) for w in words], n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -8,11 +8,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "jea"
 # From the ground up: whoever stands further down the list may import what stands above, never the reverse.
-ORDER = ["errors", "named", "reading", "files", "progress", "environment", "_jittor", "ranks", "checkpoint", "metrics",
-         "draw", "data", "results", "ops", "nn", "models", "export", "training", "tasks", "config",
-         "predictor", "commands"]
-WITHOUT_JITTOR = {"errors", "reading", "files", "progress", "environment", "checkpoint", "metrics", "draw", "data",
-                  "results", "config"}
+ORDER = ["errors", "named", "reading", "files", "progress", "downloads", "environment", "_jittor", "ranks",
+         "checkpoint", "metrics", "draw", "data", "results", "ops", "nn", "models", "export", "training", "tasks",
+         "config", "predictor", "commands"]
+WITHOUT_JITTOR = {"errors", "reading", "files", "progress", "downloads", "environment", "checkpoint", "metrics", "draw",
+                  "data", "results", "config"}
 # Importing these must not bring Jittor either: config reads names, options and signatures from them.
 LIGHT = ["jea", "jea.models", "jea.tasks", "jea.commands"]
 # (importing module, imported module): the one arrow to Jittor from below. load_weights sets the variables of a model,

@@ -23,7 +23,8 @@ BLOCKS = [block for text in TEXTS.values() for block in re.findall(r"^ *```(\w+)
 COMMANDS = list(dict.fromkeys(re.sub(" +# .*", "", line.strip()) for language, text in BLOCKS if language == "bash"
                               for line in text.splitlines() if line.strip()))
 DEMO_SCORE = float(re.search(r"It prints `mIoU: ([\d.]+)`", README).group(1))
-BUNDLED = yaml.safe_load((ROOT / "weights" / "index.yaml").read_text())
+BUNDLED = {name: entry for name, entry in yaml.safe_load((ROOT / "weights" / "index.yaml").read_text()).items()
+           if name != "downloads"}
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,15 @@ from __future__ import annotations
 import importlib
 import sys
 
+from jea.errors import quoted
+
 # command -> (module with a `main(argv)`, what it does). A module is imported when its command runs.
 COMMANDS = {
     "train": ("jea.commands.train", "train a model from a config"),
     "test": ("jea.commands.test", "evaluate a model, or run it on your own pictures"),
     "convert": ("jea.commands.convert", "convert a checkpoint between PyTorch, Jittor and jea"),
     "inspect": ("jea.commands.inspect", "show what a checkpoint holds"),
+    "download": ("jea.commands.download", "fetch published weights, check them, and say how to use them"),
     "export": ("jea.commands.export", "write a trained network as an ONNX file"),
     "data": ("jea.commands.data_check", "data check CONFIG: read a data set once and list all that is wrong with it"),
     "info": ("jea.commands.info", "show versions, device, oneDNN, compilers and caches"),
@@ -33,7 +36,7 @@ def main(argv=None) -> int:
         print(__version__)
         return 0
     if argv[0] not in COMMANDS:
-        print(f"jea: unknown command {argv[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"jea: unknown command {quoted(argv[0])}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[argv[0]]
     return importlib.import_module(module).main(argv[1:])
