@@ -22,6 +22,7 @@ class Report:
     problems: one line each, with the file's name. notes: what is no fault, but should be known.
     pictures: split -> number of samples that were read.
     sizes: (height, width) -> number of pictures; of clouds, (points, coordinates).
+    part_names, parts: of point clouds with parts, and how many points are of each.
     labels, pictures_with: per class and over all splits, how many labels (`label_unit`: pixels) and how many samples
     have it. ignored: labels without a class.
     what, label_unit: as of the data set.
@@ -35,6 +36,8 @@ class Report:
     labels: np.ndarray | None = None
     pictures_with: np.ndarray | None = None
     ignored: int = 0
+    part_names: Sequence[str] = ()
+    parts: np.ndarray | None = None
     what: str = "pictures"
     label_unit: str | None = None
 
@@ -48,6 +51,8 @@ class Report:
                          f"{len(self.sizes)} sizes, from {small[1]} x {small[0]} to {large[1]} x {large[0]} pixels")
         if self.pictures_with is not None and len(self.class_names):
             lines += self._table()
+        if self.parts is not None:
+            lines += self._part_table()
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         lines.append(f"{len(self.problems) or 'no'} problem{'' if len(self.problems) == 1 else 's'}")
@@ -64,6 +69,12 @@ class Report:
             lines.append(f"{'ignored':>{width + 5}}  {'':>9}  {self.ignored:>14,}")
         return lines
 
+    def _part_table(self) -> list[str]:
+        width, total = max(map(len, self.part_names)), max(1, int(self.parts.sum()))
+        return [f"{'part':>{width + 5}}  {'points':>14}  share"] + [
+            f"{place:>4} {name:>{width}}  {points:>14,}  {points / total:6.2%}"
+            for place, (name, points) in enumerate(zip(self.part_names, self.parts))]
+
 
 def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence[str], *, num_workers: int = 2,
                  shown: bool = True) -> Report:
@@ -71,8 +82,8 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
 
     Problems are files that are missing, broken, empty or of another kind, labels of another size than their picture,
     with values that are no class or with nothing but ignored pixels, labels without a picture, ids listed twice or
-    names that occur twice, pictures that occur twice (also in two splits), and classes that never occur in the first
-    split. Notes are files of other types, links to what is read already, and pictures that EXIF data turn.
+    names that occur twice, pictures that occur twice (also in two splits), and classes and parts that never occur in
+    the first split. Notes are files of other types, links to what is read already, and pictures that EXIF data turn.
     """
     if num_workers < 0:
         raise DataError(f"num_workers is {num_workers}; expected 0 or more")
@@ -87,6 +98,7 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
         report.problems += found
         report.notes += [note for note in dataset.notes() if note not in report.notes]
         report.class_names, report.what, report.label_unit = dataset.class_names, dataset.what, dataset.label_unit
+        report.part_names = getattr(dataset, "part_names", None) or ()
         if report.pictures_with is None:
             report.labels, report.pictures_with = (np.zeros(dataset.num_classes, np.int64) for _ in range(2))
         before = report.pictures_with.copy()
@@ -105,10 +117,18 @@ def check_splits(dataset_class: type[Dataset], arguments: dict, splits: Sequence
         labelled = report.pictures_with - before
         if number == 0 and (labelled.any() or report.ignored > ignored_before):
             report.problems += [f"{dataset.root}: class {c} ({dataset.class_names[c]}) occurs in no label of split "
-                                f"{split}" for c in np.flatnonzero(labelled == 0)]
+                                f"{split}" for c in np.flatnonzero(labelled == 0) if c not in dataset.placeholders]
+            if report.parts is not None:
+                report.problems += _absent_parts(dataset, split, labelled, report.parts)
             report.problems += _object_is_ignored(dataset, split, report.labels - labels_before,
                                                   report.ignored - ignored_before)
     return report
+
+
+def _absent_parts(dataset: Dataset, split: str, clouds: np.ndarray, points: np.ndarray) -> list[str]:
+    """A problem for each part that never occurs though its category does."""
+    return [f"{dataset.root}: part {k} ({dataset.part_names[k]}) occurs in no label of split {split}"
+            for category, own in enumerate(dataset.parts) if clouds[category] for k in own if not points[k]]
 
 
 def _object_is_ignored(dataset: Dataset, split: str, labels: np.ndarray, ignored: int) -> list[str]:
@@ -142,3 +162,5 @@ def _add(report: Report, result: Examined, split: str, seen: dict, unit: str) ->
         report.labels += result.counts
         report.ignored += result.ignored
         report.pictures_with += result.counts > 0
+    if result.parts is not None:
+        report.parts = result.parts + (0 if report.parts is None else report.parts)

@@ -14,7 +14,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from jea.errors import DataError, nearest
+from jea.errors import DataError, nearest, quoted
 
 
 class Batch(dict):
@@ -49,6 +49,7 @@ class Examined:
     counts: (num_classes,) how many of its labels are of each class; None: it has none, or they could not be read.
     ignored: how many of its labels count for no class.
     rotated: the picture's EXIF data ask to turn it.
+    parts: (number of parts,) how many points of a cloud are of each part, for data sets with parts.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Examined:
     counts: np.ndarray | None = None
     ignored: int = 0
     rotated: bool = False
+    parts: np.ndarray | None = None
 
     def attempt(self, function, *arguments):
         """What the function returns, or None where it raised a DataError, which becomes a problem."""
@@ -77,6 +79,7 @@ class Dataset:
     ragged: names of a sample's entries that differ in shape from sample to sample; in a batch they are lists.
     root: where the data are, for messages. split: the part that this object stands for.
     class_names, num_classes: of the labels.
+    placeholders: classes that stand for none, such as numbers that COCO's ids leave out.
     """
 
     what, unit = "pictures", "picture"
@@ -88,6 +91,7 @@ class Dataset:
     split: str | None = None
     class_names: Sequence[str] = ()
     num_classes: int = 0
+    placeholders: Sequence[int] = ()
 
     def __len__(self) -> int:
         raise self._lacks("samples", "__len__()")
@@ -163,7 +167,8 @@ class Dataset:
 def check_split(split, splits: Sequence[str], where) -> None:
     """DataError, with the nearest name, for a split that is none of `splits`; where: the folder or the data set."""
     if split not in splits:
-        raise DataError(f"{where}: unknown split {split!r}{nearest(split, splits)}; there are {', '.join(splits)}")
+        raise DataError(f"{where}: unknown split {quoted(split)}{nearest(split, splits)}; there are "
+                        f"{', '.join(splits)}")
 
 
 def digest(array: np.ndarray) -> bytes:

@@ -25,6 +25,7 @@ from jea.nn.fold import fuse
 from jea.nn.mode import evaluating
 from jea.progress import progress as progress_bar
 from jea.results import Objects
+from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import detection as options
 from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.memory import peak_memory_mb
@@ -39,19 +40,11 @@ class Detection(Task):
 
     name = "detection"
     Train, Eval, datasets = options.Train, options.Eval, options.DATASETS
-    shares_evaluation = True
+    loader_class, shares_evaluation = GroupedLoader, True
     takes, gives = PICTURES, Objects
 
     def training_data(self):
         return self.dataset().for_training()
-
-    @property
-    def loader(self):
-        if self._loader is None:
-            o = self.options
-            self._loader = GroupedLoader(self.training_data(), batch_size=o.batch_size, seed=o.seed,
-                                         num_workers=o.num_workers, share=(ranks.rank(), ranks.size()))
-        return self._loader
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -120,6 +113,8 @@ class Detection(Task):
         results = sorted((result for part in parts for result in part[0]), key=lambda result: result["image_id"])
         seconds = max(part[1] for part in parts)
         values = self._scores(dataset, range(count), results)
+        # Scores of the objects of a single class say something: they are told from what is no object.
+        values.update(absent_in_evaluation(self.labels(dataset), dataset.count_objects(range(count)), stop=False))
         if ranks.is_first():
             values["results"] = str(self._write(out, dataset, results))
         score = values.get("mask AP" if self.model.masks and dataset.masks else "box AP")

@@ -10,8 +10,10 @@ from jea.data import DataError, dataset_class
 from jea.data.files.inputs import Input
 from jea.data.views.clouds import choose
 from jea.draw.clouds import cloud_sheet
+from jea.errors import quoted
 from jea.metrics import PartScores
 from jea.results import CloudParts
+from jea.tasks.labels import PartLabels
 from jea.tasks.options import part_segmentation as options
 from jea.tasks.point_clouds import PointTask, smoothed_cross_entropy
 
@@ -35,6 +37,12 @@ class PartSegmentation(PointTask):
             raise DataError(f"{dataset.root}: has {needed[0]} categories and {needed[1]} parts, the model "
                             f"{self.model.num_categories} and {self.model.num_classes}; set model.num_categories and "
                             "model.num_classes")
+
+    def labels(self, dataset) -> PartLabels:
+        return PartLabels(dataset)
+
+    def count_labels(self, sample: dict, count: int) -> np.ndarray:
+        return np.bincount(sample["parts"], minlength=count)
 
     def one_hot(self, categories: np.ndarray) -> np.ndarray:
         """(B,) categories -> (B, num_categories) float32."""
@@ -103,7 +111,7 @@ class PartSegmentation(PointTask):
     def _categories(self) -> tuple:
         names = self.names("class_names", self.model.num_categories)
         if self.eval.category is not None and self.eval.category not in names:
-            raise DataError(f"eval.category is {self.eval.category!r}; there are {', '.join(names)}")
+            raise DataError(f"eval.category is {quoted(self.eval.category)}; there are {', '.join(names)}")
         return names
 
     def _category(self, points: np.ndarray, parts) -> int:

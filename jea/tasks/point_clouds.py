@@ -84,14 +84,15 @@ class PointTask(Task):
         """Run over a split and score it. Writes the first `eval.pictures` pictures to out/pictures."""
         dataset = self.dataset(split or self.eval.split)
         count = len(dataset) if limit is None else min(limit, len(dataset))
-        scores, labels, seconds, done, shown = self.new_scores(dataset), [], 0.0, 0, []
+        scores, labels, seconds, done, shown = self.new_scores(dataset), self.labels(dataset), 0.0, 0, []
+        labelled = np.zeros(len(labels.names), np.int64)
         samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
         bar = progress_bar(samples, total=count, title=dataset.split, unit="cloud", shown=progress)
         for batch in _batches(bar, self.eval.batch_size):
             started = time.perf_counter()
             points = np.stack([sample["points"] for sample in batch])
             categories = np.array([sample["category"] for sample in batch])
-            labels += categories.tolist()
+            labelled += sum(self.count_labels(sample, len(labelled)) for sample in batch)
             found = self.probabilities(points, categories, range(done, done + len(batch)))
             seconds += time.perf_counter() - started
             for k, sample in enumerate(batch):
@@ -106,10 +107,13 @@ class PointTask(Task):
                                                                   sample["points"].T, sample["category"])))
             done += len(batch)
         values = self.result(scores, dataset)
-        labelled = np.bincount(labels, minlength=dataset.num_classes)
-        values.update(absent_in_evaluation(dataset, labelled, limit=limit))
+        values.update(absent_in_evaluation(labels, labelled, stop=limit is None))
         return Evaluation(next(iter(values.values())), dict(values, clouds=count,
                                                             seconds_per_cloud=seconds / max(count, 1)), shown)
+
+    def count_labels(self, sample: dict, count: int) -> np.ndarray:
+        """How many labels of a test sample are of each of the `count` classes, or parts."""
+        return np.bincount([sample["category"]], minlength=count)
 
     def attention_view(self, cloud: np.ndarray, category: int | None = None) -> tuple:
         """category: of a cloud (N, 3) as the network takes it; None: one of a user's own, of which some points are

@@ -188,7 +188,7 @@ class Segmentation(Task):
             confusion.counts = sum(part[1] for part in parts)
             scores = confusion.scores()
             result = dict(scores, IoU=dict(zip(dataset.class_names, scores["IoU"].tolist())),
-                          **absent_in_evaluation(dataset, confusion.counts.sum(1), limit=limit))
+                          **absent_in_evaluation(self.labels(dataset), confusion.counts.sum(1), stop=limit is None))
             if ranks.is_first():
                 out.mkdir(parents=True, exist_ok=True)
                 bars_png(out / "iou.png", result["IoU"], colours=dataset.palette,

@@ -16,7 +16,7 @@ from jea.models import create_model, model_arguments, models_for
 from jea.models.attention_maps import attention_maps, external_attentions
 from jea.models.network import Network
 from jea.results import Result
-from jea.tasks.labels import check_training_labels
+from jea.tasks.labels import ClassLabels, check_training_labels
 from jea.tasks.options.training import EvalOptions, TrainOptions
 
 _ATTENTION = "_attention.png"  # the end of a drawing's name beside a user's own file
@@ -66,6 +66,7 @@ class Task:
         name: as in the config; stands in checkpoints and messages.
         Train, Eval: dataclasses of the train and eval blocks, a TrainOptions and an EvalOptions.
         datasets: names of the data sets that fit (jea.data.DATASETS); None: any.
+        loader_class: what makes batches of `training_data`.
         shares_evaluation: True: under mpirun all ranks call `evaluate`, each runs a part, all return the whole result;
             False: the first rank evaluates alone.
         takes: what users may give it of their own, or None. gives: what `predict` makes of each.
@@ -85,6 +86,7 @@ class Task:
     name = ""
     Train, Eval = TrainOptions, EvalOptions
     datasets: tuple | None = None
+    loader_class = Loader
     shares_evaluation = False
     takes: InputKind | None = None
     gives: type[Result] | None = None
@@ -156,6 +158,10 @@ class Task:
                 names = tuple(f"class {k}" for k in range(self.num_classes))
         return names
 
+    def labels(self, dataset: Dataset) -> ClassLabels:
+        """What the task tells apart in the labels of a data set, to say what never occurs in them."""
+        return ClassLabels(dataset)
+
     def training_data(self) -> Dataset:
         """Make the data set as training sees it: augmented, cropped, in the model's size."""
         return self.dataset()
@@ -165,9 +171,10 @@ class Task:
         """The batches of `training_data`, shared out among the ranks; at its first use the labels are looked at."""
         if self._loader is None:
             data = self.training_data()
-            check_training_labels(data, num_workers=self.options.num_workers)
-            self._loader = Loader(data, batch_size=self.options.batch_size, seed=self.options.seed,
-                                  num_workers=self.options.num_workers, share=(ranks.rank(), ranks.size()))
+            o = self.options
+            check_training_labels(self.labels(data), num_workers=o.num_workers)
+            self._loader = self.loader_class(data, batch_size=o.batch_size, seed=o.seed, num_workers=o.num_workers,
+                                             share=(ranks.rank(), ranks.size()))
         return self._loader
 
     @property

@@ -8,7 +8,7 @@ from PIL import Image
 from jea.data import Dataset
 from jea.errors import DataError
 from jea.tasks.classification import Classification
-from jea.tasks.labels import absent_in_evaluation, check_training_labels
+from jea.tasks.labels import ClassLabels, absent_in_evaluation, check_training_labels
 from jea.tasks.segmentation import Segmentation
 from jea.training.loop import train
 
@@ -32,7 +32,7 @@ class Labels(Dataset):
 
 def looked(labels, capsys, classes=4, **options):
     data = Labels(labels, classes)
-    check_training_labels(data, num_workers=0, **options)
+    check_training_labels(ClassLabels(data), num_workers=0, **options)
     return capsys.readouterr().err, data
 
 
@@ -74,13 +74,13 @@ def test_of_many_classes_some_are_named(capsys):
 
 
 def test_an_evaluation_says_so_and_stops_at_a_single_class(capsys):
-    data = Labels([], 3)
-    assert absent_in_evaluation(data, [5, 0, 1], limit=None) == {"absent_classes": ["c1"]}
+    data = ClassLabels(Labels([], 3))
+    assert absent_in_evaluation(data, [5, 0, 1], stop=True) == {"absent_classes": ["c1"]}
     assert "no label of split train is of class c1" in capsys.readouterr().err
-    assert absent_in_evaluation(data, [5, 2, 1], limit=None) == absent_in_evaluation(data, [0, 0, 0], limit=None) == {}
+    assert absent_in_evaluation(data, [5, 2, 1], stop=True) == absent_in_evaluation(data, [0, 0, 0], stop=True) == {}
     with pytest.raises(DataError, match="all labels of split train are of class c0"):
-        absent_in_evaluation(data, [5, 0, 0], limit=None)
-    assert absent_in_evaluation(data, [5, 0, 0], limit=1) == {"absent_classes": ["c1", "c2"]}
+        absent_in_evaluation(data, [5, 0, 0], stop=True)
+    assert absent_in_evaluation(data, [5, 0, 0], stop=False) == {"absent_classes": ["c1", "c2"]}
 
 
 # -- in the tasks -----------------------------------------------------------------------------------------------------

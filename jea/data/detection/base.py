@@ -56,6 +56,8 @@ class DetectionDataset(Dataset):
         self.num_classes = len(self.class_ids)
         places = {id: place for place, id in enumerate(self.class_ids)}
         self._label = np.array([places[id] for id in ids], np.int64)  # of each category
+        known = set(ids)
+        self.placeholders = tuple(k for k, id in enumerate(self.class_ids) if id not in known)
         self._usable = self._usable_boxes()
         self.pictures = np.arange(len(self.instances.files))
 
@@ -169,6 +171,21 @@ class DetectionDataset(Dataset):
         return {"images": [{"id": int(i), "height": self.shape(i)[0], "width": self.shape(i)[1]} for i in indices],
                 "annotations": annotations,
                 "categories": [{"id": int(id), "name": name} for id, name in zip(found.category_ids, found.names)]}
+
+    def count_objects(self, indices: Sequence[int]) -> np.ndarray:
+        """How many objects of some samples are of each class, (num_classes,); regions of many do not count."""
+        counts = np.zeros(self.num_classes, np.int64)
+        for index in indices:
+            rows = self.instances.of(self.pictures[index])
+            own = self.instances.classes[rows.start:rows.stop][~self.instances.crowd[rows.start:rows.stop]]
+            counts += np.bincount(self._label[own], minlength=self.num_classes)
+        return counts
+
+    def label_counts(self, index: int) -> np.ndarray | None:
+        """How many of the objects that train are of each class; no picture is read."""
+        if not self.has_truth():
+            return None
+        return np.bincount(self._label[self.instances.classes[self.objects(index)]], minlength=self.num_classes)
 
     def has_truth(self) -> bool:
         """Whether the split has annotations at all."""

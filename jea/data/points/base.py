@@ -5,9 +5,9 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from jea.data.dataset import Dataset
+from jea.data.dataset import Dataset, Examined
 from jea.data.views.clouds import dropped, jittered, scaled, shifted
-from jea.errors import DataError
+from jea.errors import DataError, quoted
 
 
 class PointCloudDataset(Dataset):
@@ -27,8 +27,8 @@ class PointCloudDataset(Dataset):
         if num_points < 1:
             raise DataError(f"num_points is {num_points}; expected at least 1")
         if not 0 <= dropout <= 1 or shift < 0 or jitter < 0 or len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise DataError(f"dropout {dropout}, scale {list(scale)}, shift {shift}, jitter {jitter}; expected dropout "
-                            "from 0 to 1, scale [low, high] above 0, shift and jitter of at least 0")
+            raise DataError(f"dropout {dropout}, scale {quoted(list(scale))}, shift {shift}, jitter {jitter}; expected "
+                            "dropout from 0 to 1, scale [low, high] above 0, shift and jitter of at least 0")
         self.num_points = num_points
         self.dropout, self.scale, self.shift, self.jitter = dropout, tuple(scale), shift, jitter
 
@@ -47,6 +47,17 @@ class PointCloudDataset(Dataset):
         counts = np.zeros(self.num_classes, np.int64)
         counts[self.load(index)[1]] = 1
         return counts
+
+    def part_counts(self, index: int) -> np.ndarray | None:
+        """How many points of a cloud are of each part; None where it has no parts."""
+        parts = self.cloud(index)[2]
+        return None if parts is None else np.bincount(parts, minlength=len(self.part_names or ()))
+
+    def examine(self, index: int) -> Examined:
+        found = super().examine(index)
+        if self.part_names:
+            found.parts = found.attempt(self.part_counts, index)
+        return found
 
     def train_sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """An augmented cloud: {"points": (3, num_points) float32, "category": () int32, and with parts

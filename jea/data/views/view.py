@@ -13,6 +13,7 @@ class View(Dataset):
         self.root, self.split, self.ragged = dataset.root, dataset.split, dataset.ragged
         self.follows_exif = dataset.follows_exif
         self.class_names, self.num_classes = dataset.class_names, dataset.num_classes
+        self.placeholders = dataset.placeholders
 
     def __len__(self) -> int:
         return len(self.dataset)
