@@ -33,8 +33,7 @@ def new_size(height: int, width: int, shortest: int, longest: int, style: str) -
 def prepared(image, size, style: str) -> np.ndarray:
     """A picture (H, W, 3) uint8 resized to `size` and normalised, float32 (3, h, w)."""
     if style == "torchvision":
-        pixels = (image.astype(_f) / _f(255) - np.array(MEAN, _f)) / np.array(STD, _f)
-        pixels = _floats(pixels, size)
+        pixels = _floats(image, size)
     else:
         pixels = _fixed_point(image, size) if style == "mmdet" else _pillow(image, size)
         pixels = (pixels.astype(_f) - np.array(MEAN_255, _f)) / np.array(STD_255, _f)
@@ -84,6 +83,13 @@ def padded(pictures, multiple: int) -> np.ndarray:
     return batch
 
 
+def _taken(first, second) -> tuple:
+    """The rows or columns that are looked at, in order, and where among them the first and the second ones are: of a
+    large picture that becomes small they are few."""
+    taken = np.unique(np.concatenate([first, second]))
+    return taken, np.searchsorted(taken, first), np.searchsorted(taken, second)
+
+
 def _axis(old: int, new: int) -> tuple:
     """Cells and the second one's share for each place of an axis; half-pixel centres, in float32."""
     place = np.maximum((np.arange(new, dtype=_f) + _f(0.5)) * (_f(old) / _f(new)) - _f(0.5), _f(0))
@@ -92,16 +98,22 @@ def _axis(old: int, new: int) -> tuple:
     return first, second, (place - first.astype(_f)).astype(_f)
 
 
-def _floats(pixels, size) -> np.ndarray:
-    """Bilinear without antialiasing, as torch.nn.functional.interpolate."""
-    if pixels.shape[:2] == tuple(size):
-        return pixels
-    a, b, share = _axis(pixels.shape[1], size[1])
-    share = share[None, :, None]
-    pixels = pixels[:, a] * (_f(1) - share) + pixels[:, b] * share
-    a, b, share = _axis(pixels.shape[0], size[0])
-    share = share[:, None, None]
-    return pixels[a] * (_f(1) - share) + pixels[b] * share
+def _normalised(image) -> np.ndarray:
+    return (image.astype(_f) / _f(255) - np.array(MEAN, _f)) / np.array(STD, _f)
+
+
+def _floats(image, size) -> np.ndarray:
+    """Normalise, then bilinear without antialiasing, as torch.nn.functional.interpolate."""
+    if image.shape[:2] == tuple(size):
+        return _normalised(image)
+    left, right, along = _axis(image.shape[1], size[1])
+    upper, lower, down = _axis(image.shape[0], size[0])
+    columns, left, right = _taken(left, right)
+    rows, upper, lower = _taken(upper, lower)
+    along, down = along[None, :, None], down[:, None, None]
+    pixels = _normalised(image[np.ix_(rows, columns)])
+    pixels = pixels[:, left] * (_f(1) - along) + pixels[:, right] * along
+    return pixels[upper] * (_f(1) - down) + pixels[lower] * down
 
 
 def _fixed_axis(old: int, new: int) -> tuple:
@@ -118,9 +130,12 @@ def _fixed_point(image, size) -> np.ndarray:
     """Bilinear in fixed-point numbers of 11 bits, as OpenCV's INTER_LINEAR on bytes."""
     if image.shape[:2] == tuple(size):
         return image
+    upper, lower, down = _fixed_axis(image.shape[0], size[0])
+    taken, upper, lower = _taken(upper, lower)
+    image = image[taken]
     a, b, (wa, wb) = _fixed_axis(image.shape[1], size[1])
     rows = image[:, a].astype(np.int64) * wa[None, :, None] + image[:, b].astype(np.int64) * wb[None, :, None]
-    a, b, (wa, wb) = _fixed_axis(image.shape[0], size[0])
+    a, b, (wa, wb) = upper, lower, down
     above, below = (wa[:, None, None] * (rows[a] >> 4)) >> 16, (wb[:, None, None] * (rows[b] >> 4)) >> 16
     return np.clip((above + below + 2) >> 2, 0, 255).astype(np.uint8)
 
