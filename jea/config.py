@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from jea.data import DATASETS, dataset_class
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted, shortened
 from jea.files import shared_folder
 from jea.models import list_models, model_arguments
 from jea.models.signatures import text_of
@@ -27,6 +27,8 @@ from jea.tasks import TASKS
 from jea.tasks.options import task_options
 
 BLOCKS = ("model", "data", "train", "eval")
+_LONGEST_TEXT = 4096  # characters of a value: as long as a path can be
+_MOST_TOLD = 40  # mistakes in one message
 
 
 def load(path, overrides=(), *, data_root=None) -> dict:
@@ -50,7 +52,9 @@ def load(path, overrides=(), *, data_root=None) -> dict:
     _find_own_modules(path, config)
     problems += check(config)
     if problems:
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+        more = len(problems) - _MOST_TOLD
+        told = problems[:_MOST_TOLD] + [f"and {more} mistakes more"] * (more > 0)
+        raise ConfigError("\n".join(f"{shortened(path, 400)}: {problem}" for problem in told))
     for block in ("train", "eval"):
         config.setdefault(block, {})
     return config
@@ -59,7 +63,8 @@ def load(path, overrides=(), *, data_root=None) -> dict:
 def _read(path: Path) -> dict:
     if not path.exists():
         there = sorted(p.stem for p in shared_folder("configs").glob("*.yaml"))
-        raise ConfigError(f"{path}: no such config{nearest(path.stem, there)}; there are: {', '.join(there)}")
+        raise ConfigError(f"{shortened(path, 400)}: no such config{nearest(path.stem, there)}; there are: "
+                          f"{', '.join(there)}")
     config = read_yaml(path, what="config")
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: holds {type(config).__name__}; expected a mapping with task, {', '.join(BLOCKS)}")
@@ -73,10 +78,10 @@ def apply(config: dict, overrides) -> list:
         key, separator, text = override.partition("=")
         parts = key.split(".")
         if not separator or not all(parts) or len(parts) > 2:
-            problems.append(f"override {override!r}: expected block.key=value, such as train.lr=0.01")
+            problems.append(f"override {quoted(override)}: expected block.key=value, such as train.lr=0.01")
             continue
         try:
-            value = parse_yaml(text, f"override {override!r}")
+            value = parse_yaml(text, f"override {quoted(override)}")
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -84,7 +89,7 @@ def apply(config: dict, overrides) -> list:
         if len(parts) == 2:
             target = config.setdefault(parts[0], {})
             if not isinstance(target, dict):
-                problems.append(f"override {override!r}: {parts[0]} is not a block")
+                problems.append(f"override {quoted(override)}: {shortened(parts[0])} is not a block")
                 continue
         target[parts[-1]] = value
         # "epochs" and "steps" exclude each other: the one given on the command line replaces the config's.
@@ -105,11 +110,11 @@ def _find_own_modules(path: Path, config: dict) -> None:
 def check(config: dict) -> list:
     """The mistakes of a config, as strings; [] when there are none."""
     known = ("task", *BLOCKS)
-    problems = [f"{key}: unknown; a config has {', '.join(known)}{nearest(key, known)}"
+    problems = [f"{shortened(key)}: unknown; a config has {', '.join(known)}{nearest(key, known)}"
                 for key in config if key not in known]
     task = config.get("task")
     if not _is_name(task, TASKS):
-        said = "missing" if task is None else f"unknown task {task!r}"
+        said = "missing" if task is None else f"unknown task {quoted(task)}"
         return problems + [f"task: {said}; there are {', '.join(TASKS)}{nearest(task, TASKS)}"]
     try:
         train_options, eval_options, datasets = task_options(task)
@@ -119,7 +124,7 @@ def check(config: dict) -> list:
     for block in BLOCKS:
         blocks[block] = config.get(block, {} if block in ("train", "eval") else None)
         if not isinstance(blocks[block], dict):
-            said = "missing" if blocks[block] is None else f"is {blocks[block]!r}"
+            said = "missing" if blocks[block] is None else f"is {quoted(blocks[block])}"
             problems.append(f"{block}: {said}; expected a block of key: value lines")
             blocks[block] = None
     if blocks["model"] is not None:
@@ -140,13 +145,13 @@ def check(config: dict) -> list:
 
 def _is_name(name, names) -> bool:
     """Whether a task, model or data set is one of jea's names, or looks like a class of the user's own."""
-    return isinstance(name, str) and (name in names or ":" in name)
+    return isinstance(name, str) and (name in names or ":" in name and len(name) <= _LONGEST_TEXT)
 
 
 def _check_named(block: str, values: dict, names, arguments_of) -> list:
     name = values.get("name")
     if not _is_name(name, names):
-        said = "missing" if name is None else f"unknown {name!r}"
+        said = "missing" if name is None else f"unknown {quoted(name)}"
         return [f"{block}.name: {said}; there are {', '.join(names)}{nearest(name, names)}"]
     try:
         allowed = arguments_of(name)
@@ -157,7 +162,7 @@ def _check_named(block: str, values: dict, names, arguments_of) -> list:
     problems = check_values(block, {k: v for k, v in values.items() if k != "name"}, allowed, name)
     for key, parameter in allowed.items():
         if parameter.default is inspect.Parameter.empty and key not in values:
-            problems.append(f"{block}.{key}: missing; {name} needs it")
+            problems.append(f"{block}.{key}: missing; {shortened(name)} needs it")
     return problems
 
 
@@ -166,7 +171,8 @@ def check_values(block: str, values: dict, allowed: dict, owner: str) -> list:
     problems = []
     for key, value in values.items():
         if key not in allowed:
-            problems.append(f"{block}.{key}: unknown; {owner} takes {', '.join(allowed)}{nearest(key, allowed)}")
+            problems.append(f"{block}.{shortened(key)}: unknown; {shortened(owner)} takes {', '.join(allowed)}"
+                            f"{nearest(key, allowed)}")
             continue
         problem = _type_problem(value, text_of(allowed[key].annotation), allowed[key].default)
         if problem:
@@ -215,6 +221,8 @@ def _type_problem(value, annotation: str, default=inspect.Parameter.empty):
         return f"is {value}; expected a finite number"
     if not annotation and default is not None and default is not inspect.Parameter.empty:
         annotation = type(default).__name__
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"is a text of {len(value):,} characters, {quoted(value)}; expected {_LONGEST_TEXT:,} at most"
     choices = _choices(annotation)
     optional = ("None", "") in choices
     kinds = [(kind, entry) for kind, entry in choices if kind != "None"]
@@ -223,13 +231,14 @@ def _type_problem(value, annotation: str, default=inspect.Parameter.empty):
         mantissa, exponent = re.split("[eE]", value)
         mantissa += "" if "." in mantissa else ".0"
         exponent = exponent if exponent[0] in "+-" else f"+{exponent}"
-        return f"{value!r} is read by YAML as text, not as a number: write {mantissa}e{exponent}"
+        number = f"{shortened(mantissa, 40)}e{shortened(exponent, 40)}"
+        return f"{quoted(value)} is read by YAML as text, not as a number: write {number}"
     if value is None and optional or not kinds or any(kind not in _KINDS for kind, _ in kinds):
         return None
     if not any(isinstance(value, _KINDS[kind][0]) and (kind == "bool") == isinstance(value, bool) for kind, _ in kinds):
         example = "" if default is None or default is inspect.Parameter.empty else f", such as {_as_yaml(default)}"
         said = " or ".join(dict.fromkeys(_KINDS[kind][1] for kind, _ in kinds)) + (" or null" if optional else "")
-        return f"is {'null' if value is None else repr(value)}; expected {said}{example}"
+        return f"is {'null' if value is None else quoted(value)}; expected {said}{example}"
     if isinstance(value, (list, tuple)):
         entry_type = next((entry for kind, entry in kinds if kind == "Sequence"), "")
         for entry in value:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import importlib
 
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted, shortened
 
 
 def find_class(name: str, key: str) -> type:
@@ -18,11 +18,12 @@ def find_class(name: str, key: str) -> type:
     except ModuleNotFoundError as error:
         if error.name is None or error.name != module and not module.startswith(f"{error.name}."):
             raise  # the module is there, and one that it imports is not
-        raise ConfigError(f"{key}: {name}: there is no module {module} in the config's folder or on Python's "
-                          "path") from None
+        raise ConfigError(f"{key}: {shortened(name)}: there is no module {shortened(module)} in the config's folder "
+                          "or on Python's path") from None
     except (TypeError, ValueError):
-        raise ConfigError(f"{key}: {name}: {module!r} is no name of a module") from None
+        raise ConfigError(f"{key}: {shortened(name)}: {quoted(module)} is no name of a module") from None
     if not isinstance(getattr(found, attribute, None), type):
         classes = [word for word, value in vars(found).items() if isinstance(value, type)]
-        raise ConfigError(f"{key}: {name}: {module} has no class {attribute!r}{nearest(attribute, classes)}")
+        raise ConfigError(f"{key}: {shortened(name)}: {shortened(module)} has no class {quoted(attribute)}"
+                          f"{nearest(attribute, classes)}")
     return getattr(found, attribute)

@@ -8,10 +8,11 @@ from typing import Any, Callable
 
 import yaml
 
-from jea.errors import ConfigError
+from jea.errors import ConfigError, shortened
 
 MAX_YAML = 128 * 1024  # bytes of a file; PyYAML takes about 1 s for as many
 MAX_DEPTH = 32  # of YAML's lists and mappings in each other
+_LONGEST_PATH = 4200  # characters that a message shows of a path; a system takes up to 4,096
 MAX_WEIGHT = 50_000  # of a YAML document with all of its aliases written out: nodes, and one more per 16 characters
 
 Error = Callable[[str], Exception]
@@ -27,47 +28,49 @@ def read_file(path: str | Path, *, limit: int, error: Error, what: str = "file",
     Raises:
         error(message): no such file; a folder, pipe, socket or device; unreadable; empty; over the limit.
     """
+    shown = shortened(path, _LONGEST_PATH)
     try:
         # Opening a pipe would wait for its writer, hence the flag; a regular file does not know it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
-        raise error(f"{path}: {what} does not exist") from None
+        raise error(f"{shown}: {what} does not exist") from None
     except OSError as problem:  # a folder under Windows, a socket, no permission
-        raise error(f"{path}: cannot read the {what}: {problem.strerror or problem}") from None
+        raise error(f"{shown}: cannot read the {what}: {problem.strerror or problem}") from None
     except ValueError:  # a NUL in the path
-        raise error(f"{str(path)!r}: no name of a {what}") from None
+        raise error(f"{shown!r}: no name of a {what}") from None
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
-            raise error(f"{path}: {what} is {_kind(state.st_mode)}; expected a regular file")
+            raise error(f"{shown}: {what} is {_kind(state.st_mode)}; expected a regular file")
         if state.st_size > limit:
-            raise error(f"{path}: {what} of {state.st_size} bytes is over the limit of {limit}"
+            raise error(f"{shown}: {what} of {state.st_size} bytes is over the limit of {limit}"
                         + (f"; {too_large}" if too_large else ""))
         with open(descriptor, "rb", closefd=False) as file:
             data = file.read(state.st_size)
     except OSError as problem:  # a bad disk
-        raise error(f"{path}: cannot read the {what}: {problem.strerror or problem}") from None
+        raise error(f"{shown}: cannot read the {what}: {problem.strerror or problem}") from None
     finally:
         os.close(descriptor)
     if not data and not empty:
-        raise error(f"{path}: {what} is empty (0 bytes)")
+        raise error(f"{shown}: {what} is empty (0 bytes)")
     return data
 
 
 def check_regular(path: str | Path, *, error: Error, what: str = "file") -> int:
     """The size of a file that something else opens; error(message) unless it is a regular one that is not empty."""
+    shown = shortened(path, _LONGEST_PATH)
     try:
         state = os.stat(path)
     except FileNotFoundError:
-        raise error(f"{path}: {what} does not exist") from None
+        raise error(f"{shown}: {what} does not exist") from None
     except OSError as problem:
-        raise error(f"{path}: cannot read the {what}: {problem.strerror or problem}") from None
+        raise error(f"{shown}: cannot read the {what}: {problem.strerror or problem}") from None
     except ValueError:  # a NUL in the path
-        raise error(f"{str(path)!r}: no name of a {what}") from None
+        raise error(f"{shown!r}: no name of a {what}") from None
     if not stat.S_ISREG(state.st_mode):
-        raise error(f"{path}: {what} is {_kind(state.st_mode)}; expected a regular file")
+        raise error(f"{shown}: {what} is {_kind(state.st_mode)}; expected a regular file")
     if not state.st_size:
-        raise error(f"{path}: {what} is empty (0 bytes); fetch it again")
+        raise error(f"{shown}: {what} is empty (0 bytes); fetch it again")
     return state.st_size
 
 

@@ -40,7 +40,7 @@ class LoadReport:
     notes: list = field(default_factory=list)
 
     def __str__(self):
-        where = f", under {self.wrapper!r}" if self.wrapper else ""
+        where = f", under {shown(self.wrapper)!r}" if self.wrapper else ""
         naming = f", names of {self.key_map}" if self.key_map else ""
         lines = [f"{self.path}: {len(self.loaded)} tensors loaded ({self.format}{where}{naming})"]
         for title, keys in (("not in the file", self.missing), ("not in the model", self.unexpected),

@@ -8,7 +8,9 @@ import sys
 import time
 
 from jea.environment import interrupts, mpi
-from jea.errors import UserError, printable
+from jea.errors import UserError, printable, shortened
+
+_LONGEST_LINE = 20_000  # characters; a path has up to 4,096
 
 
 def run(command: str, function, arguments) -> int:
@@ -72,5 +74,6 @@ def _say(command: str, error) -> int:
     rank = mpi.rank()
     if rank:
         time.sleep(3)  # most often all ranks fail alike: the first one's message is enough, and mpirun ends the rest
-    print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: {error}", file=sys.stderr)
+    lines = [shortened(line, _LONGEST_LINE) for line in str(error).split("\n")]
+    print(f"jea {command}: {f'rank {rank}: ' * bool(rank)}error: " + "\n".join(lines), file=sys.stderr)
     return 2

@@ -15,7 +15,7 @@ from jea.checkpoint.reader import read
 from jea.checkpoint.readers.json_text import parse_json
 from jea.commands import console
 from jea.commands.inspect import as_json, parameter_count
-from jea.errors import CheckpointError, UserError, printable
+from jea.errors import CheckpointError, UserError, printable, quoted
 
 _LAYOUTS = {None: "auto", "jea": "ours", "upstream": "upstream"}
 _ROOM = 1 << 30  # bytes that making the model of a file may take, beside 16 times its weights
@@ -65,7 +65,7 @@ def main(argv=None):
 def _key_value(text):
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals):
-        raise ValueError(f"--arg takes KEY=VALUE, such as output_stride=8; got {text!r}")
+        raise ValueError(f"--arg takes KEY=VALUE, such as output_stride=8; got {quoted(text)}")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
@@ -165,8 +165,9 @@ def _create(name, kwargs, checkpoint, from_file=False):
 
 
 def _refused(checkpoint, name, reason):
-    return CheckpointError(checkpoint.path, f"says that it is {name} with arguments of its own: {shown(reason, 600)}. "
-                           f"Give --model {name}, and --arg KEY=VALUE for what is not inferred")
+    return CheckpointError(checkpoint.path, f"says that it is {shown(name)} with arguments of its own: "
+                           f"{shown(reason, 600)}. Give --model {shown(name)}, and --arg KEY=VALUE for what is not "
+                           "inferred")
 
 
 def _check_stored(name, kwargs, checkpoint):

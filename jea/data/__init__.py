@@ -29,7 +29,7 @@ from jea.data.segmentation.folder import SegmentationFolder
 from jea.data.segmentation.shapes import Shapes, make_shapes
 from jea.data.segmentation.voc import VOC_CLASSES, VOCSegmentation
 from jea.draw.palettes import voc_palette
-from jea.errors import ConfigError, DataError, nearest
+from jea.errors import ConfigError, DataError, nearest, quoted
 from jea.named import find_class
 
 DATASETS = {
@@ -60,8 +60,8 @@ DATASETS = {
 def dataset_class(name: str) -> type[Dataset]:
     """The class of a data set: one of DATASETS, or the user's own "module:Class", found on Python's path."""
     if name not in DATASETS and ":" not in name:
-        raise ConfigError(f"data.name: unknown {name!r}; there are {', '.join(DATASETS)}, or module:Class for one of "
-                          f"your own{nearest(name, DATASETS)}")
+        raise ConfigError(f"data.name: unknown {quoted(name)}; there are {', '.join(DATASETS)}, or module:Class for "
+                          f"one of your own{nearest(name, DATASETS)}")
     return DATASETS.get(name) or find_class(name, "data.name")
 
 

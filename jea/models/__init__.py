@@ -5,7 +5,7 @@ import fnmatch
 import importlib
 import numbers
 
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted, shortened
 from jea.models.signatures import entry_arguments, own_arguments
 from jea.named import find_class
 
@@ -94,7 +94,8 @@ def create_model(name: str, **kwargs):
     allowed = model_arguments(name)
     for key in kwargs if allowed is not None else ():
         if key not in allowed:
-            raise ConfigError(f"{name}: unknown argument {key}; it takes {', '.join(allowed)}{nearest(key, allowed)}")
+            raise ConfigError(f"{name}: unknown argument {shortened(key)}; it takes {', '.join(allowed)}"
+                              f"{nearest(key, allowed)}")
         kwargs[key] = _of_kind(name, key, kwargs[key], allowed[key].annotation)
     model = cls(**fixed, **kwargs)
     model.train()
@@ -111,7 +112,7 @@ def _of_kind(name: str, key: str, value, wanted):
         return value
     own, kind, words = _KINDS[wanted]
     if not isinstance(value, kind) or isinstance(value, bool) != (own is bool):
-        raise ConfigError(f"{name}: {key} is {value!r}; expected {words}")
+        raise ConfigError(f"{name}: {key} is {quoted(value)}; expected {words}")
     return own(value)
 
 
@@ -121,7 +122,7 @@ def model_arguments(name: str) -> dict:
     if ":" in name:
         return own_arguments(name)
     if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
+        raise ConfigError(f"unknown model {quoted(name)}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
     return entry_arguments(MODELS[name], name)
 
 
@@ -141,5 +142,5 @@ def _entry(name: str):
     if ":" in name:
         return find_class(name, "model.name"), {}
     if name not in MODELS:
-        raise ConfigError(f"unknown model {name!r}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
+        raise ConfigError(f"unknown model {quoted(name)}; there are {', '.join(list_models())}{nearest(name, MODELS)}")
     return _family(name).ENTRY_POINTS[name]

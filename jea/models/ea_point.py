@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.models.network import Network
 from jea.nn import precision
 from jea.nn.fold import Foldable, fold_norms
@@ -103,12 +103,12 @@ class PCTClassifier(_Classifier):
         _check_sizes("PCTClassifier", attention, dropout, num_classes=num_classes, neighbours=neighbours, width=width,
                      layers=layers, num_memories=num_memories)
         if position not in POSITIONS:
-            raise ConfigError(f"PCTClassifier: position is {position!r}; expected one of {', '.join(POSITIONS)}")
+            raise ConfigError(f"PCTClassifier: position is {quoted(position)}; expected one of {', '.join(POSITIONS)}")
         samples = tuple(samples)
         if not samples or min(samples[:-1], default=neighbours) < neighbours or samples[-1] < 1 \
                 or list(samples) != sorted(samples, reverse=True):
-            raise ConfigError(f"PCTClassifier: samples is {samples}; expected positive descending numbers, all but the "
-                              f"last at least neighbours ({neighbours})")
+            raise ConfigError(f"PCTClassifier: samples is {quoted(samples)}; expected positive descending numbers, "
+                              f"all but the last at least neighbours ({neighbours})")
         self.num_classes, self.samples, self.neighbours = num_classes, samples, neighbours
         _add_stem(self, width)
         for stage in range(len(samples)):
@@ -283,7 +283,7 @@ def _check_points(name: str, points) -> int:
 
 def _check_sizes(name: str, attention: str, dropout: float, **sizes) -> None:
     if attention not in ATTENTIONS:
-        raise ConfigError(f"{name}: attention is {attention!r}; expected {' or '.join(ATTENTIONS)}")
+        raise ConfigError(f"{name}: attention is {quoted(attention)}; expected {' or '.join(ATTENTIONS)}")
     if not 0 <= dropout < 1:
         raise ConfigError(f"{name}: dropout is {dropout}; expected 0 <= dropout < 1")
     for key, value in sizes.items():

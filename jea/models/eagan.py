@@ -12,7 +12,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.models.network import Network
 from jea.nn.formats import channel_sums, enter, plain, relu
 from jea.nn.gan import ATTENTIONS, EPSILON, ConditionalBatchNorm2d, DiscBlock, GenBlock, attention_of
@@ -122,7 +122,7 @@ class EASAGAN(Network):
         if img_size not in _GENERATOR:
             raise ConfigError(f"EASAGAN: img_size is {img_size}; expected one of {', '.join(map(str, _GENERATOR))}")
         if attention not in ATTENTIONS:
-            raise ConfigError(f'EASAGAN: attention is {attention!r}; expected "external" or "self"')
+            raise ConfigError(f'EASAGAN: attention is {quoted(attention)}; expected "external" or "self"')
         for name, value in (("num_classes", num_classes), ("z_dim", z_dim), ("num_memories", num_memories)):
             if value < 1:
                 raise ConfigError(f"EASAGAN: {name} is {value}; expected at least 1")
@@ -136,7 +136,7 @@ class EASAGAN(Network):
                                      ("discriminator_attention", discriminator_attention,
                                       len(_DISCRIMINATOR[img_size]))):
             if any(place not in range(1, blocks + 1) for place in places):
-                raise ConfigError(f"EASAGAN: {name} is {places!r}; expected block numbers from 1 to {blocks}")
+                raise ConfigError(f"EASAGAN: {name} is {quoted(places)}; expected block numbers from 1 to {blocks}")
         self.num_classes, self.img_size, self.z_dim = num_classes, img_size, z_dim
         shared = dict(num_classes=num_classes, img_size=img_size, attention=attention, num_memories=num_memories)
         self.generator = Generator(**shared, z_dim=z_dim, width=width, attention_after=tuple(generator_attention))

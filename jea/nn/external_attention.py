@@ -10,7 +10,7 @@ import numpy as np
 
 from jea._jittor import jt, nn
 from jea.checkpoint.keymap import KeyMap
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.nn import formats, precision
 from jea.nn.blocks import Conv, Linear, conv_norm, copy_transposed, init_normal_fan_out, project
 from jea.nn.fold import Foldable, fold
@@ -59,9 +59,9 @@ class ExternalAttention(Foldable, Attends):
                  eps: float = 1e-9):
         for name, value in (("channels", channels), ("num_memories", num_memories)):
             if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"ExternalAttention: {name} is {value!r}; expected a positive integer")
+                raise ConfigError(f"ExternalAttention: {name} is {quoted(value)}; expected a positive integer")
         if layout not in _LAYOUTS:
-            raise ConfigError(f"ExternalAttention: layout is {layout!r}; expected one of {', '.join(_LAYOUTS)}")
+            raise ConfigError(f"ExternalAttention: layout is {quoted(layout)}; expected one of {', '.join(_LAYOUTS)}")
         self.channels, self.num_memories, self.layout, self.eps = channels, num_memories, layout, eps
         self.projections = projections
         if projections:

@@ -15,7 +15,7 @@ import inspect
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.errors import ConfigError, SetupError
+from jea.errors import ConfigError, SetupError, quoted
 from jea.nn import formats
 from jea.nn.norm import FoldedNorm, _BatchNorm
 from jea.nn.precision import PRECISIONS, unavailable
@@ -51,7 +51,7 @@ def fuse(model, precision: str = "float32"):
         SetupError: a precision that this device does not have.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"fuse: precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+        raise ConfigError(f"fuse: precision is {quoted(precision)}; expected {', '.join(PRECISIONS)}")
     reason = unavailable(precision)
     if reason:
         raise SetupError(f"fuse: {reason}")

@@ -5,7 +5,7 @@ Parameter names are those of the public resnet{50,101,152}-*.pth files of the de
 from __future__ import annotations
 
 from jea._jittor import nn
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.nn.blocks import Conv, conv_norm, init_normal_fan_out
 from jea.nn.fold import Foldable, fold_norms
 from jea.nn.formats import enter, max_pool, on_pictures, plain
@@ -89,7 +89,7 @@ class DeepStemResNet(Foldable):
         if output_stride not in _DILATION:
             raise ConfigError(f"DeepStemResNet: output_stride is {output_stride}; expected 8 or 16")
         if len(layers) != 4 or any(int(n) != n or n < 1 for n in layers):
-            raise ConfigError(f"DeepStemResNet: layers is {layers!r}; expected four positive integers")
+            raise ConfigError(f"DeepStemResNet: layers is {quoted(layers)}; expected four positive integers")
         stride3, (first3, others3), grid4 = _DILATION[output_stride]
         if not multi_grid:
             grid4 = _PLAIN_LAYER4[output_stride]

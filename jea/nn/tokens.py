@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from jea._jittor import jt, nn
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.nn.blocks import Linear, project
 from jea.nn.external_attention import Attends
 from jea.nn.fold import Foldable
@@ -35,7 +35,7 @@ class TokensToToken(nn.Module):
 
     def __init__(self, *, kind: str, embed_dim: int, token_dim: int = 64):
         if kind not in TOKENS:
-            raise ConfigError(f"tokens is {kind!r}; expected one of {', '.join(TOKENS)}")
+            raise ConfigError(f"tokens is {quoted(kind)}; expected one of {', '.join(TOKENS)}")
         first, second = (3 * _SPLITS[0]["kernel_size"] ** 2, token_dim * _SPLITS[1]["kernel_size"] ** 2)
         self.attention1, self.attention2 = TOKENS[kind](first, token_dim), TOKENS[kind](second, token_dim)
         self.project = Linear(token_dim * _SPLITS[2]["kernel_size"] ** 2, embed_dim)

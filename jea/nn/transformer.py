@@ -5,7 +5,7 @@ Parameter names are upstream's. Tokens are (B, N, C) throughout.
 from __future__ import annotations
 
 from jea._jittor import jt, nn
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.nn import precision
 from jea.nn.blocks import Linear, project
 from jea.nn.external_attention import MultiHeadExternalAttention
@@ -123,7 +123,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, *, attention: str, drop: float = 0.0,
                  drop_path: float = 0.0, squeeze_excite: bool = False, ghost: bool = False):
         if attention not in ("external", "self"):
-            raise ConfigError(f'attention is {attention!r}; expected "external" or "self"')
+            raise ConfigError(f'attention is {quoted(attention)}; expected "external" or "self"')
         self.norm1, self.norm2, self.drop_path = LayerNorm(dim), LayerNorm(dim), DropPath(drop_path)
         if attention == "external":
             self.attn = MultiHeadExternalAttention(dim, num_heads, proj_drop=drop)

@@ -1,7 +1,7 @@
 """The tasks by name. A task is the only place that knows model, data and metric together."""
 from __future__ import annotations
 
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted
 from jea.named import find_class
 
 TASKS = {
@@ -18,8 +18,8 @@ TASKS = {
 def task_class(name: str) -> type:
     """The class of a task: of one of TASKS, or of the user's own "module:Class", found on Python's path."""
     if name not in TASKS and ":" not in name:
-        raise ConfigError(f"task: unknown task {name!r}; there are {', '.join(TASKS)}, or module:Class for one of your "
-                          f"own{nearest(name, TASKS)}")
+        raise ConfigError(f"task: unknown task {quoted(name)}; there are {', '.join(TASKS)}, or module:Class for "
+                          f"one of your own{nearest(name, TASKS)}")
     return find_class(TASKS.get(name, name), "task")
 
 

@@ -12,6 +12,7 @@ from jea import ranks
 from jea._jittor import jt, nn
 from jea.data import DataError, map_ordered, write_image
 from jea.data.files.inputs import PICTURES, Input
+from jea.data.files.lists import read_lines
 from jea.data.views.augment import EvalView, TrainPicture, TrainView, eval_picture, mix_batch, soft_targets
 from jea.data.views.crops import denormalise
 from jea.draw.attention import OnPicture
@@ -131,7 +132,7 @@ class Classification(Task):
             shown = self._write_worst(Path(out) / "pictures", names, [entry for part in parts for entry in part[2]])
         worst = [{"class": names[c], "accuracy": accuracy, "taken_for": {names[j]: share for j, share in others}}
                  for c, accuracy, others in scores.worst(self.eval.worst)]
-        absent = absent_in_evaluation(dataset, scores.labelled, limit=limit)
+        absent = absent_in_evaluation(self.labels(dataset), scores.labelled, stop=limit is None)
         return Evaluation(result["top1"], {
             "top1": result["top1"], "top5": result["top5"], "mean_class": result["mean_class"], "images": count,
             "images_per_second": count / max(seconds, 1e-9), "worst_classes": worst, **absent}, shown)
@@ -205,11 +206,7 @@ def soft_cross_entropy(logits, targets):
 
 def read_class_list(path, num_classes: int) -> tuple:
     """Class names from a text file, one per line; a wnid before the name (n01440764 tench, Tinca tinca) is left out."""
-    try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the class list cannot be read: {error}") from None
-    names = [re.sub(r"^n\d{8}\s+", "", line.strip()) for line in lines if line.strip()]
+    names = [re.sub(r"^n\d{8}\s+", "", line) for line in read_lines(Path(path).expanduser(), "class list") if line]
     if len(names) != num_classes:
         raise DataError(f"{path}: {len(names)} classes in the list, the model has {num_classes}")
     return tuple(names)

@@ -1,6 +1,7 @@
 """In what the options of a resumed run differ from those that it was saved with."""
 from __future__ import annotations
 
+from jea.errors import shortened
 from jea.training.log import plain
 
 ELSEWHERE = ("root",)  # of the data block: the same data may have moved
@@ -38,5 +39,4 @@ def compare(meta: dict, task) -> tuple:
 
 
 def _shown(value) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return "null" if value is None else shortened(value, 60)

@@ -11,9 +11,12 @@ import numpy as np
 
 from jea import ranks
 from jea.draw.charts import curve_png
+from jea.errors import TrainingError
 from jea.files import write_bytes
+from jea.reading import read_file
 
 LOG, CURVES = "log.jsonl", "curves.png"
+_MAX_LOG = 1024 * 1024 * 1024  # bytes of log.jsonl: millions of steps
 
 
 def open_log(out: Path, step: int) -> Log | NoLog:
@@ -57,7 +60,8 @@ class Log:
         """The entries up to a step; lines that are none, such as the last one of a killed run, are left out."""
         if not self.path.is_file():
             return []
-        lines = self.path.read_bytes().splitlines()
+        lines = read_file(self.path, limit=_MAX_LOG, error=TrainingError, what="log", empty=True,
+                          too_large="move it away: the weights are not in it").splitlines()
         entries = [_entry(line) for line in lines]
         damaged = entries[:-1].count(None)
         if damaged:

@@ -205,7 +205,7 @@ def test_options_that_cannot_be(flat, options, said):
 
 
 def test_a_missing_class_list_stops_before_the_first_step(flat, tmp_path):
-    with pytest.raises(DataError, match="none.txt: the class list cannot be read"):
+    with pytest.raises(DataError, match="none.txt: class list does not exist"):
         make_task(evaluate={"class_list": str(tmp_path / "none.txt")}).begin_training()
 
 

@@ -74,7 +74,7 @@ def test_class_lists(tmp_path):
     assert read_class_list(path, 3) == ("tench, Tinca tinca", "crane", "crane")
     with pytest.raises(DataError, match="classes.txt: 3 classes in the list, the model has 10"):
         read_class_list(path, 10)
-    with pytest.raises(DataError, match="none.txt: the class list cannot be read"):
+    with pytest.raises(DataError, match="none.txt: class list does not exist"):
         read_class_list(tmp_path / "none.txt", 3)
     task = make_task(model={**TINY, "num_classes": 3}, evaluate={"class_list": str(path)})
     assert task.class_names() == ("tench, Tinca tinca", "crane (1)", "crane (2)")
@@ -155,7 +155,7 @@ def test_test_py_on_pictures(weights, tmp_path, capsys):
     (["train.grad_accumulation=7"], "expected a divisor of batch_size, which is 64"),
     (["--weights", "no.pth"], "no.pth"),
     (["train.mixupp=0.1"], "did you mean mixup?"),
-    (["eval.class_list=nothing.txt"], "nothing.txt: the class list cannot be read"),
+    (["eval.class_list=nothing.txt"], "nothing.txt: class list does not exist"),
     (["data.seed=-1"], "seed -1; expected size >= 16"),
 ])
 def test_errors_are_one_message(weights, tmp_path, capsys, arguments, said):

@@ -19,7 +19,7 @@ from jea.checkpoint.readers.pickle_values import NumpyArray
 from jea.checkpoint.tensors import Budget
 from jea.data.classification.base import ClassificationDataset
 from jea.data.dataset import check_split
-from jea.errors import CheckpointError, DataError
+from jea.errors import CheckpointError, DataError, quoted
 from jea.reading import read_file
 
 _BYTES = 3 * 32 * 32
@@ -78,7 +78,7 @@ class CIFAR10(ClassificationDataset):
             raise DataError(f"{path}: \"{self.labels_key}\" is not a list of {data.shape[0]} labels")
         wrong = [label for label in labels if type(label) is not int or not 0 <= label < self.num_classes]
         if wrong:
-            raise DataError(f"{path}: label {wrong[0]!r}; expected 0 to {self.num_classes - 1}")
+            raise DataError(f"{path}: label {quoted(wrong[0])}; expected 0 to {self.num_classes - 1}")
         pictures = data.load(Budget(data.size)).reshape(-1, 3, 32, 32)
         return pictures, np.array(labels, np.int64)
 
@@ -107,7 +107,6 @@ def _find(root: Path, folder: str, meta: str) -> Path:
 
 
 def _read_pickle(path: Path) -> dict:
-    data = read_file(path, limit=_MAX_BYTES, error=DataError, what="batch", empty=True)
     data = read_file(path, limit=_MAX_BYTES, error=DataError, what="batch", empty=True)
     try:
         with reading(path):

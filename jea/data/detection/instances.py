@@ -19,10 +19,11 @@ from jea.data.detection.rle import (
 from jea.data.faults import fault, is_collecting
 from jea.data.files.pictures import MAX_PIXELS
 from jea.errors import DataError
-from jea.reading import check_regular
+from jea.reading import read_file
 
 NO_MASK, POLYGONS, RUNS = 0, 1, 2
 LARGEST_SIDE = 65_536
+MAX_JSON = 1024 * 1024 * 1024  # bytes; instances_train2017.json has 450 MB
 
 
 @dataclass
@@ -94,11 +95,9 @@ def read_json(path: Path):
     none."""
     def constant(name):
         raise ValueError(f"it holds {name}")
-    check_regular(path, error=DataError, what="annotations")
+    data = read_file(path, limit=MAX_JSON, error=DataError, what="annotations", too_large="is it the right file?")
     try:
-        return json.loads(Path(path).read_bytes(), parse_constant=constant)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the annotations: {error.strerror or error}") from None
+        return json.loads(data, parse_constant=constant)
     except (ValueError, RecursionError, MemoryError) as error:  # UnicodeDecodeError is a ValueError
         said = "it is nested too deep" if isinstance(error, RecursionError) else str(error) or "not enough memory"
         raise DataError(f"{path}: not a COCO-format JSON file: {said[:200]}") from None

@@ -21,8 +21,9 @@ from jea.data.detection.coco import COCOJson
 from jea.data.detection.rle import runs_of_mask, text_of_runs
 from jea.data.files.pictures import write_image
 from jea.data.segmentation import shapes
-from jea.errors import DataError
+from jea.errors import DataError, shortened
 from jea.files import jea_home, write_bytes
+from jea.reading import read_file
 
 CLASSES = shapes.SHAPES_CLASSES[1:]
 SIDE = 160  # of the pictures, in pixels
@@ -30,6 +31,7 @@ _RADIUS = (15.0, 38.0)
 _CROWD_RADIUS = (5.0, 7.0)
 _VISIBLE = 0.6  # of each object, at least
 _VERSION = 1
+_MAX_SETTINGS = 64 * 1024  # bytes of scenes.json
 COUNTS = {"train": 2000, "val": 200}
 
 _log = logging.getLogger(__name__)
@@ -77,15 +79,14 @@ def make_scenes(root: Union[str, Path], *, counts: dict | None = None, seed: int
 
 def _is_made(root: Path, settings: dict) -> bool:
     try:
-        found = json.loads((root / "scenes.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(read_file(root / "scenes.json", limit=_MAX_SETTINGS, error=ValueError))
+    except (ValueError, RecursionError):
         if not root.exists() or root.is_dir() and not any(root.iterdir()):
             return False
-        found = "something else"
-    except ValueError:
-        found = "a broken scenes.json"
+        found = "a broken scenes.json" if (root / "scenes.json").exists() else "something else"
     if found != settings:
-        raise DataError(f"{root}: holds {found}, not the scenes of {settings}; delete it or name another folder")
+        raise DataError(f"{root}: holds {shortened(found, 400)}, not the scenes of {settings}; delete it or name "
+                        "another folder")
     return True
 
 

@@ -9,10 +9,13 @@ import numpy as np
 from jea.data.detection.base import DetectionDataset
 from jea.data.detection.instances import LARGEST_SIDE, Instances, soft
 from jea.data.faults import fault
+from jea.data.files.lists import read_lines
 from jea.data.segmentation.voc import VOC_CLASSES
 from jea.errors import DataError
+from jea.reading import decode, read_file
 
 NAMES = VOC_CLASSES[1:]
+_MAX_XML = 4 * 1024 * 1024  # bytes of an annotation; VOC's longest has 20 kB
 
 
 class VOCDetection(DetectionDataset):
@@ -35,11 +38,7 @@ class VOCDetection(DetectionDataset):
         folder = next((self.root / sub for sub in ("", "VOC2012", "VOCdevkit/VOC2012")
                        if (self.root / sub / "ImageSets").is_dir()), self.root)
         listing = folder / "ImageSets" / "Main" / f"{self.split}.txt"
-        try:
-            ids = [line.split()[0] for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{listing}: cannot read the list of pictures: "
-                            f"{getattr(error, 'strerror', None) or error}") from None
+        ids = [line.split()[0] for line in read_lines(listing, "list of pictures") if line]
         if not ids:
             raise DataError(f"{listing}: lists no picture")
         found, rows = Instances(names=NAMES, category_ids=tuple(range(1, len(NAMES) + 1))), []
@@ -66,7 +65,12 @@ class VOCDetection(DetectionDataset):
     def _read(self, path: Path):
         """((height, width), [(class, (x, y, w, h), difficult), ...]), or None for a fault that is being collected."""
         try:
-            text = path.read_text(encoding="utf-8")
+            data = read_file(path, limit=_MAX_XML, error=DataError, what="annotation")
+            text = decode(data, path, error=DataError, what="annotation")
+        except DataError as error:
+            fault(str(error))
+            return None
+        try:
             if "<!DOCTYPE" in text or "<!ENTITY" in text:
                 raise DataError("it defines entities, which no annotation does")
             tree = ElementTree.fromstring(text)
@@ -85,8 +89,6 @@ class VOCDetection(DetectionDataset):
                 if np.isfinite(box).all():
                     rows.append((NAMES.index(name), box, item.findtext("difficult", "0").strip() == "1"))
             return size, rows
-        except OSError as error:
-            fault(f"{path}: cannot read the annotation: {error.strerror or error}")
         except (ElementTree.ParseError, ValueError, RecursionError) as error:  # DataError is a ValueError
             fault(f"{path}: not an annotation of VOC: {str(error)[:200]}")
         return None

@@ -12,9 +12,11 @@ from typing import Callable, Sequence
 import numpy as np
 
 from jea.files import write_bytes
+from jea.reading import check_regular, read_file
 
 _FOLDER = ".jea"
 _VERSION = 1
+_MAX_SUMS = 64 * 1024  # bytes of checksums.json
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +67,12 @@ def cached(root: Path, name: str, sources: Sequence[Path], build: Callable[[], d
     folder = root / _FOLDER / name
     wanted = {"version": _VERSION, "sources": _signature(root, sources)}
     try:
-        found = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        found = json.loads(read_file(folder / "checksums.json", limit=_MAX_SUMS, error=ValueError))
         if {key: found[key] for key in wanted} == wanted and all(
                 _sha256(folder / f"{key}.npy") == found["sha256"][key] for key in Packed.NAMES):
             return Packed(None, folder)
         _log.info("%s is of other data or damaged; it is made anew", folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     _log.info("reading %d files of %s", len(sources), root)
     arrays = build()
@@ -98,6 +100,7 @@ def _signature(root: Path, sources: Sequence[Path]) -> str:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
+    check_regular(path, error=ValueError)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)

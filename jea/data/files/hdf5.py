@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jea.data.files.clouds.text import check_cloud
-from jea.errors import DataError
+from jea.errors import DataError, shortened
 from jea.reading import check_regular
 
 MAX_VALUES = 2 ** 28  # of an array: 1 GiB of float32
@@ -53,7 +53,8 @@ def read_hdf5(path: Path, wanted: dict[str, tuple]) -> dict[str, np.ndarray]:
 
 def _read_array(h5py, file, name: str, shape: tuple, path: Path) -> np.ndarray:
     if name not in file or not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise DataError(f"{path}: has no array {name!r}; it has {', '.join(list(file)[:10]) or 'nothing'}")
+        there = ", ".join(map(shortened, list(file)[:10]))
+        raise DataError(f"{path}: has no array {name!r}; it has {there or 'nothing'}")
     array = file[name]
     if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external or array.dtype.kind not in "fiu":
         raise DataError(f"{path}: {name} is not an array of numbers")

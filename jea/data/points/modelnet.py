@@ -20,7 +20,7 @@ from jea.data.files.hdf5 import check_hdf5_clouds, check_labels, hdf5_files, rea
 from jea.data.files.lists import check_listed, read_list
 from jea.data.points.base import PointCloudDataset
 from jea.data.views.clouds import normalise_cloud
-from jea.errors import DataError
+from jea.errors import DataError, quoted
 
 MODELNET40_CLASSES = (
     "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone", "cup", "curtain",
@@ -83,7 +83,7 @@ class ModelNet40(PointCloudDataset):
         classes = [id.rpartition("_")[0] for id in ids]
         unknown = next((id for id, name in zip(ids, classes) if name not in self.class_names), None)
         if unknown is not None:
-            raise DataError(f"{self.root / f'modelnet40_{self.split}.txt'}: {unknown!r} belongs to none of the "
+            raise DataError(f"{self.root / f'modelnet40_{self.split}.txt'}: {quoted(unknown)} belongs to none of the "
                             f"{self.num_classes} classes")
         files = [self.root / name / f"{id}.txt" for id, name in zip(ids, classes)]
         check_listed(files, self.root / f"modelnet40_{self.split}.txt")

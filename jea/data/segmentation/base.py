@@ -14,7 +14,7 @@ from jea.data.files.labels import read_label
 from jea.data.files.pictures import SUFFIXES, is_rotated, read_image
 from jea.data.segmentation.submission import Submission
 from jea.data.views import crops as transforms
-from jea.errors import DataError
+from jea.errors import DataError, quoted, shortened
 
 
 class Sample(NamedTuple):
@@ -123,11 +123,11 @@ class AugmentedSegmentation(SegmentationDataset):
         if scales is not None and scale_range is not None:
             raise DataError("both scales and scale_range are given; expected at most one")
         if scales is not None and (not len(scales) or min(scales) <= 0):
-            raise DataError(f"scales are {list(scales)}; expected one or more positive factors")
+            raise DataError(f"scales are {quoted(list(scales))}; expected one or more positive factors")
         if scale_range is not None and (len(scale_range) != 2 or not 0 < scale_range[0] <= scale_range[1]):
-            raise DataError(f"scale_range is {list(scale_range)}; expected two factors, 0 < low <= high")
+            raise DataError(f"scale_range is {quoted(list(scale_range))}; expected two factors, 0 < low <= high")
         if fit is not None and (len(fit) != 2 or min(fit) < 1):
-            raise DataError(f"fit is {list(fit)}; expected two sides in pixels, such as [2048, 512]")
+            raise DataError(f"fit is {quoted(list(fit))}; expected two sides in pixels, such as [2048, 512]")
         if not 0 < max_class_share <= 1:
             raise DataError(f"max_class_share is {max_class_share}; expected 0 < share <= 1")
         self.root, self.split = Path(root).expanduser(), split
@@ -138,7 +138,7 @@ class AugmentedSegmentation(SegmentationDataset):
         self._samples = self._list()
         warn_once(self._listing, self.root, SUFFIXES)
         if not self._samples:
-            raise DataError(f"{self.root}: split {split} has no pictures")
+            raise DataError(f"{self.root}: split {shortened(split)} has no pictures")
         self.ids = [sample.id for sample in self._samples]
 
     def notes(self) -> list[str]:

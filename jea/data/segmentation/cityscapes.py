@@ -15,7 +15,7 @@ from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.data.segmentation.submission import Submission
 from jea.data.views.crops import IGNORE
 from jea.draw.palettes import padded_palette
-from jea.errors import DataError
+from jea.errors import DataError, quoted
 
 CITYSCAPES_CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -48,7 +48,7 @@ class Cityscapes(AugmentedSegmentation):
 
     def __init__(self, *, labels: str = "labelIds", crop_size: int = 769, **options):
         if labels not in ("labelIds", "labelTrainIds"):
-            raise DataError(f"labels is {labels!r}; expected labelIds or labelTrainIds")
+            raise DataError(f"labels is {quoted(labels)}; expected labelIds or labelTrainIds")
         self._labels = labels
         super().__init__(crop_size=crop_size, **options)
 

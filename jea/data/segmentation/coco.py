@@ -18,7 +18,7 @@ from jea.data.segmentation.outlines import LARGEST, MAX_COVER, MAX_SIDE, Outline
 from jea.data.segmentation.voc import VOC_CLASSES
 from jea.data.views.crops import IGNORE
 from jea.draw.palettes import voc_palette
-from jea.errors import DataError
+from jea.errors import DataError, quoted
 from jea.reading import read_file
 
 # COCO's category ids of VOC's classes 1 to 20, and their names there
@@ -52,7 +52,7 @@ class COCO(AugmentedSegmentation):
 
     def __init__(self, *, labels: str = "instances", min_pixels: int = 1000, crop_size: int = 513, **options):
         if labels not in ("instances", "stuffthingmaps"):
-            raise DataError(f"labels is {labels!r}; expected instances or stuffthingmaps")
+            raise DataError(f"labels is {quoted(labels)}; expected instances or stuffthingmaps")
         self._labels, self._min_pixels = labels, min_pixels
         super().__init__(crop_size=crop_size, **options)
 

@@ -16,7 +16,7 @@ from jea.data.faults import fault
 from jea.data.files.lists import read_lines
 from jea.data.segmentation.base import AugmentedSegmentation, Sample
 from jea.draw.palettes import voc_palette
-from jea.errors import DataError
+from jea.errors import DataError, quoted, shortened
 from jea.reading import read_yaml
 
 
@@ -54,7 +54,8 @@ class SegmentationFolder(AugmentedSegmentation):
             lines = read_lines(path)
         except DataError as error:
             folder = self.root / self._images / self.split
-            raise DataError(f"{self.root}: no split {self.split!r}: there is no folder {folder}, and {error}") from None
+            raise DataError(f"{self.root}: no split {quoted(self.split)}: there is no folder "
+                            f"{shortened(folder, 400)}, and {error}") from None
         found = {sample.id: sample for sample in self._pairs_of_list(set(filter(None, lines)))}
         samples, seen = [], set()
         for number, id in enumerate(lines, 1):
@@ -102,12 +103,11 @@ def read_classes(path: Path) -> tuple:
                if isinstance(entry, dict) and len(entry) == 1}
     names = [next(iter(entry)) if place in colours else entry for place, entry in enumerate(content)]
     if not all(isinstance(name, str) and name and name.isprintable() for name in names) or len(set(names)) < len(names):
-        raise DataError(f"{path}: class names must be different pieces of text, got {str(names)[:400]}")
+        raise DataError(f"{path}: class names must be different pieces of text, got {quoted(names, 400)}")
     for place, colour in colours.items():
         if not (isinstance(colour, list) and len(colour) == 3 and all(
                 isinstance(v, str) and re.fullmatch(r"\d{1,3}", v) and int(v) <= 255 for v in colour)):
-            raise DataError(f"{path}: the colour of {names[place]} is {str(colour)[:80]!r}; expected three whole "
-                            f"numbers "
-                            "from 0 to 255")
+            raise DataError(f"{path}: the colour of {shortened(names[place])} is {str(colour)[:80]!r}; expected three "
+                            "whole numbers from 0 to 255")
         palette[place] = np.array([int(v) for v in colour], np.uint8)
     return tuple(names), palette

@@ -23,8 +23,9 @@ from jea.data.files.pictures import write_image
 from jea.data.segmentation.voc import VOCSegmentation
 from jea.data.views.crops import IGNORE, resize_bilinear
 from jea.draw.palettes import voc_palette
-from jea.errors import DataError
+from jea.errors import DataError, shortened
 from jea.files import jea_home, write_bytes
+from jea.reading import read_file
 
 SHAPES_CLASSES = ("background", "disk", "rectangle", "triangle", "star", "ring", "cross")
 
@@ -32,6 +33,7 @@ _PATTERNS = {"disk": "stripes", "rectangle": "checks", "triangle": "dots", "star
              "ring": "blotches", "cross": "speckle"}
 
 _VERSION = 1
+_MAX_SETTINGS = 64 * 1024  # bytes of shapes.json
 _SPLITS = ("train", "val", "test")
 _SIDE = (96, 176)  # pixels, both ends included
 _RADIUS = (20.0, 42.0)  # pixels
@@ -103,15 +105,13 @@ def make_shapes(root: str | Path, *, num_train: int = 800, num_val: int = 100, n
 def _is_made(root: Path, settings: dict) -> bool:
     """Whether `root` holds this data set; something else there is an error."""
     try:
-        found = json.loads((root / "shapes.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        found = json.loads(read_file(root / "shapes.json", limit=_MAX_SETTINGS, error=ValueError))
+    except (ValueError, RecursionError):
         if not root.exists() or root.is_dir() and not any(root.iterdir()):
             return False
-        found = "something else"
-    except ValueError:
-        found = "a broken shapes.json"
+        found = "a broken shapes.json" if (root / "shapes.json").exists() else "something else"
     if found != settings:
-        raise DataError(f"{root}: holds {found}, not the shapes data set of {settings}; "
+        raise DataError(f"{root}: holds {shortened(found, 400)}, not the shapes data set of {settings}; "
                         "delete it or name another folder")
     return True
 

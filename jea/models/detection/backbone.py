@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 
 from jea._jittor import jt, nn
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.nn.blocks import Conv, conv_norm, init_normal_fan_out
 from jea.nn.external_attention import ExternalAttention
 from jea.nn.fold import Foldable, fold_norms
@@ -185,11 +185,11 @@ class Backbone(nn.Module):
     def __init__(self, layers, width: int, channels: int, *, style, retina: bool, norm: str, norm_eps: float,
                  frozen_stages: int, attention: str, attention_stage: int, live_attention: bool, zero_attention: bool):
         if attention not in ("external", "none"):
-            raise ConfigError(f'attention is {attention!r}; expected "external" or "none"')
+            raise ConfigError(f'attention is {quoted(attention)}; expected "external" or "none"')
         if attention_stage not in (1, 2, 3, 4):
             raise ConfigError(f"attention_stage is {attention_stage}; expected 1 to 4")
         if norm not in ("frozen", "live"):
-            raise ConfigError(f'norm is {norm!r}; expected "frozen" or "live"')
+            raise ConfigError(f'norm is {quoted(norm)}; expected "frozen" or "live"')
         if not -1 <= frozen_stages <= 4:
             raise ConfigError(f"frozen_stages is {frozen_stages}; expected -1 (none), 0 (the stem) or up to 4")
         kind = FrozenNorm if norm == "frozen" else BatchNorm2d

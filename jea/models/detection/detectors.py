@@ -13,7 +13,7 @@ from typing import Optional
 import numpy as np
 
 from jea._jittor import jt
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.models.detection import boxes as box_math
 from jea.models.detection.backbone import Backbone
 from jea.models.detection.key_maps import key_maps_of
@@ -59,8 +59,8 @@ class Detector(Network):
         b, _, height, width = images.shape
         sizes = [(height, width)] * b if sizes is None else [tuple(map(int, size)) for size in sizes]
         if len(sizes) != b or any(not (0 < h <= height and 0 < w <= width) for h, w in sizes):
-            raise ConfigError(f"{type(self).__name__}: sizes are {sizes}; expected {b} of (height, width) within "
-                              f"{height} x {width}")
+            raise ConfigError(f"{type(self).__name__}: sizes are {quoted(sizes)}; expected {b} of (height, width) "
+                              f"within {height} x {width}")
         return images, sizes
 
     def losses(self, images, sizes, truths, *, seeds=None, sampler=None) -> dict:
@@ -99,7 +99,8 @@ def _check_classes(num_classes: int) -> None:
 def _pair(name: str, values) -> tuple:
     values = tuple(values)
     if len(values) != 2 or any(isinstance(v, bool) or int(v) != v or v < 1 for v in values):
-        raise ConfigError(f"{name} is {list(values)}; expected two positive integers: for training and for testing")
+        raise ConfigError(f"{name} is {quoted(list(values))}; expected two positive integers: for training and for "
+                          "testing")
     return tuple(int(v) for v in values)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted
 
 LARGEST_STEP = 4.135166556742356  # log(1000 / 16): decoded boxes grow by at most this factor
 
@@ -106,5 +106,5 @@ STYLES = {
 def style_of(name: str, *, cascade: bool = False) -> Style:
     """The style of a name; ConfigError with the nearest one for a name that is none."""
     if name not in STYLES:
-        raise ConfigError(f"style is {name!r}; expected {' or '.join(STYLES)}{nearest(name, STYLES)}")
+        raise ConfigError(f"style is {quoted(name)}; expected {' or '.join(STYLES)}{nearest(name, STYLES)}")
     return STYLES[name].cascade() if cascade else STYLES[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.tasks.options.limits import check_limits
 from jea.tasks.options.training import EvalOptions, TrainOptions
 
@@ -27,7 +27,8 @@ class Train(TrainOptions):
                      not_negative=("weight_decay", "warmup_steps"),
                      shares=("warmup_factor", "lr_decay"))
         if any(later <= earlier for earlier, later in zip((0, *self.milestones), self.milestones)):
-            raise ConfigError(f"train.milestones is {list(self.milestones)}; expected rising epochs, such as [8, 11]")
+            raise ConfigError(f"train.milestones is {quoted(list(self.milestones))}; expected rising epochs, such as "
+                              "[8, 11]")
 
 
 @dataclass

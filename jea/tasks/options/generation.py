@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.tasks.options.limits import check_limits
 from jea.tasks.options.training import TrainOptions
 
@@ -47,4 +47,4 @@ class Eval:
         if self.splits > self.samples // 2:
             raise ConfigError(f"eval.splits is {self.splits}; expected at most half of eval.samples, {self.samples}")
         if self.save not in (None, "png", "npz"):
-            raise ConfigError(f'eval.save is {self.save!r}; expected "png", "npz" or null')
+            raise ConfigError(f'eval.save is {quoted(self.save)}; expected "png", "npz" or null')

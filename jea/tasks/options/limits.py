@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from jea.errors import ConfigError, nearest
+from jea.errors import ConfigError, nearest, quoted
 
 _RANGES = {
     "positive": (lambda x: x > 0, "a number above 0"),
@@ -26,24 +26,24 @@ def check_limits(block: str, options, **names: Sequence[str]) -> None:
         for key in keys:
             value = getattr(options, key)
             if value is not None and not inside(value):
-                raise ConfigError(f"{block}.{key} is {value}; expected {expected}")
+                raise ConfigError(f"{block}.{key} is {quoted(value)}; expected {expected}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ConfigError unless the value is one of the choices."""
     if value not in choices:
         expected = (" or " if len(choices) == 2 else ", ").join(choices)
-        raise ConfigError(f"{name} is {value!r}; expected {expected}{nearest(value, choices)}")
+        raise ConfigError(f"{name} is {quoted(value)}; expected {expected}{nearest(value, choices)}")
 
 
 def check_scales(scales: Sequence[float]) -> None:
     """Raise ConfigError unless there is a scale and all are above 0 and at most LARGEST_SCALE."""
     if not len(scales) or not all(0 < scale <= LARGEST_SCALE for scale in scales):
-        raise ConfigError(f"eval.scales is {list(scales)}; expected one or more factors above 0, at most "
+        raise ConfigError(f"eval.scales is {quoted(list(scales))}; expected one or more factors above 0, at most "
                           f"{LARGEST_SCALE:g}")
 
 
 def check_range(name: str, pair: Sequence[float]) -> None:
     """Raise ConfigError unless it is [low, high] with 0 < low <= high."""
     if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-        raise ConfigError(f"{name} is {list(pair)}; expected [low, high] with 0 < low <= high")
+        raise ConfigError(f"{name} is {quoted(list(pair))}; expected [low, high] with 0 < low <= high")

@@ -4,7 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
-from jea.errors import ConfigError
+from jea.errors import ConfigError, quoted
 from jea.tasks.options.limits import check_choice, check_limits, check_scales
 from jea.tasks.options.training import TrainOptions
 
@@ -53,7 +53,8 @@ class Eval:
         check_limits("eval", self, counts=("logit_stride",), not_negative=("pictures", "num_workers"))
         check_scales(self.scales)
         if self.fit is not None and (len(self.fit) != 2 or min(self.fit) < 1):
-            raise ConfigError(f"eval.fit is {list(self.fit)}; expected [longer, shorter] side in pixels, or null")
+            raise ConfigError(f"eval.fit is {quoted(list(self.fit))}; expected [longer, shorter] side in pixels, "
+                              "or null")
         check_choice("eval.mode", self.mode, ("whole", "slide"))
         if not 1 <= self.window_stride <= self.window:
             raise ConfigError(f"eval.window_stride is {self.window_stride}; expected 1 to eval.window, {self.window}, "
