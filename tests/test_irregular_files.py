@@ -47,7 +47,7 @@ def coco_annotations(folder):
                "categories": [{"id": 1, "name": "dog"}],
                "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81,
                                 "iscrowd": 0}]}
-    return (folder / "annotations" / "instances_train.json", json.dumps(content),
+    return (folder / "annotations" / "train.json", json.dumps(content),
             lambda: COCOJson(root=folder, split="train", masks=False))
 
 

@@ -18,7 +18,8 @@ def parts_task(**evaluation):
     return PartSegmentation(
         model={"name": "ea_pct_tiny_partseg", "num_classes": 15, "num_categories": 6},
         data={"name": "solid_parts", "num_train": 12, "num_val": 6, "num_points": 64},
-        train={"steps": 1, "batch_size": 2, "num_workers": 0}, eval={"num_workers": 0, "pictures": 0, **evaluation})
+        train={"steps": 1, "batch_size": 2, "num_workers": 0},
+        eval={"split": "val", "num_workers": 0, "pictures": 0, **evaluation})
 
 
 @pytest.fixture
@@ -65,8 +66,11 @@ def test_a_part_that_never_occurs_is_told(labelled, monkeypatch, capsys, tmp_pat
     assert any(line.split()[:3] == ["4", "chair", "legs"] for line in report.lines())
 
 
-def test_a_single_part_stops_before_training(labelled, tmp_path):
+def test_a_single_part_stops_before_training(labelled, monkeypatch, tmp_path):
+    nothing_found(monkeypatch)
     labelled(lambda category, parts: np.zeros_like(parts))
+    whole = SolidParts.cloud
+    monkeypatch.setattr(SolidParts, "cloud", lambda self, index, rng=None: whole(self, index // 6 * 6, rng))
     with pytest.raises(DataError, match="memory: all labels of split train are of part table top; table legs, chair "
                                         "back, .* and 4 more never occur, so that there is nothing to tell apart"):
         train(parts_task(), tmp_path / "run", progress=False)
