@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from jea.errors import DataError
+from jea.errors import DataError, quoted
 
 STYLES = ("torchvision", "mmdet", "detectron2")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,9 +48,9 @@ class Preparation:
                  **others):
         self.min_size = [min_size] if isinstance(min_size, int) else list(min_size)
         if not self.min_size or min(self.min_size) < 1 or max_size < 1:
-            raise DataError(f"data.min_size is {min_size}, data.max_size {max_size}; expected sides in pixels")
+            raise DataError(f"data.min_size is {quoted(min_size)}, data.max_size {max_size}; expected sides in pixels")
         if resize not in STYLES:
-            raise DataError(f"data.resize is {resize!r}; expected {', '.join(STYLES)}")
+            raise DataError(f"data.resize is {quoted(resize)}; expected {', '.join(STYLES)}")
         if multiple < 1:
             raise DataError(f"data.multiple is {multiple}; expected at least 1")
         self.max_size, self.resize, self.multiple = max_size, resize, multiple
