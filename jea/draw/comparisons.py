@@ -78,12 +78,19 @@ def side_by_side(image: np.ndarray, prediction: np.ndarray, label: np.ndarray | 
     return np.array(canvas)
 
 
-def shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
-    """A copy of a picture (H, W, 3) uint8 of at most so many pixels, in its shape."""
-    height, width = image.shape[:2]
+def shrunk_size(height: int, width: int, pixels: int) -> tuple[int, int]:
+    """(height, width) of a picture's copy of at most so many pixels, in its shape; its own where it has no more."""
+    if height * width <= pixels:
+        return height, width
     factor = (pixels / (height * width)) ** 0.5
-    size = max(1, min(pixels, int(width * factor))), max(1, min(pixels, int(height * factor)))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    return max(1, min(pixels, int(height * factor))), max(1, min(pixels, int(width * factor)))
+
+
+def shrunk(image: np.ndarray, pixels: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8, or a copy of at most so many pixels, in its shape."""
+    size = shrunk_size(*image.shape[:2], pixels)
+    return image if size == image.shape[:2] else \
+        np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def resized_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,12 +13,14 @@ _GAP, _HEAD = 8, 22
 
 def drawn_objects(image: np.ndarray, boxes, labels, *, names: Sequence[str], scores=None, masks=None,
                   zoom: float = 1.0) -> Image.Image:
-    """A picture (H, W, 3) uint8 with the outline, the class and perhaps the score and the mask of each object."""
+    """A picture (H, W, 3) uint8 with the outline, the class and perhaps the score and the mask of each object. Masks of
+    another size are stretched over it."""
     colours = class_colours(max(len(names), 1))
-    canvas = image.astype(np.float64)
+    canvas = image.astype(np.float32)
     if masks is not None:
         for mask, label in zip(masks, labels):
-            canvas[mask] = 0.5 * canvas[mask] + 0.5 * colours[label]
+            mask = enlarged(mask, image.shape[:2])
+            canvas[mask] = np.float32(0.5) * canvas[mask] + np.float32(0.5) * colours[label].astype(np.float32)
     picture = Image.fromarray(np.rint(canvas).astype(np.uint8))
     size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
     picture, font = picture.resize(size), ImageFont.load_default()
@@ -33,6 +35,14 @@ def drawn_objects(image: np.ndarray, boxes, labels, *, names: Sequence[str], sco
         draw.rectangle([left, top, left + width, top + 12], fill=colour)
         draw.text((left + 2, top), text, fill=(255, 255, 255) if sum(colour) < 380 else (0, 0, 0), font=font)
     return picture
+
+
+def enlarged(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) bool in another size (height, width): each pixel the nearest one of the mask."""
+    if mask.shape == tuple(size):
+        return mask
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, mask.shape))
+    return mask[np.ix_(rows, columns)]
 
 
 def beside_truth(image: np.ndarray, found: dict, truth: dict | None, *, names: Sequence[str],

@@ -11,8 +11,8 @@ from jea.data.files.inputs import Input
 from jea.data.files.labels import write_index_png
 from jea.data.files.pictures import write_image
 from jea.draw.captions import captioned, ranked
-from jea.draw.comparisons import overlay, resized_labels, shrunk, side_by_side
-from jea.draw.objects import beside_truth, drawn_objects
+from jea.draw.comparisons import overlay, resized_labels, shrunk, shrunk_size, side_by_side
+from jea.draw.objects import beside_truth, drawn_objects, enlarged
 from jea.errors import ConfigError, nearest
 from jea.results.result import Result, shares_text
 
@@ -59,9 +59,7 @@ class ClassMap(PictureResult):
         return overlay(self.image, self.classes, self.palette, alpha, background=self.background)
 
     def picture(self) -> np.ndarray:
-        image = self.image
-        if image.shape[0] * image.shape[1] > self._largest:
-            image = shrunk(image, self._largest)
+        image = shrunk(self.image, self._largest)
         return side_by_side(image, resized_labels(self.classes, image.shape[:2]), palette=self.palette,
                             class_names=self.names, background=self.background)
 
@@ -115,15 +113,21 @@ class Objects(PictureResult):
     """The objects in a picture whose score is at least the config's eval.min_score, best first.
 
     boxes: (K, 4) float32, x1 y1 x2 y2 in the picture's pixels. scores: (K,). labels: (K,) indices in `names`. masks:
-    (K, H, W) bool, or None where the model makes none. objects: the same as [{"class", "score", "box"}, ...].
+    (K, H, W) bool, or None where the model makes none; of a picture of more than `largest` pixels they are smaller, in
+    its shape, and `mask` makes one of its size. objects: the same as [{"class", "score", "box"}, ...].
+
+    found: boxes, scores, labels and perhaps masks for the picture's copy of at most `largest` pixels.
     """
 
     list_name = "detections.json"
 
-    def __init__(self, input: Input, found: dict, *, names: Sequence[str]):
+    def __init__(self, input: Input, found: dict, *, names: Sequence[str], largest: int):
         super().__init__(input, names)
-        self._found = found
+        self._found, self._largest = found, largest
+        (height, width), (h, w) = self.image.shape[:2], shrunk_size(*self.image.shape[:2], largest)
         self.boxes, self.scores, self.labels = found["boxes"], found["scores"], found["labels"]
+        if (h, w) != (height, width):
+            self.boxes = self.boxes * np.array([width / w, height / h] * 2, np.float32)
         self.masks = found.get("masks")
         self.objects = [{"class": self.names[label], "score": round(float(score), 4),
                          "box": [round(float(v), 1) for v in box]}
@@ -132,12 +136,18 @@ class Objects(PictureResult):
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def mask(self, number: int) -> np.ndarray:
+        """The mask of an object in the picture's own size, (H, W) bool."""
+        if self.masks is None:
+            raise ConfigError("this model makes no masks; those of instance segmentation do")
+        return enlarged(self.masks[number], self.image.shape[:2])
+
     def overlay(self) -> np.ndarray:
         return np.asarray(drawn_objects(self.image, self.boxes, self.labels, names=self.names, scores=self.scores,
                                         masks=self.masks))
 
     def picture(self) -> np.ndarray:
-        return beside_truth(self.image, self._found, None, names=self.names, side=640)
+        return beside_truth(shrunk(self.image, self._largest), self._found, None, names=self.names, side=640)
 
     def entry(self) -> dict:
         return {"scores": listed(self.objects), "objects": self.objects}

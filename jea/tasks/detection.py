@@ -15,6 +15,7 @@ from jea.data.detection.grouping import GroupedLoader
 from jea.data.detection.rle import runs_of_mask, text_of_runs
 from jea.data.files.inputs import PICTURES, Input
 from jea.draw.attention import OnPicture
+from jea.draw.comparisons import shrunk_size
 from jea.draw.objects import beside_truth
 from jea.errors import ConfigError
 from jea.files import write_bytes
@@ -31,6 +32,7 @@ from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.memory import peak_memory_mb
 from jea.training.phase import Phase
 
+LARGE = 2 ** 21  # pixels of a user's picture from which on its masks are made, and it is drawn, smaller: 2048 x 1024
 _BUFFERS = ("running_mean", "running_var")
 
 
@@ -188,13 +190,14 @@ class Detection(Task):
         return known if len(known) == self.num_classes else super().class_names()
 
     def predict(self, inputs: Sequence[Input]) -> list[Objects]:
-        """Find objects in pictures of any size; those of one size run together."""
+        """Find objects in pictures of any size; those of one size run together. The memory is bounded: masks have at
+        most LARGE pixels each."""
         found: list = [None] * len(inputs)
         for places in alike([one.value.shape for one in inputs]):
             images = [self._preparation.prepared(inputs[k].value) for k in places]
-            originals = [inputs[k].value.shape[:2] for k in places]
+            originals = [shrunk_size(*inputs[k].value.shape[:2], LARGE) for k in places]
             for k, one in zip(places, self.detect_together(self._preparation.multiple, images, originals)):
-                found[k] = Objects(inputs[k], self.shown(one), names=self._names)
+                found[k] = Objects(inputs[k], self.shown(one), names=self._names, largest=LARGE)
         return found
 
 

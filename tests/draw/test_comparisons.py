@@ -2,7 +2,8 @@
 import numpy as np
 import pytest
 
-from jea.draw.comparisons import overlay, side_by_side
+from jea.draw.comparisons import overlay, shrunk, shrunk_size, side_by_side
+from jea.draw.objects import drawn_objects, enlarged
 from jea.draw.palettes import voc_palette
 
 PALETTE = voc_palette()
@@ -72,3 +73,21 @@ def test_background_or_none():
     shown, hidden = (side_by_side(np.full((20, 20, 3), 100, np.uint8), np.zeros((20, 20), int), palette=palette,
                                   class_names=["road"], background=b) for b in (None, 0))
     assert shown.shape[0] > hidden.shape[0]  # the legend names the class
+
+
+def test_masks_of_a_smaller_copy_are_stretched_over_the_picture():
+    mask = np.array([[True, False], [False, True]])
+    assert enlarged(mask, (4, 6)).astype(int).tolist() == [[1, 1, 1, 0, 0, 0]] * 2 + [[0, 0, 0, 1, 1, 1]] * 2
+    assert enlarged(mask, (2, 2)) is mask and enlarged(np.ones((3, 5), bool), (7, 9)).all()
+    image = np.zeros((4, 6, 3), np.uint8)
+    none = np.zeros((1, 4)), np.array([0])
+    small = np.asarray(drawn_objects(image, *none, names=["a"], masks=[mask]))
+    whole = np.asarray(drawn_objects(image, *none, names=["a"], masks=[enlarged(mask, (4, 6))]))
+    assert np.array_equal(small, whole) and small.any()
+
+
+@pytest.mark.parametrize("size, most, wanted", [((30, 40), 1200, (30, 40)), ((30, 40), 300, (15, 20)),
+                                                ((1, 5_000_000), 2 ** 21, (1, 2 ** 21)), ((5000, 1), 100, (100, 1))])
+def test_the_size_of_a_copy(size, most, wanted):
+    assert shrunk_size(*size, most) == wanted
+    assert shrunk(np.zeros((*size, 3), np.uint8), most).shape[:2] == wanted
