@@ -15,7 +15,9 @@ SIDE, SMALL = 96, 44  # of a tile, and where a layer has more than COLUMNS heads
 COLUMNS, MANY = 8, 16  # tiles in a line, likewise
 _GAP, _LEFT, _LINE = 6, 120, 16
 WIDTH = _LEFT + (COLUMNS + 1) * (SIDE + _GAP)
-_RAMP = np.array([[255, 255, 255], [255, 226, 150], [250, 150, 60], [200, 45, 50], [96, 0, 60]], np.float64)
+_HOT = [[250, 150, 60], [200, 45, 50], [96, 0, 60]]
+_OVER_PICTURE = np.array([[255, 255, 255], [255, 226, 150], *_HOT], np.float64)
+_OF_POINTS = np.array([[212, 215, 222], [246, 198, 120], *_HOT], np.float64)  # on white paper
 _FOOT = ("Percent: of all attention. Difference of two maps: half the summed difference of what they give to each "
          "position; 0: the same, 1: nothing in common.")
 
@@ -28,6 +30,8 @@ class OnPicture:
         covered: shares of the grid's height and width that the picture takes, from the top left; the rest was padding.
         aligned: the grid's outermost positions lie on the picture's edges, else in the middle of the outermost cells.
     """
+
+    ramp = _OVER_PICTURE
 
     def __init__(self, image: np.ndarray, *, covered: tuple[float, float] = (1.0, 1.0), aligned: bool = False):
         self.image, self.covered, self.aligned = image, covered, aligned
@@ -55,7 +59,7 @@ class OnPicture:
         else:
             heat = np.full(size[::-1], heat.mean())
         grey = 0.45 * picture.mean(2, keepdims=True) + 0.55 * 255
-        return np.rint(grey * colours(heat) / 255).astype(np.uint8)
+        return np.rint(grey * colours(heat, self.ramp) / 255).astype(np.uint8)
 
 
 class OnCloud:
@@ -64,6 +68,8 @@ class OnCloud:
     Args:
         points: (N, 3), all that is drawn. attended: (M, 3), where the positions of a map lie.
     """
+
+    ramp = _OF_POINTS
 
     def __init__(self, points: np.ndarray, attended: np.ndarray | None = None):
         self.points, self.attended = points, points if attended is None else attended
@@ -76,10 +82,10 @@ class OnCloud:
                                                                                             found.points[number]))
 
     def plain(self, side: int) -> np.ndarray:
-        return self._draw(np.full((len(self.points), 3), 200), side)
+        return self._draw(colours(np.zeros(len(self.points)), self.ramp), side)
 
     def tile(self, heat: np.ndarray, side: int) -> np.ndarray:
-        return self._draw(0.88 * colours(heat[self.nearest]), side)
+        return self._draw(colours(heat[self.nearest], self.ramp), side)
 
     def _draw(self, colour: np.ndarray, side: int) -> np.ndarray:
         azimuth, elevation = VIEWS[0]
@@ -87,10 +93,10 @@ class OnCloud:
                           side=side)
 
 
-def colours(heat: np.ndarray) -> np.ndarray:
-    """Values from 0 to 1 as colours from white over orange to a dark red, float64 (..., 3)."""
-    places = np.linspace(0, 1, len(_RAMP))
-    return np.stack([np.interp(heat, places, channel) for channel in _RAMP.T], axis=-1)
+def colours(heat: np.ndarray, ramp: np.ndarray = _OVER_PICTURE) -> np.ndarray:
+    """Values from 0 to 1 as colours from pale over orange to a dark red, float64 (..., 3)."""
+    places = np.linspace(0, 1, len(ramp))
+    return np.stack([np.interp(heat, places, channel) for channel in ramp.T], axis=-1)
 
 
 @dataclass
@@ -136,11 +142,12 @@ class Layer:
             tiles = [[(f"memory {k}  {uses[0].mass[k]:.1%}", self.attention[0][k]) for k in group]
                      for group in (uses[0].most, uses[0].least)]
             return [(["most used"], tiles[0]), (["least used", *differences], tiles[1])]
-        tiles = [(f"{h}: #{use.most[0]}" + f" {use.mass[use.most[0]]:.1%}" * (len(uses) <= COLUMNS), head[use.most[0]])
+        label = "head {}: #{} {:.1%}" if len(uses) <= COLUMNS else "{}: #{}"
+        tiles = [(label.format(h, use.most[0], use.mass[use.most[0]]), head[use.most[0]])
                  for h, (head, use) in enumerate(zip(self.attention, uses), 1)]
         each = COLUMNS if len(tiles) <= COLUMNS else MANY
         rows = [([], tiles[start:start + each]) for start in range(0, len(tiles), each)]
-        rows[0] = (["most used", "of each head", *differences], rows[0][1])
+        rows[0] = (["most used", "memory (#) of each", *differences], rows[0][1])
         return rows
 
 
@@ -153,7 +160,7 @@ def attention_sheet(layers: Sequence[Layer]) -> np.ndarray:
         canvas.paste(block, (0, top))
         top += block.height
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=12)
-    ramp = np.broadcast_to(colours(np.linspace(0, 1, 120)), (10, 120, 3))
+    ramp = np.broadcast_to(colours(np.linspace(0, 1, 120), layers[0].view.ramp), (10, 120, 3))
     left = _GAP + 14
     canvas.paste(Image.fromarray(np.rint(ramp).astype(np.uint8)), (left, top + 9))
     draw.rectangle((left - 1, top + 8, left + 120, top + 19), outline=style.SOFT)

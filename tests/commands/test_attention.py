@@ -1,6 +1,7 @@
 """`jea test --attention`: drawings beside the pictures, in the report, and numbers."""
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from jea.commands import cli
 from jea.errors import UserError
 from jea.metrics.detection import tools
 
+WEIGHTS = Path(__file__).parents[2] / "weights"
 DEMOS = {
-    "segmentation_eanet_tiny_shapes": (["--limit", "2"], ["linu"]),
+    "segmentation_eanet_tiny_shapes": (["--limit", "12"], ["linu"]),
     "classification_eamlp_tiny_shapes": (["--limit", "2"], ["tokens_to_token.attention1.attn", "blocks.2.attn"]),
     "point_classification_ea_pct_tiny_solids": (["--limit", "2"], ["pt_last.sa1", "pt_last.sa4"]),
     "part_segmentation_ea_pct_tiny_solids": (["--limit", "2"], ["sa1", "sa4"]),
@@ -52,6 +54,10 @@ def test_every_demo_draws_it(config, tmp_path, capsys):
     texts = re.findall(r'alt="([^"]*)"', section)
     assert len(texts) == len(files) and all(re.search(r"memory \d+ [\d.]+%.*maps differ by", text) for text in texts)
     assert all(name in texts[0] for name in layers) and "<h2>Attention</h2>" in report
+    if config == "segmentation_eanet_tiny_shapes":  # README's picture is one of them (WebP, quality 90)
+        ours, readmes = (np.array(Image.open(file).convert("RGB")).astype(int)
+                         for file in (tmp_path / "attention" / "val_0011.png", WEIGHTS / "demo_attention.webp"))
+        assert ours.shape == readmes.shape and np.abs(ours - readmes).mean() < 3  # JPEG decoders differ a little, too
 
 
 def test_own_files(tmp_path, capsys):
