@@ -156,6 +156,24 @@ def test_the_api_example(folder, monkeypatch):
     assert abs(fast - logits).max() < 1e-5 * abs(logits).max()
 
 
+def test_what_the_examples_in_python_print(folder, monkeypatch, capsys):
+    """The comment behind each print is what it prints, but for the last digits."""
+    section = TEXTS["configs/README.md"].partition("## In Python")[2].partition("## Memory and")[0]
+    code, = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    wanted = [text for line, text in re.findall(r"^(print\(.*\))  +# (.+)$", code, re.M)]
+    assert len(wanted) == code.count("print(") == 3
+    monkeypatch.chdir(folder)
+    scope = {}
+    exec(code, scope)
+    said = capsys.readouterr().out.splitlines()
+    number = re.compile(r"\d+\.\d+")
+    for line, text in zip(said, wanted):
+        assert number.sub("#", line) == number.sub("#", text)
+        assert all(abs(float(a) - float(b)) < 0.5 for a, b in zip(number.findall(line), number.findall(text))), line
+    assert len(said) == 3 and (folder / "ball.png").read_bytes().startswith(b"\x89PNG")
+    assert scope["overlay"].shape == (40, 60, 3) and scope["found"].source.name == "photo.jpg"
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python tests/")])
 def test_scripts_explain_themselves(command):
     done = subprocess.run([sys.executable, ROOT / command.split()[1], "--help"], capture_output=True, text=True,

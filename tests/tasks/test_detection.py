@@ -106,6 +106,28 @@ def test_files_of_ones_own(run, scenes, tmp_path):
         assert sorted(file["scores"].values()) == sorted(thing["score"] for thing in file["objects"])
 
 
+def test_pictures_need_no_data_set(scenes, monkeypatch):
+    """Names and sizes are known without COCO's files; pictures of one size run together."""
+    task = InstanceSegmentation(**blocks(scenes, model={"num_classes": 80}, data={"name": "coco_detection",
+                                                                                  "root": "nowhere"}))
+    one = {"boxes": np.array([[1, 2, 30, 40]], np.float32), "scores": np.array([0.9], np.float32),
+           "labels": np.array([16]), "masks": np.zeros((1, 90, 130), bool)}
+    seen = []
+
+    def detect_together(multiple, images, originals):
+        seen.append([multiple, *(image.shape for image in images), *originals])
+        return [one] * len(images)
+    monkeypatch.setattr(task, "detect_together", detect_together)
+    task.prepare_prediction()
+    pictures = [np.zeros(shape, np.uint8) for shape in ((90, 130, 3), (60, 60, 3), (90, 130, 3))]
+    found = task.predict([task.takes.input(picture) for picture in pictures])
+    assert seen == [[32, (3, 110, 160), (3, 110, 160), (90, 130), (90, 130)], [32, (3, 160, 160), (60, 60)]]
+    assert [result.image.shape for result in found] == [picture.shape for picture in pictures]
+    assert found[0].objects == [{"class": "dog", "score": 0.9, "box": [1.0, 2.0, 30.0, 40.0]}]
+    task.num_classes = 5  # a head of one's own
+    assert task.class_names() == ("class 0", "class 1", "class 2", "class 3", "class 4")
+
+
 def test_a_split_without_answers(run, scenes, tmp_path):
     task = run[0]
     content = json.loads((scenes / "annotations" / "val.json").read_text())

@@ -253,3 +253,13 @@ def test_broken_annotations_of_voc(voc, text):
     (voc / "Annotations" / "a.xml").write_text(text)
     with pytest.raises(DataError, match="a.xml"):
         VOCDetection(root=voc, split="train")
+
+
+def test_names_of_published_sets_are_known_without_their_files():
+    names = COCODetection.legend(root="nowhere")
+    assert len(names) == 80 == len(set(names)) and (names[0], names[79]) == ("person", "toothbrush")
+    by_id = COCODetection.legend(root="nowhere", keep_ids=True)
+    assert [by_id[id - 1] for id in (1, 12, 13, 90)] == ["person", "(no category 12)", "stop sign", "toothbrush"]
+    assert len(by_id) == 90
+    assert tuple(name for name in by_id if not name.startswith("(")) == names
+    assert len(VOCDetection.legend(root="nowhere")) == 20 and COCOJson.legend(root="nowhere") == ()
