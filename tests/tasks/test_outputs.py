@@ -2,14 +2,19 @@
 import errno
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import toy
 from PIL import Image
 
+import jea
+from jea.data.files.inputs import InputKind
 from jea.errors import ConfigError, DataError
+from jea.results import Result
 from jea.tasks.outputs import Outputs, predict_files
+from jea.tasks.task import Task
 
 
 def files(folder, *names):
@@ -157,3 +162,49 @@ def test_a_task_of_ones_own_takes_files(tmp_path):
     result = predict_files(task, tmp_path / "a.json", tmp_path / "out", progress=False)
     assert result == {"lists": 1, "files": [{"input": str(tmp_path / "a.json"),
                                              "prediction": str(tmp_path / "out" / "a.txt")}]}
+
+
+class Sums(Result):
+    """The sum of a list of numbers."""
+
+    suffixes = (".txt",)
+
+    def __init__(self, input, found):
+        super().__init__(input)
+        self.found = found
+
+    def entry(self):
+        return {"sum": self.found}
+
+    def write_files(self, path):
+        path(".txt").write_text(str(self.found))
+        return {"prediction": str(path(".txt")), **self.entry()}
+
+    def words(self):
+        return str(self.found)
+
+
+class Adding(toy.Fit):
+    """Takes lists of numbers, without a method that handles files."""
+
+    takes = InputKind("list", "lists", 1, (".json",), lambda path: np.array(json.loads(path.read_text())),
+                      lambda value, name: np.asarray(value))
+    gives = Sums
+    predict_files, list_inputs = Task.predict_files, Task.list_inputs
+
+    def predict(self, inputs):
+        return [Sums(one, float(one.value.sum())) for one in inputs]
+
+
+def test_a_task_that_says_what_it_takes_and_gives_has_files_and_the_predictor(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("[0, 1.5]")
+    (tmp_path / "line.yaml").write_text("task: test_adding:Adding\nmodel: {name: 'toy:Line'}\n"
+                                        "data: {name: 'toy_points:Points'}\ntrain: {steps: 1}\n")
+    monkeypatch.setitem(sys.modules, "test_adding", sys.modules[__name__])
+    jea.save_weights(toy.Line(), tmp_path / "line.npz")
+    predictor = jea.Predictor(tmp_path / "line.yaml", tmp_path / "line.npz", fuse=False)
+    assert predict_files(predictor.task, tmp_path, tmp_path / "out", progress=False) == {"lists": 1, "files": [
+        {"input": str(tmp_path / "a.json"), "prediction": str(tmp_path / "out" / "a.txt"), "sum": 1.5}]}
+    assert (tmp_path / "out" / "a.txt").read_text() == "1.5"
+    assert repr(predictor(tmp_path / "a.json")) == "Sums(a.json: 1.5)"
+    assert [found.found for found in predictor([np.ones(3), np.ones(2)])] == [3.0, 2.0]
