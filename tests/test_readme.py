@@ -143,13 +143,16 @@ def test_training_starts_as_the_readme_says(run, tmp_path):
     assert done.returncode == 0 and (tmp_path / "last.npz").is_file(), done.stderr
 
 
-def test_the_api_example(folder, monkeypatch):
+def test_the_api_example(folder, monkeypatch, capsys):
     from jea._jittor import jt
     code, = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     assert 9 <= len([line for line in code.splitlines() if line.strip()]) <= 12
     monkeypatch.chdir(folder)
     scope = {"images": jt.randn(1, 3, 65, 65), "features": jt.randn(2, 512, 5, 5)}
     exec(code, scope)
+    numbers = re.findall(r"^print\(round\(.*\) +# ([\d.]+)", code, re.M)
+    printed = [line for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[\d.]+", line)]
+    assert len(printed) == len(numbers) and all(abs(float(a) - float(b)) < 0.02 for a, b in zip(printed, numbers))
     assert scope["logits"].shape == [1, 21, 65, 65] and scope["attention_map"].shape == [2, 64, 25]
     assert scope["heads"](jt.randn(2, 7, 384)).shape == [2, 7, 384]
     fast, logits = scope["fast"](scope["images"]).numpy(), scope["logits"].numpy()
