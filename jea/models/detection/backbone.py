@@ -8,7 +8,7 @@ from jea.errors import ConfigError, quoted
 from jea.nn.blocks import Conv, conv_norm, init_normal_fan_out
 from jea.nn.external_attention import ExternalAttention
 from jea.nn.fold import Foldable, fold_norms
-from jea.nn.formats import Activation, enter, max_pool, upsample
+from jea.nn.formats import Activation, convolution, enter, max_pool, upsample
 from jea.nn.norm import BatchNorm2d
 
 EXPECTED_SIZE = 800  # of pictures, for which the weights of a fused network are laid
@@ -19,6 +19,26 @@ class FrozenNorm(BatchNorm2d):
 
     def is_training(self):
         return False
+
+    def as_affine(self) -> tuple:
+        """(factors, summands) of the channels: what it does to them."""
+        factors = (self.weight.float64() / (self.running_var.float64() + self.eps).sqrt()).float32()
+        found = factors, self.bias - self.running_mean * factors
+        if self.weight.is_stop_grad() and self.bias.is_stop_grad():
+            return tuple(value.stop_grad() for value in found)
+        return found
+
+
+def conv_and_norm(conv, norm, x, *, residual=None, relu: bool = True, reuse: bool = False):
+    """conv_norm (jea.nn.blocks), where a FrozenNorm becomes part of the convolution in training on the CPU too: a pass
+    over memory less, and an activation less to keep."""
+    if not isinstance(norm, FrozenNorm) or x.format.layout != "blocked":
+        return conv_norm(conv, norm, x, residual=residual, relu=relu, reuse=reuse)
+    factors, summands = norm.as_affine()
+    weight, scale = (conv.weight, factors) if factors.is_stop_grad() else \
+        (conv.weight * factors.reshape(-1, 1, 1, 1), None)
+    return convolution(x, weight, summands, stride=conv.stride[0], padding=conv.padding[0], residual=residual,
+                       relu=relu, scale=scale)
 
 
 class Bottleneck(Foldable):
@@ -38,10 +58,10 @@ class Bottleneck(Foldable):
 
     def execute(self, x, *, reuse: bool = False):
         """reuse: nobody else reads x, so that the result may take over its memory."""
-        y = conv_norm(self.conv2, self.bn2, conv_norm(self.conv1, self.bn1, x))
+        y = conv_and_norm(self.conv2, self.bn2, conv_and_norm(self.conv1, self.bn1, x))
         if self.downsample is not None:
-            x, reuse = conv_norm(*self.downsample, x, relu=False), True
-        return conv_norm(self.conv3, self.bn3, y, residual=x, reuse=reuse)
+            x, reuse = conv_and_norm(*self.downsample, x, relu=False), True
+        return conv_and_norm(self.conv3, self.bn3, y, residual=x, reuse=reuse)
 
     def fold(self):
         fold_norms(vars(self), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
@@ -87,7 +107,7 @@ class ResNet(Foldable):
 
     def execute(self, x):
         x = enter(x, self.conv1.out_channels, self.layer1[0].conv1.out_channels)
-        x = max_pool(conv_norm(self.conv1, self.bn1, x))
+        x = max_pool(conv_and_norm(self.conv1, self.bn1, x))
         found = []
         for stage in range(1, 5):
             for number, block in enumerate(getattr(self, f"layer{stage}")):
@@ -169,7 +189,9 @@ class FeaturePyramid(nn.Module):
     def execute(self, features):
         lateral = [self.inner_blocks[-1][0](features[-1])]
         for block, x in zip(list(self.inner_blocks)[-2::-1], features[-2::-1]):
-            above = upsampled(lateral[0], x.size)
+            above = lateral[0]
+            if above.layout != "blocked" or x.size != tuple(2 * side for side in above.size):
+                above = upsampled(above, x.size)  # else the convolution enlarges it
             lateral.insert(0, block[0](x, residual=above, reuse=above is not lateral[0]))
         levels = [block[0](x) for block, x in zip(self.layer_blocks, lateral)]
         if self.extra_blocks is not None:

@@ -100,19 +100,26 @@ class RPN(nn.Module):
 
     def losses(self, objectness, steps, anchors, grids, sizes, truths, sampler) -> dict:
         """{"rpn_objectness", "rpn_boxes"}: means over the drawn anchors."""
-        b, count = objectness.shape
-        together = np.concatenate(anchors)
-        target, drawn = np.zeros((b, count), np.float32), np.zeros((b, count), np.float32)
-        wanted, weight = np.zeros((b, count, 4), np.float32), np.zeros((b, count, 1), np.float32)
+        count, together = objectness.shape[1], np.concatenate(anchors)
+        first, second, wanted = [], [], []  # rows of the positives and of the negatives; steps of the positives
         for picture, (size, truth) in enumerate(zip(sizes, truths)):
             trained, matches = self.matches(anchors, grids, size, truth)
             positives, negatives = sampler.choose("rpn", picture, np.flatnonzero(matches >= 0),
                                                   np.flatnonzero(matches == -1), self.samples, 0.5)
             rows = trained[positives]
-            target[picture, rows] = drawn[picture, rows] = weight[picture, rows, 0] = 1
-            drawn[picture, trained[negatives]] = 1
-            wanted[picture, rows] = box_math.encode(together[rows], truth.boxes[matches[positives]], UNIT)
-        number = shared_count(drawn.sum())
-        entropy = binary_cross_entropy(objectness, jt.array(target)) * jt.array(drawn)
-        away = smooth_l1(steps - jt.array(wanted), self.style.rpn_beta) * jt.array(weight)
+            first.append(picture * count + rows)
+            second.append(picture * count + trained[negatives])
+            wanted.append(box_math.encode(together[rows], truth.boxes[matches[positives]], UNIT))
+        first, second, wanted = (np.concatenate(parts) for parts in (first, second, wanted))
+        drawn = np.concatenate([first, second])
+        number, target = shared_count(len(drawn)), (np.arange(len(drawn)) < len(first)).astype(np.float32)
+        entropy = binary_cross_entropy(rows_of(objectness.reshape(-1), drawn), jt.array(target)) if len(drawn) else \
+            objectness[:1] * 0.0
+        away = smooth_l1(rows_of(steps.reshape(-1, 4), first) - jt.array(wanted), self.style.rpn_beta) if len(first) \
+            else steps[:1, :1] * 0.0
         return {"rpn_objectness": total(entropy) / number, "rpn_boxes": total(away) / number}
+
+
+def rows_of(x, rows):
+    """x[rows], with gradient."""
+    return x[jt.array(rows.astype(np.int32))]

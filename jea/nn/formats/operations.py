@@ -44,7 +44,8 @@ def _at(operation: str, x: Activation):
 
 
 def convolution(x: Activation, weight, bias=None, *, stride=1, padding=0, dilation=1, groups: int = 1,
-                residual=None, relu: bool = False, reuse: bool = False, wide: bool = False, packed=None) -> Activation:
+                residual=None, relu: bool = False, reuse: bool = False, wide: bool = False, packed=None,
+                scale=None) -> Activation:
     """relu?(conv(x) + bias + residual?) in the format of x's network.
 
     Args:
@@ -53,8 +54,13 @@ def convolution(x: Activation, weight, bias=None, *, stride=1, padding=0, dilati
         residual: an Activation of the result's shape, or None; with `reuse` its memory may become the result's.
         wide: the result is float32 in every format, as logits are.
         packed: weight and bias in the form that `inference` takes (jea.ops.pack_conv), or None.
+        scale: (O,), constants that the weights of each output are multiplied with, or None.
     """
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    if scale is not None and x.format.layout == "blocked" and can_block(weight.shape[0]) and groups == 1:
+        geometry["scale"] = scale  # without a copy of the weights
+    elif scale is not None:
+        weight = weight * scale.reshape(-1, 1, 1, 1)
     if groups == 1 and not any(isinstance(number, tuple) for number in geometry.values()):
         run = _runs("convolution", *x.format[:2])[0]
     else:
@@ -75,10 +81,13 @@ def _conv_nchw(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
 
 
 def _conv_blocked(x, weight, bias, geometry, residual, relu, reuse, wide, packed):
-    whole = can_block(weight.shape[0])
     x = x.to("blocked" if can_block(x.channels) else "nchw")
-    y = (conv2d_blocked if whole else conv2d_from_blocked)(x.var, weight, bias, dtype=x.format.dtype, **geometry)
-    return _epilogue(Activation(y, "blocked" if whole else "nchw", x.format), residual, relu)
+    if can_block(weight.shape[0]):
+        residual = None if residual is None else residual.to("blocked").var
+        y = conv2d_blocked(x.var, weight, bias, residual=residual, relu=relu, dtype=x.format.dtype, **geometry)
+        return Activation(y, "blocked", x.format)
+    y = conv2d_from_blocked(x.var, weight, bias, dtype=x.format.dtype, **geometry)
+    return _epilogue(Activation(y, "nchw", x.format), residual, relu)
 
 
 def _conv_nhwc_packed(x, weight, bias, geometry, residual, relu, reuse, wide, packed):

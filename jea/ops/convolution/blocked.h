@@ -102,6 +102,12 @@ template <long L> inline typename Lanes<L>::Float where_positive(typename Lanes<
     return dy;
 }
 
+// The gradient of what a ReLU has given as y, `count` floats, a multiple of L.
+template <long L> void blocked_relu_backward(const float* y, const float* dy, float* dx, long count) {
+    #pragma omp parallel for
+    for (long i = 0; i < count; i += L) put<L>(dx + i, where_positive<L>(load<L>(y + i), load<L>(dy + i)));
+}
+
 // The sums of each channel (groups * L) over all positions: a bias's gradient.
 template <long L>
 void blocked_channel_sums(long batch, long groups, long positions, const float* x, float* sums) {

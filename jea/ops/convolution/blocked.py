@@ -26,7 +26,9 @@ _CONV = """
     const jea::BlockedConv conv{
         {number("batch"), number("height"), number("width"), number("channels"), number("out_channels"),
          number("kernel_h"), number("kernel_w"), number("stride"), number("padding"), number("dilation")},
-        number("block"), number("plain_input") != 0, number("bias") != 0, number("half") != 0};
+        number("block"), number("plain_input") != 0, number("bias") != 0, number("half") != 0,
+        number("residual") != 0, number("relu") != 0, number("half_residual") != 0};
+    const bool scaled = number("scaled") != 0;
 """
 _NORM = """
     const jea::BlockedNorm sizes{in0_shape0, in0_shape1, in0_shape2 * in0_shape3, data["training"] != 0,
@@ -110,44 +112,72 @@ def from_blocked(x):
 # -- convolution ------------------------------------------------------------------------------------------------------
 
 class _Conv(Function):
-    def execute(self, x, weight, bias, numbers):
-        self.numbers, self.x, self.weight = numbers, x, weight
+    def execute(self, x, weight, bias, residual, scale, numbers):
+        self.numbers, self.x, self.weight, self.scale = numbers, x, weight, scale
         n = self.numbers
         size = [(n[axis] + 2 * n["padding"] - n["dilation"] * (n[kernel] - 1) - 1) // n["stride"] + 1
                 for axis, kernel in (("height", "kernel_h"), ("width", "kernel_w"))]
-        self.shape = [n["batch"], n["out_channels"] // n["block"], *size, n["block"]]
-        return self.run([x, weight, weight if bias is None else bias], self.shape,
-                        "blocked_conv_forward(conv, in0_p, in1_p, in2_p, out0_p, out1_p, out1->num);")
+        shape = [n["batch"], n["out_channels"] // n["block"], *size, n["block"]]
+        if residual is not None:
+            self.residual = list(residual.shape)
+            n["half_residual"] = int(self.residual == shape[:2] + [side / 2 for side in size] + shape[4:])
+            if self.residual != shape and not n["half_residual"]:
+                raise ValueError(f"conv2d_blocked: residual is {tuple(residual.shape)}; expected {tuple(shape)}, or "
+                                 "half its height and width where they are even")
+        # One kernel for all cases: what a case does not have is stood in for by what is there already.
+        y = self.run([x, weight, weight if scale is None else scale, weight if bias is None else bias,
+                      x if residual is None else residual], shape,
+                     "blocked_conv_forward(conv, in0_p, weights(in1_p, in2_p, out2_p), in3_p, in4_p, out0_p, out1_p, "
+                     "out1->num);")
+        self.y = y if n["relu"] else None
+        return y
 
     def grad(self, dy):
-        dx = self.run([dy, self.weight], self.x.shape,
-                      "blocked_conv_backward_input(conv, in0_p, in1_p, out0_p, out1_p, out1->num);")
-        dweight = self.run([self.x, dy], self.weight.shape,
-                           "blocked_conv_backward_weights(conv, in0_p, in1_p, out0_p, out1_p, out1->num);")
-        if not self.numbers["bias"]:
-            return dx, dweight, None, None
-        dbias = kernels.cpu_code(
-            (self.numbers["out_channels"],), "float32", [dy], kernel="convolution/blocked.h",
-            source=_kernel("blocked_channel_sums")
-            + "(in0_shape0, in0_shape1, in0_shape2 * in0_shape3, in0_p, out0_p);")
-        return dx, dweight, dbias, None
+        n, scale = self.numbers, self.weight if self.scale is None else self.scale
+        if n["relu"]:
+            dy = kernels.cpu_code(dy.shape, "float32", [self.y, dy], kernel="convolution/blocked.h",
+                                  source=_kernel("blocked_relu_backward") + "(in0_p, in1_p, out0_p, out0->num);")
+        dx = self.run([dy, self.weight, scale], self.x.shape,
+                      "blocked_conv_backward_input(conv, in0_p, weights(in1_p, in2_p, out2_p), out0_p, out1_p, "
+                      "out1->num);")
+        dweight = self.run([self.x, dy, scale], self.weight.shape, """
+            blocked_conv_backward_weights(conv, in0_p, in1_p, out0_p, out1_p, out1->num);
+            if (scaled) jea::scaled_weights(conv, out0_p, in2_p, out0_p);""")
+        dbias, dresidual = None, dy if n["residual"] else None
+        if n["bias"]:
+            dbias = kernels.cpu_code(
+                (n["out_channels"],), "float32", [dy], kernel="convolution/blocked.h",
+                source=_kernel("blocked_channel_sums")
+                + "(in0_shape0, in0_shape1, in0_shape2 * in0_shape3, in0_p, out0_p);")
+        if n["half_residual"]:
+            dresidual = kernels.cpu_code(
+                self.residual, "float32", [dy], kernel="convolution/conv_blocked.h", onednn=True, source="""
+                jea::reduce_by_two(in0_p, out0_p, in0_shape0 * in0_shape1, in0_shape2, in0_shape3, in0_shape4);""")
+        return dx, dweight, dbias, dresidual, None, None
 
     def run(self, inputs, shape, call):
-        """One kernel, with a workspace as large as the weights that is free again at once."""
-        return kernels.cpu_code([shape, (self.weight.numel(),)], ["float32"] * 2, inputs,
-                                kernel="convolution/conv_blocked.h",
-                             data=self.numbers, onednn=True, source=_CONV + "jea::" + call)[0]
+        """One kernel, with workspaces as large as the weights that are free again at once."""
+        count = self.weight.numel()
+        return kernels.cpu_code(
+            [shape, (count,), (count if self.numbers["scaled"] else 1,)], ["float32"] * 3, inputs,
+            kernel="convolution/conv_blocked.h", data=self.numbers, onednn=True, source=_CONV + """
+            const auto weights = [&](const float* weight, const float* scale, float* into) {
+                return jea::scaled_weights(conv, weight, scaled ? scale : nullptr, into);
+            };
+            jea::""" + call.strip())[0]
 
 
-def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1,
-                   dtype: str = "float32"):
-    """Convolution of blocked activations, with gradients.
+def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, dilation: int = 1, residual=None,
+                   relu: bool = False, scale=None, dtype: str = "float32"):
+    """relu?(scale conv(x) + bias + residual?) of blocked activations, with gradients.
 
     Args:
         x: (B, I / L, H, W, L), or a picture (B, I, H, W) with any number of channels.
         weight: (O, I, kH, kW), O a multiple of L.
         bias: (O,) or None.
         stride, padding, dilation: equal on both axes.
+        residual: of the result's shape, or of half its height and width, whose cells are added to four; or None.
+        scale: (O,), of each output channel, or None. It gets no gradient.
         dtype: "float32", or "bfloat16": what the operands of the products are rounded to, in the gradients too. What
             comes and goes, and the sums, are float32 either way.
     Returns:
@@ -175,8 +205,9 @@ def conv2d_blocked(x, weight, bias=None, *, stride: int = 1, padding: int = 0, d
     numbers = {"batch": x.shape[0], "height": height, "width": width, "channels": channels,
                "out_channels": weight.shape[0], "kernel_h": kernel[0], "kernel_w": kernel[1], "stride": stride,
                "padding": padding, "dilation": dilation, "block": block, "plain_input": int(x.ndim == 4),
-               "bias": int(bias is not None), "half": int(dtype == "bfloat16")}
-    return _Conv.apply(x, weight, bias, numbers)
+               "bias": int(bias is not None), "half": int(dtype == "bfloat16"), "residual": int(residual is not None),
+               "half_residual": 0, "relu": int(relu), "scaled": int(scale is not None)}
+    return _Conv.apply(x, weight, bias, residual, scale if scale is None else scale.detach(), numbers)
 
 
 def conv2d_from_blocked(x, weight, bias=None, **geometry):

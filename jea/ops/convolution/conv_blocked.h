@@ -17,6 +17,8 @@ struct BlockedConv {
     int64_t block;
     bool plain_input, bias;  // the input is (B, C, H, W): a picture
     bool half;  // operands of products are rounded to bfloat16; what comes and goes is float32
+    bool residual, relu;  // y = relu?(conv(x) + bias + residual?)
+    bool half_residual;   // of half the height and width: each of its cells is added to four
 
     using tag = dnnl::memory::format_tag;
     tag blocked() const { return block == 16 ? tag::nChw16c : tag::nChw8c; }
@@ -42,13 +44,20 @@ struct BlockedConv {
 
 constexpr auto kDirect = dnnl::algorithm::convolution_direct;
 
-inline dnnl::convolution_forward::primitive_desc forward_description(const BlockedConv& c, BlockedConv::tag layout) {
+// `whole`: with what follows the sum; the gradients' descriptions take one without.
+inline dnnl::convolution_forward::primitive_desc forward_description(const BlockedConv& c, BlockedConv::tag layout,
+                                                                     bool whole = false) {
     const auto training = dnnl::prop_kind::forward_training;
+    dnnl::post_ops after;
+    if (whole && c.residual) after.append_sum(1.f);
+    if (whole && c.relu) after.append_eltwise(1.f, dnnl::algorithm::eltwise_relu, 0.f, 0.f);
+    dnnl::primitive_attr attributes;
+    attributes.set_post_ops(after);
     if (c.bias)
         return {{training, kDirect, c.input(layout, true), c.weights(), c.biases(), c.output(layout), c.strides(),
-                 c.dilations(), c.padding(), c.padding()}, conv_engine()};
+                 c.dilations(), c.padding(), c.padding()}, attributes, conv_engine()};
     return {{training, kDirect, c.input(layout, true), c.weights(), c.output(layout), c.strides(), c.dilations(), c.padding(),
-             c.padding()}, conv_engine()};
+             c.padding()}, attributes, conv_engine()};
 }
 
 // The description in the first layout for which oneDNN has more than its reference: a 3x3 with dilation 16, say, has
@@ -75,7 +84,7 @@ PreparedBlocked& prepared_blocked(const BlockedConv& c, Make make) {
     static std::unordered_map<std::string, std::unique_ptr<PreparedBlocked>> table;  // one for each kind of Make
     const ConvShape& s = c.shape;
     const int64_t numbers[] = {s.batch, s.height, s.width, s.channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride,
-                               s.padding, s.dilation, c.block, c.plain_input, c.bias, c.half};
+                               s.padding, s.dilation, c.block, c.plain_input, c.bias, c.half, c.residual, c.relu, c.half_residual};
     const std::string key(reinterpret_cast<const char*>(numbers), sizeof numbers);
     const auto found = table.find(key);
     if (found != table.end()) return *found->second;
@@ -116,16 +125,57 @@ inline dnnl::memory packed_weights(PreparedBlocked& conv, const BlockedConv& c, 
     return packed;
 }
 
-// y = conv(x) + bias?
-inline void blocked_conv_forward(const BlockedConv& c, const float* x, const float* weight, const float* bias, float* y,
-                                 float* workspace, int64_t floats) {
+// The weights, those of each output times its scale where there is one: in `scaled`, of as many floats.
+inline const float* scaled_weights(const BlockedConv& c, const float* weight, const float* scale, float* scaled) {
+    if (!scale) return weight;
+    const int64_t outputs = c.shape.out_channels, each = c.shape.channels * c.shape.kernel_h * c.shape.kernel_w;
+    #pragma omp parallel for
+    for (int64_t o = 0; o < outputs; o++)
+        for (int64_t i = 0; i < each; i++) scaled[o * each + i] = weight[o * each + i] * scale[o];
+    return scaled;
+}
+
+// (planes, height / 2, width / 2, block) -> (planes, height, width, block), each cell four times.
+inline void enlarge(const float* from, float* to, int64_t planes, int64_t height, int64_t width, int64_t block) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t p = 0; p < planes; p++)
+        for (int64_t i = 0; i < height; i++)
+            for (int64_t j = 0; j < width; j++)
+                std::memcpy(to + ((p * height + i) * width + j) * block,
+                            from + ((p * (height / 2) + i / 2) * (width / 2) + j / 2) * block, sizeof(float) * block);
+}
+
+// The gradient of enlarge.
+inline void reduce_by_two(const float* from, float* to, int64_t planes, int64_t height, int64_t width, int64_t block) {
+    #pragma omp parallel for collapse(2)
+    for (int64_t p = 0; p < planes; p++)
+        for (int64_t i = 0; i < height / 2; i++)
+            for (int64_t j = 0; j < width / 2; j++) {
+                const float* cell = from + ((p * height + 2 * i) * width + 2 * j) * block;
+                float* sum = to + ((p * (height / 2) + i) * (width / 2) + j) * block;
+                for (int64_t l = 0; l < block; l++)
+                    sum[l] = (cell[l] + cell[block + l]) + (cell[width * block + l] + cell[(width + 1) * block + l]);
+            }
+}
+
+// y = relu?(conv(x) + bias? + residual?)
+inline void blocked_conv_forward(const BlockedConv& c, const float* x, const float* weight, const float* bias,
+                                 const float* residual, float* y, float* workspace, int64_t floats) {
     PreparedBlocked& conv = prepared_blocked(c, [&] {
-        const auto d = fast_description(c, [&](BlockedConv::tag layout) { return forward_description(c, layout); });
+        const auto d = fast_description(c, [&](BlockedConv::tag layout) { return forward_description(c, layout, true); });
         return PreparedBlocked{dnnl::convolution_forward(d), d.src_desc(), d.weights_desc(), d.dst_desc(),
                                reordering(plain_weights(c.shape), d.weights_desc())};
     });
     dnnl::stream stream(conv_engine());
     dnnl::memory ours = memory_of(c.output(), y), found = wanted_output(ours, conv.output);
+    if (c.residual) {  // the sum is made in place
+        const ConvShape& s = c.shape;
+        dnnl::memory summand = c.half_residual ? ours : memory_of(c.output(), residual);
+        if (c.half_residual)
+            enlarge(residual, y, s.batch * s.out_channels / c.block, s.out_height(), s.out_width(), c.block);
+        if (summand.get_data_handle() != found.get_data_handle())
+            reordering(summand.get_desc(), found.get_desc()).execute(stream, summand, found);
+    }
     std::unordered_map<int, dnnl::memory> arguments{
         {DNNL_ARG_SRC, wanted_input(memory_of(c.input(), x), conv.input, stream)}, {DNNL_ARG_DST, found},
         {DNNL_ARG_WEIGHTS, packed_weights(conv, c, weight, workspace, floats, stream)}};

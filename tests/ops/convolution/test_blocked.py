@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jea
-from jea._jittor import jt
+from jea._jittor import jt, nn
 from jea.nn import BatchNorm2d, Dropout2d, ExternalAttention, formats
 from jea.nn.blocks import Conv
 from jea.ops import (
@@ -84,6 +84,36 @@ def test_convolution_and_gradients(numbers, close):
     for name, got, wanted in zip(("x", "weight", "bias"), gradients, gradients64):
         scale = max(np.abs(wanted).max(), 1 if name == "x" else terms ** 0.5)
         assert np.abs(got.numpy() - wanted).max() <= 2e-6 * scale, name
+
+
+@pytest.mark.parametrize("size, i, o, kernel, stride, dilation", [((20, 24), 32, 48, 3, 1, 1), ((20, 28), 3, 32, 3, 2, 1),
+                                                                  ((34, 36), 64, 32, 3, 1, 16)], ids=str)
+@pytest.mark.parametrize("with_bias, of_residual, relu, scaled", [
+    (True, "whole", True, True), (False, "whole", True, False), (True, "", True, True), (True, "half", False, False),
+    (False, "half", True, True)])
+def test_what_follows_a_convolution(size, i, o, kernel, stride, dilation, with_bias, of_residual, relu, scaled, close):
+    """relu?(scale conv(x) + bias + residual?) in one call is what its parts give; also in another layout of oneDNN."""
+    geometry = dict(stride=stride, padding=dilation * (kernel // 2), dilation=dilation)
+    x, w, bias = (jt.array(v) for v in (normal(0, 2, i, *size), normal(1, o, i, kernel, kernel), normal(2, o)))
+    scale = jt.array(normal(5, o))
+    source = x if i < 16 else to_blocked(x)
+    given = [source, w] + [bias] * with_bias
+    b, groups, height, width, block = conv2d_blocked(*given, **geometry).shape
+    shape = (height, width) if of_residual != "half" else (height // 2, width // 2)
+    residual = jt.array(normal(4, b, groups, *shape, block))
+    y = conv2d_blocked(*given, residual=residual if of_residual else None, relu=relu, scale=scale if scaled else None,
+                       **geometry)
+    wanted = conv2d_blocked(source, w * scale.reshape(-1, 1, 1, 1) if scaled else w, *given[2:], **geometry)
+    if of_residual == "half":
+        wanted = wanted + residual.reindex([b, groups, height, width, block], ["i0", "i1", "i2/2", "i3/2", "i4"])
+    elif of_residual:
+        wanted = wanted + residual
+    wanted = nn.relu(wanted) if relu else wanted
+    g = jt.array(normal(3, *y.shape))
+    inputs = [x, w] + [bias] * with_bias + [residual] * bool(of_residual)
+    results = [[v.numpy(), *(d.numpy() for d in jt.grad((v * g).sum(), inputs))] for v in (y, wanted)]
+    for got, expected in zip(*results):
+        close(got, expected, 3e-6)
 
 
 @pytest.mark.parametrize("training, with_residual, relu", list(itertools.product((True, False), repeat=3)))
@@ -185,6 +215,7 @@ def test_the_network_runs_blocked_and_the_reference_does_not(monkeypatch):
 @pytest.mark.parametrize("call", [
     lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4, block_size())), jt.zeros((16, 16, 1, 1))),
     lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4)), jt.zeros((5, 3, 1, 1))),
+    lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4)), jt.zeros((16, 3, 1, 1)), residual=jt.zeros((1, 16, 4, 4))),
     lambda: conv2d_blocked(jt.zeros((1, 3, 4, 4)), jt.zeros((16, 3, 5, 5))),
     lambda: to_blocked(jt.zeros((1, 5, 2, 2))),
     lambda: from_blocked(jt.zeros((1, 1, 2, 2, 5))),
