@@ -10,7 +10,7 @@ import ssl
 import sys
 import threading
 
-from jea.environment import interrupts, machine, mpi, notice, prepare, toolchain
+from jea.environment import core_build, interrupts, machine, mpi, notice, precompiled, prepare, toolchain
 
 _already_there = "jittor" in sys.modules
 _found = prepare()
@@ -56,9 +56,11 @@ def _modules_among_locals():
 
 with notice.CoreCompileNotice(), mpi.only_under_mpirun(), interrupts.kept(), _modules_among_locals():
     import jittor_utils
-    jittor_utils.get_total_mem = machine.memory_limit  # it compiles in as many processes as memory allows
-    import jittor as jt
-    from jittor import nn
+    jittor_utils.get_total_mem = machine.memory_for_compiling
+    with core_build.faster() as _build:
+        import jittor as jt
+        from jittor import nn
+    precompiled.for_kernels(jt.flags, _build and _build.kernel)
 
 if not _already_there:
     # Jittor lifts the recursion limit to a million, so that deep recursion crashes the process instead of raising,

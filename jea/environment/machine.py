@@ -13,6 +13,7 @@ from pathlib import Path
 from jea.environment.jittor_home import compiled_cache, core_is_compiled, jittor_cache
 from jea.errors import SetupError
 
+JITTORS_SHARE = 3 << 30  # bytes that Jittor reckons with for each compiling process
 CORE_MB = 400  # disk that Jittor's core and the kernels of a model take
 _ELSEWHERE = "set JITTOR_HOME to a folder of your own on a local disk: export JITTOR_HOME=/var/tmp/jittor-$USER"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -82,6 +83,16 @@ def memory_limit(files=_CGROUP) -> int:
         if text.isdecimal() and int(text) > 0:
             limits.append(int(text))
     return min(limits)
+
+
+def compiling_processes() -> int:
+    """In how many processes Jittor compiles its core: as many as there are cores, and one, and 3 GB for each."""
+    return min(16, len(os.sched_getaffinity(0)) + 1, max(1, memory_limit() // JITTORS_SHARE))
+
+
+def memory_for_compiling() -> int:
+    """What Jittor is told that the machine has: it divides that by 3 GB."""
+    return compiling_processes() * JITTORS_SHARE
 
 
 def check_library_path() -> None:

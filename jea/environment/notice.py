@@ -10,11 +10,6 @@ from jea.environment import machine
 from jea.environment.jittor_home import compiled_cache, core_is_compiled
 
 
-def compiling_processes() -> int:
-    """In how many processes Jittor compiles: it takes 3 GB for each, and 16 at most."""
-    return min(16, max(1, machine.memory_limit() // (3 << 30)))
-
-
 class CoreCompileNotice:
     """Tells the user, on stderr, that the first import compiles Jittor's core, and how far it is.
 
@@ -28,11 +23,11 @@ class CoreCompileNotice:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "CoreCompileNotice":
-        folder, processes = compiled_cache(), compiling_processes()
+        folder, processes = compiled_cache(), machine.compiling_processes()
         if folder is None or core_is_compiled(folder):
             return self
-        print("jea: first use of Jittor with this Python: compiling its core, once, about two minutes on two cores "
-              f"(kept in {folder}; {processes} process{'es' * (processes > 1)} at a time, as many as memory allows)",
+        print("jea: first use of Jittor with this Python: compiling its core, once, about a minute on two cores "
+              f"(kept in {folder}; as many processes as cores and memory allow: {processes})",
               file=sys.stderr, flush=True)
         self._started = time.time()
         self._thread = threading.Thread(target=self._watch, args=(folder,), daemon=True)

@@ -149,9 +149,10 @@ def test_memory_that_a_container_may_take(tmp_path):
 
 def test_what_the_first_use_says(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(notice, "compiled_cache", lambda: tmp_path)
-    for gigabytes, words in ((1, "1 process at a time"), (7, "2 processes at a time"), (99, "16 processes")):
+    for cores, gigabytes, processes in ((2, 1, 1), (2, 7, 2), (2, 99, 3), (64, 99, 16)):
         monkeypatch.setattr(machine, "memory_limit", lambda size=gigabytes << 30: size)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, cores=cores: range(cores))
         with notice.CoreCompileNotice():
             pass
-        assert words in capsys.readouterr().err
+        assert f"as many processes as cores and memory allow: {processes})" in capsys.readouterr().err
     assert jittor_home.core_is_compiled(tmp_path) is False
