@@ -1,4 +1,5 @@
 """Pictures of many pixels: --input fits them, says so once, and its memory is bounded."""
+import json
 import subprocess
 import sys
 
@@ -85,3 +86,53 @@ def test_stretched_logits_are_interpolated_corner_to_corner():
 def test_shrunk_pictures_have_few_pixels(size):
     small = shrunk(np.zeros((*size, 3), np.uint8), 2 ** 21)
     assert 1 <= small.shape[0] * small.shape[1] <= 2 ** 21
+
+
+# -- the other tasks on pictures --------------------------------------------------------------------------------------
+
+OTHERS = """
+import json
+import sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from jea.data import write_image
+from jea.tasks.classification import Classification
+from jea.tasks.detection import InstanceSegmentation
+from jea.tasks.outputs import predict_files
+from jea.training.memory import peak_memory_mb
+folder = Path(sys.argv[1])
+tasks = {"classification": Classification(model={"name": "eamlp_tiny", "num_classes": 10, "img_size": 32},
+                                          data={"name": "shape_classes"}),
+         "detection": InstanceSegmentation(
+             model={"name": "ea_maskrcnn_tiny", "num_classes": 3, "rpn_pre_nms": [100, 300], "rpn_post_nms": [40, 100]},
+             data={"name": "coco_json", "root": "unused", "min_size": 64, "max_size": 96}, eval={"min_score": 0.0})}
+peaks = {}
+for name, task in tasks.items():
+    write_image(folder / "small.png", np.zeros((64, 64, 3), np.uint8))
+    predict_files(task, folder / "small.png", folder / "warm", progress=False)
+    before = peak_memory_mb()
+    found = predict_files(task, folder / "many", folder / name, progress=False)
+    peaks[name] = peak_memory_mb() - before, found
+print(json.dumps(peaks, default=str))
+"""
+
+
+def test_memory_of_classification_and_detection(tmp_path):
+    """12 and 64 megapixels run, as many masks as a picture may have included; 100 megapixels are refused in one line,
+    and the others go on."""
+    (tmp_path / "many").mkdir()
+    Image.fromarray(picture(3000, 4000)).save(tmp_path / "many" / "a.png", compress_level=1)
+    Image.new("1", (8192, 8192)).save(tmp_path / "many" / "b.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "many" / "c.png")
+    done = subprocess.run([sys.executable, "-c", OTHERS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peaks = json.loads(done.stdout.splitlines()[-1])
+    for name, (peak, found) in peaks.items():
+        assert found["images"] == 2 and len(found["failed"]) == 1, found
+        assert found["failed"] == [{"input": str(tmp_path / "many" / "c.png"), "reason": "picture of 10000 x 10000 "
+                                    "pixels is over the limit of 67108864 pixels; make it smaller first"}]
+        assert peak < 1500, (name, peak)  # 64 megapixels are 192 MB, read 4 times; 90 masks of as many pixels are 6 GB
+    objects = peaks["detection"][1]["files"][0]["objects"]
+    assert len(objects) > 30 and max(thing["box"][2] for thing in objects) > 2000  # in the picture's own pixels
+    assert Image.open(tmp_path / "detection" / "a.png").width < 1000
