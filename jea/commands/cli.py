@@ -10,6 +10,7 @@ from jea.errors import quoted
 COMMANDS = {
     "train": ("jea.commands.train", "train a model from a config"),
     "test": ("jea.commands.test", "evaluate a model, or run it on your own pictures"),
+    "warm": ("jea.commands.warm", "warm CONFIG: compile beforehand what training and testing need"),
     "convert": ("jea.commands.convert", "convert a checkpoint between PyTorch, Jittor and jea"),
     "inspect": ("jea.commands.inspect", "show what a checkpoint holds"),
     "download": ("jea.commands.download", "fetch published weights, check them, and say how to use them"),
