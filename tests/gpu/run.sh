@@ -14,7 +14,7 @@
 # kernels that `alone` will time: as many processes as cores, each with its own copy of the caches at the same path), alone (times, one
 # process on the card), caches (handed back). Each result is in OUT the moment it is known: tests.jsonl, log.txt, *.json.
 # JEA_GPU_SECONDS (540) bounds all of it, JEA_GPU_TOGETHER (120) the tests; what has not begun by then is left out.
-# JEA_GPU_ALONE chooses among: bandwidth convolutions bench profile. JEA_GPU_FIRST: parts of tests' names, one a line, that come first.
+# JEA_GPU_ALONE chooses among, in this order: bench (whole networks) profile bandwidth convolutions. JEA_GPU_FIRST: parts of tests' names, one a line, that come first.
 set -uo pipefail
 out=${1:?usage: tests/gpu/run.sh OUT [WHEELS]}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
@@ -71,7 +71,7 @@ if chosen core; then
     split -b 15M -d --additional-suffix=.tar.xz "$base/core.tar.xz" "$out/core"; say "core handed back: $(du -h "$base/core.tar.xz" | cut -f1)"; } &
 fi
 
-alone=${JEA_GPU_ALONE:-bandwidth convolutions bench profile}
+alone=${JEA_GPU_ALONE:-bench profile bandwidth convolutions}
 if chosen together; then
   queue=$base/queue
   rm -rf "$queue"
@@ -125,7 +125,9 @@ if chosen alone; then
             tail -n 1 "$base/alone.log" | cut -c1-1500 | tee -a "$out/convolutions.txt"
           done
         done ;;
-      bench) own alone "$(left)" "$python" tests/gpu/measure/bench.py --json "$out/bench.json" --seconds $(($(left) - 40)) ;;
+      bench)  # what comes after it has its share of the time
+        kept=40; [ "$alone" = bench ] || kept=$(($(left) * 4 / 10))
+        own alone "$(($(left) - kept + 20))" "$python" tests/gpu/measure/bench.py --json "$out/bench.json" --seconds $(($(left) - kept)) ;;
       profile) own alone 45 "$python" tests/gpu/measure/kernels_by_time.py "$out/profile.json" ;;
     esac
   done
