@@ -47,6 +47,11 @@ def total(values) -> np.ndarray:
     return values if size() == 1 else _sum(values)
 
 
+def total_on_device(var):
+    """The sum over all ranks of a float64 Var, as a Var: nobody waits for it."""
+    return var if size() == 1 else var.mpi_all_reduce("add")
+
+
 def gather(value) -> list:
     """A picklable value of each rank, in the order of the ranks, on all ranks."""
     if size() == 1:

@@ -15,7 +15,6 @@ from jea.errors import SetupError
 
 JITTORS_SHARE = 3 << 30  # bytes that Jittor reckons with for each compiling process
 CORE_MB = 400  # disk that Jittor's core and the kernels of a model take
-TEMPORARY_MB = 64  # the longest of Jittor's files takes 20 between g++'s stages
 _ELSEWHERE = "set JITTOR_HOME to a folder of your own on a local disk: export JITTOR_HOME=/var/tmp/jittor-$USER"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -23,7 +22,6 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 def check() -> None:
     """SetupError for the first thing that would keep Jittor from compiling or loading what it compiled."""
     check_cache(jittor_cache())
-    check_temporary()
     check_library_path()
     check_standard_library()
 
@@ -37,8 +35,7 @@ def check_cache(folder: Path) -> None:
         with open(probe, "wb") as file:
             file.write(bytes(1 << 16))
             file.flush()
-            for lock in (fcntl.flock, fcntl.lockf):  # Jittor takes the one in Python and the other in C++
-                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         said = "its file system has no locks (a network disk?)" if error.errno in _NO_LOCKS else \
             f"it cannot be written ({error.strerror}: {error.filename or probe})"
@@ -55,20 +52,6 @@ def check_cache(folder: Path) -> None:
     if free < CORE_MB and not _core_is_there():
         raise SetupError(f"Jittor's cache {folder}: {free} MB are free, compiling Jittor's core takes {CORE_MB}; make "
                          f"room, or {_ELSEWHERE}")
-
-
-def check_temporary() -> None:
-    """SetupError where g++ has no room for what it writes between its stages: into TMPDIR, else /tmp."""
-    named = [os.environ.get(name, "") for name in ("TMPDIR", "TMP", "TEMP")]
-    folder = next((folder for folder in (*named, "/tmp", "/var/tmp")
-                   if folder and os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)), None)
-    if folder is None:
-        raise SetupError("neither TMPDIR nor /tmp can be written, where g++ keeps what it works on: export "
-                         "TMPDIR=FOLDER")
-    free = shutil.disk_usage(folder).free >> 20
-    if free < TEMPORARY_MB:
-        raise SetupError(f"{folder}: {free} MB are free, and g++ wants {TEMPORARY_MB} there while it compiles; make "
-                         "room, or name another folder: export TMPDIR=/var/tmp")
 
 
 def _core_is_there() -> bool:

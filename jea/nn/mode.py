@@ -13,7 +13,7 @@ from jea._jittor import jt
 from jea.checkpoint.keymap import BUFFERS
 from jea.nn import precision
 from jea.nn.formats import Activation
-from jea.nn.norm import BatchNorm1d, BatchNorm2d
+from jea.nn.norm import BatchNorm1d, BatchNorm2d, collected
 from jea.ops.function import single_use
 
 
@@ -38,7 +38,8 @@ def keeping_buffers(network):
     buffers = [var for name, var in network.state_dict().items() if name.endswith(BUFFERS)]
     before = [var.clone() for var in buffers]
     try:
-        yield
+        with collected(False):  # what would move later would move after all
+            yield
     finally:
         for var, value in zip(buffers, before):
             var.update(value)

@@ -5,12 +5,13 @@ for data far from zero (a LayerNorm over N(1000, 1) is off by 0.4). Parameter na
 """
 from __future__ import annotations
 
+import contextlib
 import math
 
 from jea import ranks
 from jea._jittor import jt, nn
 from jea.nn import formats
-from jea.ops import batch_norm, layer_norm
+from jea.ops import batch_norm, layer_norm, moved
 
 
 class _BatchNorm(nn.Module):
@@ -62,9 +63,50 @@ def track(shape, name: str, running, batch, momentum: float) -> None:
     if count < 2:
         raise ValueError(f"{name}: one value per channel (shape {shape}) has no variance; "
                          "train with a larger batch or picture")
+    if _collecting[-1] is not None:
+        _collecting[-1].add(running, batch, momentum, (1.0, count / (count - 1)))
+        return
     for old, new, factor in zip(running, batch, (1, count / (count - 1))):
         new = new if factor == 1 else new * factor
         old.update(old + (new - old) * momentum)
+
+
+class _Statistics:
+    """Running statistics that move together, and those of batches that they will move towards."""
+
+    def __init__(self):
+        self._waiting: list = []
+
+    def add(self, running, batch, momentum: float, factors) -> None:
+        self._waiting += zip(running, batch, (momentum, momentum), factors)
+
+    def move(self, control=None) -> None:
+        """Move them, one operator for many; where `control` (jea/ops/training/finite.py) says 0, they stay."""
+        while self._waiting:
+            momentum, now, later, seen = self._waiting[0][2], [], [], set()
+            for entry in self._waiting:  # a layer that ran twice moves its statistics twice, one after the other
+                fits = entry[2] == momentum and id(entry[0]) not in seen
+                seen.add(id(entry[0]))
+                (now if fits else later).append(entry)
+            running, batch, _, factors = map(list, zip(*now))
+            for old, new in zip(running, moved(running, batch, momentum, factors, control=control)):
+                old.update(new)
+            self._waiting = later
+
+
+_collecting: list = [None]
+
+
+@contextlib.contextmanager
+def collected(wanted: bool = True):
+    """Running statistics of layers that train inside the block wait, if it is `wanted`, until `move` is called on what
+    it yields."""
+    statistics = _Statistics()
+    _collecting.append(statistics if wanted else None)
+    try:
+        yield statistics
+    finally:
+        _collecting.pop()
 
 
 class FoldedNorm(nn.Module):

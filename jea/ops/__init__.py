@@ -12,7 +12,6 @@ _OPERATORS = {
     "convolution.blocked": ("batch_norm_blocked", "can_block", "conv2d_blocked", "from_blocked", "max_pool_blocked",
                             "to_blocked"),
     "convolution.conv": ("conv2d_nhwc", "conv_nhwc_unavailable", "pack_conv"),
-    "losses.cross_entropy": ("cross_entropy",),
     "normalisation.batch_norm": ("batch_norm",),
     "normalisation.layer_norm": ("layer_norm",),
     "pictures.max_pool": ("max_pool_nhwc",),
@@ -25,6 +24,9 @@ _OPERATORS = {
     "points.three_interpolate": ("three_interpolate",),
     "products.linear": ("linear",),
     "shapes.transpose": ("transpose",),
+    "training.cross_entropy": ("cross_entropy",),
+    "training.finite": ("all_finite", "clipped", "gathered"),
+    "training.updates": ("adam_update", "moved", "sgd_update"),
 }
 _MODULES = {name: module for module, names in _OPERATORS.items() for name in names}
 

@@ -9,7 +9,7 @@ from typing import Sequence
 import numpy as np
 
 from jea import ranks
-from jea._jittor import jt, nn
+from jea._jittor import jt
 from jea.data import DataError, map_ordered, write_image
 from jea.data.files.inputs import PICTURES, Input
 from jea.data.files.lists import read_lines
@@ -26,6 +26,7 @@ from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import classification as options
 from jea.tasks.task import Evaluation, Shown, Task
 from jea.training.averages import WeightAverage
+from jea.training.optimizers import AdamW
 from jea.training.phase import Phase
 from jea.training.schedules import cosine
 
@@ -72,7 +73,7 @@ class Classification(Task):
     def phases(self, total_steps: int) -> list:
         o = self.options
         decayed, others = parameter_groups(self.model)
-        optimizer = nn.AdamW([{"params": decayed, "weight_decay": o.weight_decay},
+        optimizer = AdamW([{"params": decayed, "weight_decay": o.weight_decay},
                               {"params": others, "weight_decay": 0.0}], lr=o.lr)
         return [Phase(name="classification", optimizer=optimizer, losses=self.losses,
                       schedule=lambda step: self.rate_factor(step, total_steps),

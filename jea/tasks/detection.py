@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Sequence
 
 from jea import ranks
-from jea._jittor import jt, nn
+from jea._jittor import jt
 from jea.data import dataset_class, map_ordered, write_image
 from jea.data.detection import resizing
 from jea.data.detection.grouping import GroupedLoader
@@ -30,6 +30,7 @@ from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.options import detection as options
 from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.memory import peak_memory_mb
+from jea.training.optimizers import SGD
 from jea.training.phase import Phase
 
 LARGE = 2 ** 21  # pixels of a user's picture from which on its masks are made, and it is drawn, smaller: 2048 x 1024
@@ -58,7 +59,7 @@ class Detection(Task):
         o, per_epoch = self.options, self.batches_per_epoch
         parameters = [var for name, var in self.model.state_dict().items()
                       if not name.endswith(_BUFFERS) and not var.is_stop_grad()]
-        optimizer = nn.SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        optimizer = SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
 
         def schedule(step: int) -> float:
             rise = 1.0

@@ -35,8 +35,8 @@ from jea.progress import progress as progress_bar
 from jea.results import Samples
 from jea.tasks.options import generation as options
 from jea.tasks.task import Evaluation, Shown, Task
-from jea.training.adam import Adam
 from jea.training.averages import WeightAverage
+from jea.training.optimizers import Adam
 from jea.training.phase import Phase
 
 NO_INCEPTION = ("fid_proxy is the distance of random features and no FID; for the FID take "

@@ -7,7 +7,7 @@ from typing import Sequence
 
 import numpy as np
 
-from jea._jittor import jt, nn
+from jea._jittor import jt
 from jea.data import DataError, dataset_class, map_ordered, write_image
 from jea.data.files.inputs import CLOUDS, Input
 from jea.data.views.clouds import choose, normalise_cloud, scaled
@@ -19,6 +19,7 @@ from jea.progress import progress as progress_bar
 from jea.results import Result
 from jea.tasks.labels import absent_in_evaluation
 from jea.tasks.task import Evaluation, Shown, Task
+from jea.training.optimizers import SGD, AdamOfJittor
 from jea.training.phase import Phase
 from jea.training.schedules import cosine
 
@@ -48,9 +49,9 @@ class PointTask(Task):
         parameters = [var for name, var in self.model.state_dict().items()
                       if not name.endswith(("running_mean", "running_var"))]
         if o.optimizer == "adam":
-            optimizer = nn.Adam(parameters, lr=o.lr, weight_decay=o.weight_decay)
+            optimizer = AdamOfJittor(parameters, lr=o.lr, weight_decay=o.weight_decay)
         else:
-            optimizer = nn.SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+            optimizer = SGD(parameters, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
         return [Phase(name=self.name, optimizer=optimizer, losses=self.losses,
                       schedule=lambda step: cosine(step, total_steps, floor=o.lr_floor / o.lr))]
 

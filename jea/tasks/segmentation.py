@@ -9,7 +9,7 @@ from typing import Sequence
 import numpy as np
 
 from jea import ranks
-from jea._jittor import jt, nn
+from jea._jittor import jt
 from jea.data import DataError, dataset_class, map_ordered, write_image
 from jea.data.files.inputs import PICTURES, Input
 from jea.data.views.crops import fit_size, normalise, pad_8n1, resize_bilinear
@@ -32,6 +32,7 @@ from jea.tasks.pixel_losses import weighted_pixel_cross_entropy
 from jea.tasks.task import Evaluation, Shown, Task, alike, without_name
 from jea.training.log import say
 from jea.training.memory import peak_memory_mb
+from jea.training.optimizers import SGD
 from jea.training.phase import Phase
 from jea.training.schedules import poly
 
@@ -80,7 +81,7 @@ class Segmentation(Task):
         o = self.options
         weights, norms, biases = parameter_groups(self.model, auxiliary=o.auxiliary_weight > 0)
         others = o.weight_decay if o.decay_all else 0.0
-        optimizer = nn.SGD([
+        optimizer = SGD([
             {"params": weights, "lr": o.lr, "weight_decay": o.weight_decay},
             {"params": norms, "lr": o.lr, "weight_decay": others},
             {"params": biases, "lr": o.bias_lr * o.lr, "weight_decay": others},

@@ -5,6 +5,7 @@ import contextlib
 
 from jea._jittor import jt
 from jea.errors import ConfigError
+from jea.ops import moved
 
 
 class WeightAverage:
@@ -27,11 +28,25 @@ class WeightAverage:
         for name, var in self._weights.items():
             self.state[name].assign(var.numpy())
 
-    def update(self) -> None:
-        """Take in the weights after a step."""
-        for name, var in self._weights.items():
-            average = self.state[name]
-            average.update(var.clone() if name.endswith(self.copied) else average + (1 - self.decay) * (var - average))
+    def update(self, control=None) -> None:
+        """Take in the weights after a step, unless `control` (jea/ops/training/finite.py) says that it did not
+        count."""
+        if control is None and not jt.flags.use_cuda:
+            for name, var in self._weights.items():
+                average = self.state[name]
+                average.update(var.clone() if name.endswith(self.copied) else
+                               average + (1 - self.decay) * (var - average))
+            return
+        names = [name for name in self._weights if not name.endswith(self.copied)]
+        averages = [self.state[name] for name in names]
+        results = moved(averages, [self._weights[name] for name in names], 1 - self.decay, control=control)
+        for name in self._weights.keys() - set(names):
+            averages.append(self.state[name])
+            results.append(self._weights[name].clone() if control is None else
+                           jt.ternary((control[:1] > 0).broadcast(averages[-1].shape), self._weights[name],
+                                      averages[-1]))
+        for average, result in zip(averages, results):
+            average.update(result)
 
     @contextlib.contextmanager
     def applied(self):

@@ -22,7 +22,8 @@ from jea.training.interrupt import Interrupt
 from jea.training.lock import locked
 from jea.training.log import open_log, plain, samples_per_second, say, scalars
 from jea.training.memory import peak_memory_mb
-from jea.training.phase import Diverged, run_step
+from jea.training.phase import begin_step
+from jea.training.reading import Diverged, Gate
 from jea.training.scaling import LossScaler
 from jea.training.state import SavedRun, check_shares, evaluate, on_any_rank, seed_of_step
 
@@ -60,6 +61,9 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
         shown = progress and log.writes
         bar = stack.enter_context(contextlib.closing(progress_bar(total=total, initial=step, unit="step", shown=shown)))
         interrupt = stack.enter_context(Interrupt())
+        gate = Gate(lambda: interrupt.asked)
+        running: list = []  # steps whose numbers have not been read: [(step, batch size, when it began, read), ...]
+        read_at = 0.0
         task.begin_training()
 
         def is_judged(step: int) -> bool:
@@ -82,6 +86,19 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
                 report(found)
             return found.values, best
 
+        def read_oldest() -> None:
+            """Read the numbers of the oldest step that runs, and tell them. Raises Diverged."""
+            nonlocal read_at
+            step, size, began, read = running.pop(0)
+            numbers = read()
+            now = time.perf_counter()
+            rate, read_at = samples_per_second(size, now - max(began, read_at)), now
+            bar.set_postfix_str(", ".join([*(f"{name} {value:.4g}" for name, value in numbers.items()),
+                                           f"{rate:.1f} images/s"]), refresh=False)
+            bar.update()
+            if step % options.log_every == 0 or step == total:
+                log.write(step=step, images_per_second=round(rate, 3), **numbers, peak_memory_mb=peak_memory_mb())
+
         values, stopped, whole = {}, False, True
         try:
             if 0 < step <= total and is_judged(step) and not saved.was_judged(log, step):
@@ -91,32 +108,39 @@ def train(task, out_dir, *, resume: bool = False, stop_after: int | None = None,
                     f"nothing left to do: this run had ended, after {step} steps" + f" of {total}" * (step > total))
             while step < end and not stopped:
                 for batch in task.batches(*divmod(step, task.batches_per_epoch)):
-                    batch, started = Batch(batch), time.perf_counter()
+                    batch, began = Batch(batch), time.perf_counter()
                     jt.set_seed(seed_of_step(options.seed, step))
                     whole = False
-                    numbers = run_step(phases, batch, step, options)
+                    read = begin_step(phases, batch, step, options, gate)
                     whole, step = True, step + 1
-                    rate = samples_per_second(batch.size, time.perf_counter() - started)
-                    bar.set_postfix_str(", ".join([*(f"{name} {value:.4g}" for name, value in numbers.items()),
-                                                   f"{rate:.1f} images/s"]), refresh=False)
-                    bar.update()
-                    if step % options.log_every == 0 or step == total:
-                        log.write(step=step, images_per_second=round(rate, 3), **numbers,
-                                  peak_memory_mb=peak_memory_mb())
-                    if step % options.save_every == 0 or is_judged(step):
+                    running.append((step, batch.size, began, read))
+                    is_kept = step % options.save_every == 0 or is_judged(step)
+                    # All of them before anything is kept; else on CUDA all but the one that has just begun.
+                    while len(running) > (gate.later and not is_kept and step < end):
+                        read_oldest()
+                    if is_kept:
                         saved.save(step, best)
                     if is_judged(step):
                         values, best = judge(step, best)
-                    stopped = on_any_rank(interrupt.asked)  # all ranks stop at the same step
+                    stopped = gate.stopped if gate.later else on_any_rank(interrupt.asked)  # all ranks at the same step
                     if step >= end or stopped:
                         break
+            while running:
+                read_oldest()
             if (saved.step, saved.best) != (step, best):
                 saved.save(step, best)
         except Diverged as error:
-            raise TrainingError(f"{error}. {saved.what_is_kept(step)}") from None
+            try:
+                while running and running[0][0] <= error.step:  # those before it
+                    read_oldest()
+            except Diverged as earlier:
+                error = earlier
+            raise TrainingError(f"{error}. {saved.what_is_kept(error.step)}") from None
         except Exception as error:  # a broken file, a full disk, no memory: the weights between two steps are good
             if whole and step not in (0, saved.step, saved.tried) and not isinstance(error, TrainingError):
                 with contextlib.suppress(Exception):  # the first error is the one to tell
+                    while running:
+                        read_oldest()
                     saved.save(step, best)
             raise
         on_any_rank(False)  # no rank leaves before the first has saved: that would end the first as well

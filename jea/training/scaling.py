@@ -21,7 +21,12 @@ def square_sums(values: list) -> np.ndarray:
     (jt.isfinite would do for that, but Python 3.12 crashes while Jittor compiles it: its source calls Python from a
     compiling thread.)
     """
-    return jt.concat([value.float64().sqr().sum().reshape(1) for value in values]).numpy()
+    return square_sums_on_device(values).numpy()
+
+
+def square_sums_on_device(values: list):
+    """square_sums as a Var, for which nobody waits."""
+    return jt.concat([value.float64().sqr().sum().reshape(1) for value in values])
 
 
 def clip(optimizer, largest: float) -> float:

@@ -146,7 +146,8 @@ def data(batch: int, z_dim: int = 128) -> dict:
 
 # -- the sides: functions that make one step and return its loss -------------------------------------------------------
 
-def jea_steps(model, batch: dict) -> dict:
+def jea_phases(model, batch: dict) -> list:
+    """The task's phases, on random numbers that stand in the batch."""
     from jea._jittor import jt
     from jea.tasks.generation import Generation
     task = Generation.__new__(Generation)
@@ -154,8 +155,13 @@ def jea_steps(model, batch: dict) -> dict:
     z, labels = jt.array(batch["z"]), jt.array(batch["fake_label"])
     task.new_pictures = lambda count: (model.generator(z, labels), labels)
     model.train()
+    return task.phases(1)
+
+
+def jea_steps(model, batch: dict) -> dict:
+    from jea._jittor import jt
     steps = {}
-    for phase in task.phases(1):
+    for phase in jea_phases(model, batch):
         def run(phase=phase):
             losses = phase.losses(batch)
             values = {name: value.item() for name, value in losses.items()}

@@ -1,13 +1,14 @@
 """Compiles, without a GPU, every CUDA kernel that jea needs: all operators, inference and training of all models.
 
-    python tests/gpu/compile.py [--work FOLDER] [--only PATTERN] [--host] [--seconds N]
+    python tests/gpu/compile.py [--work FOLDER] [--only PATTERN] [--archs 75,80,90,100,120] [--host] [--seconds N]
 
 With stub libraries (stubs.py) Jittor takes this machine for one with cards of compute capability 8.0 and 9.0. Every
 part runs with an nvcc that only writes down what it is asked for; the real one compiles each kernel once, with the
 same arguments, for both cards, on all cores: the whole source is checked, and the device's code made (what follows is
 g++'s work and the linker's). So nothing has to be left out: the models share most of their kernels, and a model that
 adds none costs seconds. A kernel that Jittor compiles for the host while CUDA is on fails too: its operands would go to
-the host and back, without a word. What an operator computes this does not show: for that there are
+the host and back, without a word; and so does a training step that copies more than its batch to the device and its
+losses back, or in which the host waits (copies.py). What an operator computes this does not show: for that there are
 tests/ops/*/test_*_cuda.py and, on a GPU, the tests marked `cuda`. FOLDER keeps Jittor's core, and which kernels
 were compiled, for the next time. What the time limit cuts off is named, and is no error: a slow machine is none.
 Without nvcc it says so and ends with status 0.
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--work", help="folder for stubs, Jittor's cache and results (default: a temporary one)")
     parser.add_argument("--only", default="*", help="shell pattern of what to compile: 'op *', 'model eanet*'")
     parser.add_argument("--seconds", type=int, default=1140, help="time limit")
+    parser.add_argument("--archs", type=lambda text: text.split(","), default=[], metavar="75,80,90,100,120",
+                        help="compute capabilities to compile for, instead of those of the stubs' cards")
     parser.add_argument("--host", action="store_true", help="look for kernels of the host only: nvcc compiles none")
     parser.add_argument("--json", help="file for the results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -66,11 +69,7 @@ def run(work: Path, arguments) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     for kernels in home.glob(".cache/jittor/**/jit"):  # what only pretends to be compiled must be asked for again
         shutil.rmtree(kernels)
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("nvcc_path", "JEA_OPS", "JEA_HOME")}
-    environment.update(HOME=str(home), JITTOR_HOME=str(home), LD_LIBRARY_PATH=str(work / "stubs" / "driver"),
-                       PATH=f"{work / 'stubs' / 'toolkit' / 'bin'}:{os.environ['PATH']}", JEA_STUB_ASKED=str(asked),
-                       PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    environment = stubs.environment(work)
     command = [sys.executable, "-W", "ignore", str(Path(__file__).absolute()), "--child", str(asked), "--only",
                arguments.only]
     with open(work / "log.txt", "w", encoding="utf-8") as log:
@@ -87,7 +86,8 @@ def run(work: Path, arguments) -> int:
                 expected, ready = json.loads(line), time.time() - started
             elif line.startswith("{"):
                 part = json.loads(line)
-                part["kernels"] = {name: pool.submit(compile_kernel, nvcc, asked / name, compiled, deadline)
+                part["kernels"] = {name: pool.submit(compile_kernel, nvcc, asked / name, compiled, deadline,
+                                                     arguments.archs)
                                    for name in part["kernels"] if not arguments.host}
                 parts.append(part)
             else:
@@ -97,7 +97,7 @@ def run(work: Path, arguments) -> int:
                                                                         arguments.only) and shutil.which("mpirun"):
             part = ask_under_mpirun(environment, deadline)
             known = {name for other in parts for name in other["kernels"]}
-            part["kernels"] = {path.name: pool.submit(compile_kernel, nvcc, path, compiled, deadline)
+            part["kernels"] = {path.name: pool.submit(compile_kernel, nvcc, path, compiled, deadline, arguments.archs)
                                for path in asked.glob("[!.]*") if path.name not in known}
             parts.append(part)
         pool.shutdown()
@@ -185,9 +185,12 @@ def family(name: str) -> str:
     return MODELS[name]
 
 
-def compile_kernel(nvcc: Path, job: Path, compiled: Path, deadline: float) -> dict:
+def compile_kernel(nvcc: Path, job: Path, compiled: Path, deadline: float, archs=()) -> dict:
     """Compile what was written down in `job`, unless the same was compiled before."""
     source, *arguments = job.read_text().split("\0")[:-1]
+    if archs:
+        arguments = [a for a in arguments if not a.startswith(("-arch", "-code", "-gencode"))]
+        arguments += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     arguments = [a for before, a in zip(["", *arguments], arguments) if a not in ("-shared", "-Xlinker", "-o")
                  and before not in ("-Xlinker", "-o") and not a.startswith(("-l", "-L"))]
     key = hashlib.sha256("\0".join([Path(source).read_text(), *arguments]).encode()).hexdigest()

@@ -23,10 +23,16 @@ def parts() -> dict:
     from jea.models import MODELS
     found = {f"op {name}": function for name, function in operators().items()}
     found.update({f"optimizer {name}": (lambda name=name: optimize(name)) for name in ("SGD", "Adam", "AdamW")})
+    found.update({f"optimizer {name} of Jittor's": (lambda name=name: optimize(name, own=True))
+                  for name in ("SGD", "Adam", "AdamW")})
     found.update({f"config {path.stem}": (lambda path=path: step_of_config(path))
                   for path in sorted((ROOT / "configs").glob("*_tiny_*.yaml"))
                   if not any(word in path.stem for word in NOT_HERE)})
-    # Each family's small one first. Detectors decide on the host what runs next, by values that no stub computes.
+    for name in DENSE:
+        found[f"model {name} dense inference"] = (lambda name=name: dense(name, training=False))
+        found[f"model {name} dense training step"] = (lambda name=name: dense(name, training=True))
+    # Each family's small one first. Detectors decide on the host what runs next, by values that no stub computes: of
+    # them what runs between, on boxes that stand here.
     for name in sorted((name for name in MODELS if MODELS[name] != "detection"), key=lambda name: "tiny" not in name):
         found[f"model {name} inference"] = (lambda name=name: infer(name))
         found[f"model {name} training step"] = (lambda name=name: train(name))
@@ -128,6 +134,25 @@ def operators() -> dict:
         xyz, features = jt.rand(2, 40, 3), jt.randn(2, 6, 40)
         return lambda: function(xyz, features)
 
+    def updates(rule):
+        """Vars of one and of several axes."""
+        control, lists = jt.ones(2), [[jt.randn(3), jt.randn(2, 3), jt.randn(2, 3, 1, 1)] for _ in range(4)]
+        options = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "steps": 1} if rule == "adam_update" else {"lr": 0.1}
+        if rule == "moved":
+            return lambda: [ops.moved(*lists[:2], 0.1, impl="fused", control=control),
+                            ops.moved(*lists[:2], 0.1, [1.0, 2.0, 3.0], impl="fused")]
+        update = getattr(ops, rule)
+        return lambda: [update(*lists[:3 if rule == "sgd_update" else 4], **options, impl="fused", control=given)
+                        for given in (None, control)]
+
+    def decision(rule):
+        wide, control = jt.ones(3).float64(), jt.ones(2)
+        return lambda: {"all_finite": lambda: [ops.all_finite(wide, impl="fused"),
+                                               ops.all_finite(wide, control, impl="fused")],
+                        "clipped": lambda: ops.clipped(wide, control, 1.0, impl="fused"),
+                        "gathered": lambda: [ops.gathered([jt.ones(1)] * count, impl="fused")
+                                             for count in (1, 3)]}[rule]()
+
     dtypes = ("float32", "float16", "bfloat16")
     x4, labels = jt.randn(2, 3, 8, 8), jt.zeros((2, 9)).int32()
     rows, weight, bias = jt.randn(6, 16), jt.ones((16,)), jt.zeros((16,))
@@ -150,6 +175,8 @@ def operators() -> dict:
                   for axes in ((1, 0), (0, 2, 1), (3, 1, 0, 2))})
     found.update({f"conv2d on cuDNN's graphs {dtype} {kernel}x{kernel} {epilogue}": graph_conv(dtype, kernel, epilogue)
                   for dtype in dtypes for kernel in (1, 3) for epilogue in (0, 1)})
+    found.update({rule: updates(rule) for rule in ("sgd_update", "adam_update", "moved")})
+    found.update({rule: decision(rule) for rule in ("all_finite", "clipped", "gathered")})
     found.update({
         "plans for cuDNN's graphs": graph_plan,
         "double_norm reference": norm("float32", "bsn", "ref"),
@@ -176,27 +203,41 @@ def operators() -> dict:
     return {**found, "all are here": complete}
 
 
-def optimize(name: str) -> list:
+def optimize(name: str, own: bool = False) -> list:
     from jea._jittor import jt, nn
+    from jea.training import optimizers
     layer = nn.Linear(5, 3)
     options = {"momentum": 0.9, "weight_decay": 1e-4} if name == "SGD" else {"weight_decay": 0.05}
-    getattr(jt.optim, name)(layer.parameters(), lr=0.1, **options).step((layer(jt.randn(2, 5)) ** 2).sum())
+    optimizer = getattr(jt.optim if own else optimizers, name)(layer.parameters(), lr=0.1, **options)
+    optimizer.step((layer(jt.randn(2, 5)) ** 2).sum())
     return list(layer.parameters())
 
 
 def step_of_config(path: Path) -> list:
-    """One training step with the task's own losses, on the demo's data."""
+    """Two training steps with the task's own losses, on the demo's data: the second one's copies are counted."""
+    import copies
+
     from jea import config
+    from jea.data import Batch
     from jea.tasks import create_task
-    from jea.training.phase import Phase, run_step
+    from jea.training import reading
+    from jea.training.phase import begin_step
+    from jea.training.reading import Gate, Told
     task = create_task(config.load(path, ["train.batch_size=4", "train.num_workers=0"]))
     phases = task.phases(10)
     for phase in phases:
         if phase.average:
             phase.average.reset()
     task.begin_training()
-    Phase._check_finite = lambda *_: None  # nothing was computed
-    run_step(phases, next(iter(task.batches(0, 0))), 0, task.options)
+    Told._check = lambda *_: None  # nothing was computed
+    reading._wrong = lambda: ""
+    gate, batch = Gate(), Batch(next(iter(task.batches(0, 0))))
+    read = begin_step(phases, batch, 0, task.options, gate)
+    with copies.counted() as found:
+        read, before = begin_step(phases, batch, 0, task.options, gate), read
+        before()
+    read()
+    copies.check(found, batch, phases, bool(task.options.grad_clip))
     return [var for module in task.modules.values() for var in module.parameters()]
 
 
@@ -236,19 +277,52 @@ def infer(name: str) -> list:
         return flattened([outputs_of(model, name), fused])
 
 
+DENSE = ("ea_maskrcnn_tiny", "ea_cascade_maskrcnn_tiny", "ea_retinanet_tiny", "ea_maskrcnn_resnet50_fpn",
+         "ea_retinanet_resnet50_fpn")
+
+
+def dense(name: str, training: bool) -> list:
+    """Backbone, pyramid and heads of a detector, on two boxes."""
+    import numpy as np
+
+    from jea._jittor import jt
+    from jea.nn.formats import plain
+    from jea.training.optimizers import SGD
+    model, images = create(name), jt.randn(2, 3, 96, 96)
+    if not training:
+        model.eval()
+
+    def outputs():
+        if "retinanet" in name:
+            return list(model.dense(images)[:2])
+        levels = model.backbone(images)
+        features, heads, found = [plain(level) for level in levels], model.roi_heads, [*model.rpn(levels)]
+        boxes, pictures = np.array([[0, 0, 40, 40], [8, 8, 60, 50]], np.float32), np.array([0, 1])
+        for stage in range(len(heads.stages)):
+            found += [*heads.predict(features, boxes, pictures, stage), heads.mask_logits(features, boxes, pictures,
+                                                                                           stage)]
+        return found
+    if not training:
+        with jt.no_grad():
+            return outputs()
+    trained = [var for var in model.parameters() if not var.is_stop_grad()]
+    SGD(trained, lr=0.1, momentum=0.9).step(sum((v * v).mean() for v in outputs()))
+    return trained
+
+
 HALF = ("eanet_tiny", "eanet_jseg_resnet50", "eamlp_tiny", "ea_pct_tiny_cls", "ea_pct_tiny_partseg", "ea_sagan_tiny")
 
 
 def train(name: str, dtype: str = "float32") -> list:
-    from jea._jittor import jt
     from jea.models import MODELS
     from jea.nn import precision
+    from jea.training.optimizers import SGD
     model = create(name)
     trained = [model.generator, model.discriminator] if MODELS[name] == "eagan" else [model]
     for part in trained:
         with precision.autocast(dtype):
             outputs = flattened(outputs_of(model, name))
-        jt.optim.SGD(part.parameters(), lr=0.1, momentum=0.9).step(sum((v * v).mean() for v in outputs))
+        SGD(part.parameters(), lr=0.1, momentum=0.9).step(sum((v * v).mean() for v in outputs))
     return [var for part in trained for var in part.parameters()]
 
 

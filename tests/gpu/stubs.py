@@ -10,12 +10,15 @@ on LD_LIBRARY_PATH, and jea takes them for a machine with two cards, of compute 
 """
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
 
 # name -> (number in the soname, symbol version or None)
 LIBRARIES = {"cudart": (13, "libcudart.so.13"), "cublas": (13, "libcublas.so.13"),
@@ -30,6 +33,19 @@ CUDART = r"""
 #include <cuda_runtime_api.h>
 #undef cudaGetDeviceProperties
 extern "C" {
+// What a process has copied and waited for, for tests/gpu/copies.py: to the device, to the host, waits (a copy that is
+// not asynchronous is one).
+long jea_stub_counts[3];
+static int counted(int kind) {
+    if (kind == cudaMemcpyHostToDevice) jea_stub_counts[0]++;
+    if (kind == cudaMemcpyDeviceToHost) jea_stub_counts[1]++;
+    return 0;
+}
+static int waited(int kind) { jea_stub_counts[2]++; return counted(kind); }
+int stub_cudaDeviceSynchronize() { jea_stub_counts[2]++; return 0; }
+int stub_cudaStreamSynchronize(void*) { jea_stub_counts[2]++; return 0; }
+int stub_cudaEventSynchronize(void*) { jea_stub_counts[2]++; return 0; }
+int stub_cudaLaunchHostFunc(void*, void (*function)(void*), void* data) { function(data); return 0; }
 static int major_of(int device) { return device == 0 ? 9 : 8; }
 int stub_cudaGetDeviceCount(int* n) { *n = 2; return 0; }
 int stub_cudaGetDevice(int* n) { *n = 0; return 0; }
@@ -39,8 +55,8 @@ int stub_cudaHostAlloc(void** p, size_t n, unsigned) { *p = calloc(1, n ? n : 1)
 int stub_cudaMallocManaged(void** p, size_t n, unsigned) { *p = calloc(1, n ? n : 1); return 0; }
 int stub_cudaFree(void* p) { free(p); return 0; }
 int stub_cudaFreeHost(void* p) { free(p); return 0; }
-int stub_cudaMemcpy(void* d, const void* s, size_t n, int) { memmove(d, s, n); return 0; }
-int stub_cudaMemcpyAsync(void* d, const void* s, size_t n, int, void*) { memmove(d, s, n); return 0; }
+int stub_cudaMemcpy(void* d, const void* s, size_t n, int kind) { memmove(d, s, n); return waited(kind); }
+int stub_cudaMemcpyAsync(void* d, const void* s, size_t n, int kind, void*) { memmove(d, s, n); return counted(kind); }
 int stub_cudaMemset(void* d, int v, size_t n) { memset(d, v, n); return 0; }
 int stub_cudaMemsetAsync(void* d, int v, size_t n, void*) { memset(d, v, n); return 0; }
 int stub_cudaMemGetInfo(size_t* f, size_t* t) { *f = *t = size_t(8) << 30; return 0; }
@@ -175,8 +191,10 @@ def make_library(name: str, real: Path, include: Path, out: Path, work: Path) ->
 
 
 def make(folder: Path) -> None:
-    """Everything below `folder`, unless it is there. Renamed into place at the end."""
-    if (folder / "toolkit" / "bin" / "nvcc.real").is_file():
+    """Everything below `folder`, unless it is there, as this file makes it. Renamed into place at the end."""
+    made_by = hashlib.sha256(Path(__file__).read_bytes() + Path(__file__).with_name("cudnn_recorder.h").read_bytes())
+    made_by, stamp = made_by.hexdigest(), folder / "made_by"
+    if stamp.is_file() and stamp.read_text() == made_by:
         return
     from jea.environment import cuda_home
     nvcc = cuda_home.wheel_nvcc() or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
@@ -219,8 +237,24 @@ def make(folder: Path) -> None:
         run("gcc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", work / "driver.c", "-o",
             made / "driver" / "libcuda.so.1")
         (made / "driver" / "libcuda.so").symlink_to("libcuda.so.1")
+        (made / "made_by").write_text(made_by)
+        for name in ("toolkit/include", "toolkit/lib64"):  # by which jea knows its CUDA home, and Jittor its core
+            if (folder / name).is_dir():
+                before = (folder / name).stat()
+                os.utime(made / name, ns=(before.st_atime_ns, before.st_mtime_ns))
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(made, folder)
+
+
+def environment(work: Path) -> dict:
+    """The environment in which Jittor takes work/stubs for a machine with two cards; kernels do nothing, and what was
+    asked for is in work/asked. Jittor's core stays in work/home."""
+    found = {name: value for name, value in os.environ.items() if name not in ("nvcc_path", "JEA_OPS", "JEA_HOME")}
+    toolkit = work / "stubs" / "toolkit" / "bin"
+    found.update(HOME=str(work / "home"), JITTOR_HOME=str(work / "home"), JEA_STUB_ASKED=str(work / "asked"),
+                 LD_LIBRARY_PATH=str(work / "stubs" / "driver"), PATH=f"{toolkit}:{os.environ['PATH']}",
+                 PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    return found
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import compile as gpu  # noqa: E402
+import copies  # noqa: E402
 import stubs  # noqa: E402
 
 
@@ -45,6 +47,25 @@ def test_a_kernel_is_compiled_once(asked, tmp_path):
     (tmp_path / "source.cc").write_text("__global__ void g() {}")
     compile_with(nvcc, asked)
     assert len((tmp_path / "calls").read_text().splitlines()) == 2  # another text is another kernel
+
+
+def test_other_architectures(asked, tmp_path):
+    nvcc = script(tmp_path / "nvcc", f'echo "$@" >>{tmp_path}/calls\n')
+    gpu.compile_kernel(nvcc, asked, tmp_path / "compiled", time.time() + 60, ["75", "120"])
+    call = (tmp_path / "calls").read_text()
+    assert "-code=sm_90" not in call.split() and call.count("-gencode") == 2
+    assert "-gencode=arch=compute_75,code=sm_75" in call and "-gencode=arch=compute_120,code=sm_120" in call
+
+
+def test_copies_of_a_step_are_limited():
+    batch, phases = {"image": np.zeros(3), "label": np.zeros(2), "size": [1]}, [1, 2]
+    assert copies.allowed(batch, phases, False) == {"to the device": 4, "to the host": 2, "waits": 0}
+    copies.check({"to the device": 4, "to the host": 4, "waits": 0}, batch, phases, True)
+    for name in ("to the device", "to the host", "waits"):
+        found = dict(copies.allowed(batch, phases, True))
+        found[name] += 1
+        with pytest.raises(AssertionError, match=f"copies of a training step: .*{name}"):
+            copies.check(found, batch, phases, True)
 
 
 def test_errors_and_the_time_limit(asked, tmp_path):

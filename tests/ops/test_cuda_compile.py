@@ -26,7 +26,7 @@ INSTANCES = {name: _FOR_ALL_FLOATS.replace("SIZES", sizes).replace("CALLS", call
      "jea::double_norm_forward<true, 64>(d, 0.f, t, t, f, f); jea::double_norm_backward<true, 64>(d, t, f, t, t, f);"
      "jea::double_norm_forward<false, 512>(d, 0.f, t, t, f, f); jea::double_norm_backward<false, 8>(d, t, f, t, t, "
      "f);"),
-    ("losses/cross_entropy.cuh", "CrossEntropy",
+    ("training/cross_entropy.cuh", "CrossEntropy",
      "jea::cross_entropy_forward(d, t, i, f, f, f); jea::cross_entropy_backward(d, t, i, f, f, f, t);"),
     ("products/linear.cuh", "LinearEpilogue",
      "jea::linear_forward(d, t, t, t, t); jea::linear_backward(d, t, t, t, t, t, f);"),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import toy
 
 import jea  # noqa: F401  (before Jittor)
 from jea import ranks
@@ -16,7 +17,7 @@ from jea.tasks.generation import Generation
 from jea.tasks.point_classification import PointClassification
 from jea.tasks.segmentation import Segmentation
 from jea.tasks.task import Evaluation
-from jea.training import log, loop, state
+from jea.training import log, loop, reading, state
 
 
 # A ReLU whose input crosses zero by a rounding error changes gradients of this small batch by 1%, between two
@@ -81,6 +82,20 @@ def train(shapes, out):
     loop.train(segmentation(shapes), out / "eanet", progress=False)
     loop.train(classification(), out / "eamlp", progress=False)
     loop.train(segmentation(shapes), out / "stopped", stop_after=2, progress=False)
+    reading.reads_later = lambda: True  # as on CUDA
+    loop.train(segmentation(shapes), out / "later", progress=False)
+    stop_later(out)
+
+
+def stop_later(out):
+    """The last rank alone asks to stop, in its second step; all stop after the next one."""
+    asked = iter([False, ranks.rank() == ranks.size() - 1] + [False] * 5)
+    loop.Gate = lambda _: reading.Gate(lambda: next(asked))
+    try:
+        loop.train(toy.make(steps=7), out / "asked", progress=False)
+    except KeyboardInterrupt as error:
+        if ranks.is_first():
+            (out / "asked.txt").write_text(str(error))
 
 
 def resume(shapes, out):

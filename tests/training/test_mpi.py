@@ -77,13 +77,22 @@ def test_one_two_and_three_processes_begin_with_the_same_weights(shapes, tmp_pat
                     assert np.array_equal(first[key], found[key]), (count, rank, name, key)
 
 
-@pytest.mark.parametrize("name", ["eanet", "eamlp"])
+@pytest.mark.parametrize("name", ["eanet", "eamlp", "later"])
 def test_two_processes_train_as_one(trained, name):
     one, two = (model_of(trained[count] / name) for count in (1, 2))
     check_same(one, two)
     losses = [[json.loads(line).get("loss") for line in (trained[count] / name / "log.jsonl").read_text().splitlines()]
               for count in (1, 2)]
     assert np.allclose(losses[0][:3], losses[1][:3], atol=1e-5) and len(losses[1]) == len(losses[0]) == 4
+
+
+def test_numbers_that_are_read_later_make_no_difference(trained):
+    check_same(model_of(trained[1] / "eanet"), model_of(trained[2] / "later"))
+
+
+def test_all_processes_stop_where_one_asked(trained):
+    for count in (1, 2):
+        assert (trained[count] / "asked.txt").read_text().startswith("stopped at step 3;")
 
 
 def test_one_process_resumes_what_two_began(trained, shapes):

@@ -16,10 +16,11 @@ from jea.errors import TrainingError
 from jea.nn import precision
 from jea.tasks.options.training import TrainOptions
 from jea.tasks.task import Evaluation
-from jea.training.adam import Adam
+from jea.training import reading
 from jea.training.averages import WeightAverage
 from jea.training.log import LOG
 from jea.training.loop import train
+from jea.training.optimizers import Adam
 from jea.training.phase import Phase
 from jea.training.scaling import LossScaler
 from jea.training.state import LAST
@@ -79,9 +80,11 @@ class Task(jea.tasks.task.Task):
         return Evaluation(1.0, {"score": 1.0})
 
 
-@pytest.fixture
-def half_on_cpu(monkeypatch):
-    """The loss scaling of float16 runs on the CPU; the scale doubles after three good steps."""
+@pytest.fixture(params=["at once", "later"])
+def half_on_cpu(request, monkeypatch):
+    """The loss scaling of float16 runs on the CPU; the scale doubles after three good steps. "later": the host reads a
+    step's numbers one step later, as on CUDA."""
+    monkeypatch.setattr(reading, "reads_later", lambda: request.param == "later")
     monkeypatch.setattr(precision, "unavailable", lambda dtype: None)
     monkeypatch.setitem(LossScaler.__init__.__kwdefaults__, "patience", 3)
 

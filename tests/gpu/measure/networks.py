@@ -62,17 +62,23 @@ class Case:
             with jt.no_grad(), autocast():
                 y = fused(x)
                 return y.float32().numpy() if want else y.sync()
-        optimizer = None
+        return run, {"training": self.jea_step(model, small, labels)}
 
-        def step():
-            nonlocal optimizer
-            if optimizer is None:
+    def jea_step(self, model, x, labels):
+        from jea.data import Batch
+        from jea.training.optimizers import SGD as Optimizer
+        from jea.training.phase import Phase
+        phases = []
+        step = step_of(phases, Batch(x=x), self.half or "float32")
+
+        def first_or_later():
+            if not phases:
                 model.train()
-                optimizer = jt.optim.SGD([p for p in model.parameters() if not p.is_stop_grad()], **SGD)
-            with autocast():
-                y = model(small)
-            optimizer.step(self.jea_loss(y.float32(), labels))
-        return run, {"training": step}
+                parameters = [p for p in model.parameters() if not p.is_stop_grad()]
+                phases.append(Phase(name=self.name, optimizer=Optimizer(parameters, **SGD),
+                                    losses=lambda batch: {"loss": self.jea_loss(model(x).float32(), labels)}))
+            step()
+        return first_or_later
 
     def torch(self, folder: Path, compiled: bool):
         import torch
@@ -110,6 +116,20 @@ class Case:
         missing, unexpected = network.load_state_dict(state, strict=False)
         if unexpected or any("num_batches_tracked" not in name for name in missing):
             raise SystemExit(f"the two networks differ: {missing}, {unexpected}")
+
+
+def step_of(phases: list, batch, precision: str = "float32"):
+    """A step as jea.training.loop makes it: its losses are read when the next one has begun."""
+    from jea.tasks.options.training import TrainOptions
+    from jea.training.phase import begin_step
+    from jea.training.reading import Gate
+    options, gate, begun = TrainOptions(precision=precision), Gate(), []
+
+    def step():
+        begun.append(begin_step(phases, batch, 0, options, gate))
+        if len(begun) > 1:
+            begun.pop(0)()
+    return step
 
 
 class EANet(Case):
@@ -198,7 +218,8 @@ class SAGAN(Case):
         path = folder / f"{self.name}.npz"
         if not path.exists():
             np.savez(path, **{key: var.numpy() for key, var in model.state_dict().items()})
-        return None, bm_gan.jea_steps(model, batch)
+        from jea.data import Batch
+        return None, {phase.name: step_of([phase], Batch(batch)) for phase in bm_gan.jea_phases(model, batch)}
 
     def torch(self, folder, compiled):
         import bm_gan

@@ -50,8 +50,8 @@ def test_what_has_no_loss_is_nan():
 
 
 def test_the_kernel_ran(monkeypatch, device):
-    function, kernel = ("cpu_code", "losses/cross_entropy.h") if device == "cpu" else ("cuda_code",
-                                                                                       "losses/cross_entropy.cuh")
+    function, kernel = ("cpu_code", "training/cross_entropy.h") if device == "cpu" else ("cuda_code",
+                                                                                       "training/cross_entropy.cuh")
     calls, original = [], getattr(kernels, function)
     monkeypatch.setattr(kernels, function, lambda *a, **k: calls.append(k["kernel"]) or original(*a, **k))
     x, labels = jt.randn(2, 8), jt.zeros((2,)).int32()

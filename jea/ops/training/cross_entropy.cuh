@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cuda_runtime.h>
 #include "common/reduce.cuh"
-#include "losses/cross_entropy_sizes.h"
+#include "training/cross_entropy_sizes.h"
 
 namespace jea {
 

@@ -1,9 +1,9 @@
-"""Adam with PyTorch's epsilon."""
+"""Optimizers: Adam with PyTorch's epsilon."""
 import numpy as np
 import pytest
 
 from jea._jittor import jt
-from jea.training.adam import Adam
+from jea.training.optimizers import Adam
 
 BETAS, LR, EPS = (0.5, 0.999), 0.01, 0.1  # an epsilon that shows
 

@@ -19,14 +19,14 @@ class _CrossEntropy(Function):
     def execute(self, logits, labels, numbers):
         self.numbers, self.logits, self.labels = numbers, logits, labels
         losses, self.maxima, self.inverses = kernels.code(
-            [labels.shape] * 3, ["float32"] * 3, [logits, labels], kernel="losses/cross_entropy", data=numbers,
+            [labels.shape] * 3, ["float32"] * 3, [logits, labels], kernel="training/cross_entropy", data=numbers,
             source=_SIZES + "jea::cross_entropy_forward(sizes, in0_p, in1_p, out0_p, out1_p, out2_p);")
         return losses
 
     def grad(self, g):
         return kernels.code(
             self.logits.shape, self.logits.dtype, [self.logits, self.labels, self.maxima, self.inverses, g],
-            kernel="losses/cross_entropy", data=self.numbers,
+            kernel="training/cross_entropy", data=self.numbers,
             source=_SIZES + "jea::cross_entropy_backward(sizes, in0_p, in1_p, in2_p, in3_p, in4_p, out0_p);"
         ), None, None
 

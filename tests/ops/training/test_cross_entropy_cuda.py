@@ -28,7 +28,7 @@ void backwardNAME(long b, long c, long n, long ignored, float smoothing, const T
 
 @pytest.fixture(scope="module")
 def cross_entropy(folder):
-    library = cuda_on_cpu.build("losses/cross_entropy.cuh", CROSS_ENTROPY, folder)
+    library = cuda_on_cpu.build("training/cross_entropy.cuh", CROSS_ENTROPY, folder)
 
     def run(x, labels, g, smoothing=0., ignored=255):
         """Losses and dx, which start as NaN."""

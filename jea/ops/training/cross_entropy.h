@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include "common/exp.h"
-#include "losses/cross_entropy_sizes.h"
+#include "training/cross_entropy_sizes.h"
 
 namespace jea {
 
