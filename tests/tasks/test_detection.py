@@ -164,6 +164,24 @@ def test_perfect_answers_score_one(run, scenes, tmp_path, monkeypatch):
     assert found.score > 0.999 and found.values["box AP"] > 0.999
 
 
+def test_the_fused_forms_find_what_the_model_finds(scenes, tmp_path):
+    """The demo's weights, which find most objects, on four pictures."""
+    from jea.nn.precision import unavailable
+    model = {"rpn_pre_nms": [600, 300], "rpn_post_nms": [200, 100]}
+    found = {}
+    for precision in ("plain", "float32", *["bfloat16"] * (not unavailable("bfloat16"))):
+        task = InstanceSegmentation(**blocks(scenes, model=model, eval={"pictures": 0}), draw=False)
+        task.load(ROOT / "weights" / "ea_maskrcnn_tiny_shape_scenes.npz")
+        if precision != "plain":
+            task.fuse(precision)
+        found[precision] = task.evaluate(tmp_path / precision, split="val", progress=False).values
+    plain = found.pop("plain")
+    assert plain["box AP"] > 0.5 and plain["mask AP"] > 0.5
+    for precision, values in found.items():
+        for name in ("box AP", "mask AP"):
+            assert abs(values[name] - plain[name]) < (1e-3 if precision == "float32" else 0.05), (precision, name)
+
+
 def test_objects_are_listed_by_name():
     assert listed([{"class": "a", "score": 0.9}, {"class": "b", "score": 0.8}, {"class": "a", "score": 0.7}]) == {
         "a": 0.9, "b": 0.8, "a (2)": 0.7}
