@@ -231,8 +231,9 @@ def test_a_killed_run_goes_on_as_the_unbroken_one(scenes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ("maskrcnn", "cascade_maskrcnn"))
-def test_four_pictures_are_learned_by_heart(scenes, tmp_path, kind):
+@pytest.mark.parametrize("kind, boxes, masks", (("maskrcnn", 0.999, 0.999), ("cascade_maskrcnn", 0.95, 0.9)))
+def test_four_pictures_are_learned_by_heart(scenes, tmp_path, kind, boxes, masks):
+    """An AP of 1 prints as 1.0 and is 0.9999999999999998: COCO's precisions have a smallest number in them."""
     content = json.loads((scenes / "annotations" / "train.json").read_text())
     content["images"] = content["images"][:4]
     kept = {image["id"] for image in content["images"]}
@@ -246,4 +247,4 @@ def test_four_pictures_are_learned_by_heart(scenes, tmp_path, kind):
         data={"split": "four", "flip": 0.0}, eval={"split": "four"},
         train={"steps": 1200, "batch_size": 4, "lr": 0.02, "warmup_steps": 30, "milestones": [800, 1100]}))
     values = train(task, tmp_path, progress=False)
-    assert values["box AP"] > 0.95 and values["mask AP"] > 0.9, values
+    assert values["box AP"] > boxes and values["mask AP"] > masks, values
