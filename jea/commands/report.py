@@ -30,7 +30,7 @@ def write_report(path, evaluation, *, title: str, lead: str, config: dict, defau
     Path(path).parent.mkdir(parents=True, exist_ok=True)  # an evaluation need not have written anything
     scores, tables = _split(evaluation.values)
     worst = sorted(evaluation.shown, key=lambda entry: (entry.score is None, entry.score))
-    attention = [Picture(entry.attention.path, entry.caption, entry.attention.words)
+    attention = [Picture(entry.attention.path, entry.caption.partition(";")[0], entry.attention.words)
                  for entry in [*worst, *evaluation.charts] if entry.attention]
     charts = [_picture(entry) for entry in evaluation.charts]
     if curves is not None and curves.is_file():

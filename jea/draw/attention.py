@@ -18,8 +18,8 @@ WIDTH = _LEFT + (COLUMNS + 1) * (SIDE + _GAP)
 _HOT = [[250, 150, 60], [200, 45, 50], [96, 0, 60]]
 _OVER_PICTURE = np.array([[255, 255, 255], [255, 226, 150], *_HOT], np.float64)
 _OF_POINTS = np.array([[212, 215, 222], [246, 198, 120], *_HOT], np.float64)  # on white paper
-_FOOT = ("Percent: of all attention. Difference of two maps: half the summed difference of what they give to each "
-         "position; 0: the same, 1: nothing in common.")
+_FOOT = ("Percent: of all attention. Difference of two maps, each scaled to sum 1: half the summed difference; 0: the "
+         "same, 1: nothing in common.")
 
 
 class OnPicture:
@@ -120,6 +120,8 @@ class Layer:
     def words(self) -> str:
         """What its drawing shows, for who cannot see it."""
         uses = self.uses
+        if len(uses) > COLUMNS:  # each by name would be too much to listen to
+            return f"{self.about()}; maps differ by " + ", ".join(self._differences())
         shown = [f"memory {k} {uses[0].mass[k]:.1%}" for k in uses[0].most] if len(uses) == 1 else \
             [f"head {h} memory {use.most[0]} {use.mass[use.most[0]]:.1%}" for h, use in enumerate(uses, 1)]
         return f"{self.title}: {', '.join(shown)}; maps differ by " + ", ".join(self._differences())

@@ -167,8 +167,10 @@ class Detection(Task):
                 truth["masks"] = [dataset.instances.mask(n, *shape) for n in rows]
         path = out / "pictures" / f"{Path(sample['id']).name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, beside_truth(sample["picture"], self.shown(found), truth, names=dataset.class_names))
-        return Shown(path, f"{sample['id']}: found" + ", there, errors" * (truth is not None),
+        found = self.shown(found)
+        write_image(path, beside_truth(sample["picture"], found, truth, names=dataset.class_names))
+        panels = "; found, there, errors" if truth else ""
+        return Shown(path, f"{Path(sample['id']).name}: {len(found['boxes'])} objects found{panels}",
                      attention=self.draw_attention(out / "attention" / path.name, sample["picture"]))
 
     def shown(self, found: dict) -> dict:

@@ -107,6 +107,8 @@ def test_what_a_sheet_says():
     assert heads.about() == "b: 2 heads, 4 memories, 2 x 2 positions"
     assert heads.words().startswith("b: head 1 memory 0 40.0%, head 2 memory 3 40.0%; maps differ by 1.00")
     assert heads.numbers() == pytest.approx(layer.numbers())
+    assert Layer("c", np.concatenate([attention] * 9), picture).words() == (
+        "c: 9 heads, 4 memories, 2 x 2 positions; maps differ by 1.00 (most used), 0.00 (least used), 0.50 (between)")
 
 
 def test_maps_without_a_place_are_no_layer():
