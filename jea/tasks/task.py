@@ -267,7 +267,7 @@ class Task:
 
     def show_attention(self) -> None:
         """Draw what the external attention looks at beside each picture that is written from now on; ConfigError where
-        the model has none."""
+        the model has none. To be called before `fuse`."""
         if type(self).attention_view is Task.attention_view:
             self.attention_view()
         if not external_attentions(self.model):
