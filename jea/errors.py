@@ -70,7 +70,7 @@ _REPR = _Repr()
 
 
 class UserError(Exception):
-    """What whoever runs jea can mend; every command ends with its text and status 2 (jea/commands/console.py)."""
+    """What whoever runs jea can mend; every command ends with its text and status 2 (commands/common/console.py)."""
 
 
 class ConfigError(UserError, ValueError):

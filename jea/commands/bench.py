@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import jea
-from jea.commands import console
+from jea.commands.common import console
 from jea.draw.charts import curve_png
 
 POSITIONS = (1024, 4096, 16384, 65536)

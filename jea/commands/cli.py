@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv=None) -> int:
-    """Run a command; returns the exit status (jea/commands/console.py). `python -m jea` is the same."""
+    """Run a command; returns the exit status (jea/commands/common/console.py). `python -m jea` is the same."""
     argv = list(sys.argv[1:] if argv is None else argv)
     from jea import __version__
     if not argv or argv[0] in ("-h", "--help"):

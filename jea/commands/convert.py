@@ -13,7 +13,7 @@ from jea.checkpoint.loading import SUFFIXES, match, rename_for, require_complete
 from jea.checkpoint.prefixes import shared
 from jea.checkpoint.reader import read
 from jea.checkpoint.readers.json_text import parse_json
-from jea.commands import console
+from jea.commands.common import console
 from jea.commands.inspect import as_json, parameter_count
 from jea.errors import CheckpointError, UserError, printable, quoted
 
@@ -25,7 +25,7 @@ _LARGEST = 4096  # of a number among the file's own arguments, where nothing in 
 def main(argv=None):
     """Return `jea convert IN OUT`: write another format, another naming, and prove that nothing changed.
 
-    Returns the exit status, see jea.commands.console.
+    Returns the exit status, see jea.commands.common.console.
     """
     parser = argparse.ArgumentParser(
         prog="jea convert", formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,8 +3,8 @@ from __future__ import annotations
 
 import argparse
 
-from jea.commands import console
-from jea.commands.session import load_config
+from jea.commands.common import console
+from jea.commands.common.session import load_config
 from jea.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from jea import environment
-from jea.commands import console
+from jea.commands.common import console
 from jea.environment import toolchain
 
 LIMIT = 1e-5  # largest error, relative to the largest value: float32 sums of some hundred terms

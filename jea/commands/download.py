@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from jea.commands import console
+from jea.commands.common import console
 from jea.downloads import index
 from jea.errors import ConfigError, SetupError
 

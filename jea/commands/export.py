@@ -5,8 +5,8 @@ import argparse
 from pathlib import Path
 
 from jea import environment
-from jea.commands import console
-from jea.commands.session import load_config, positive
+from jea.commands.common import console
+from jea.commands.common.session import load_config, positive
 from jea.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from jea import __version__, environment
-from jea.commands import console
+from jea.commands.common import console
 from jea.environment import machine, toolchain
 from jea.environment.jittor_home import compiled_cache, core_is_compiled
 from jea.errors import SetupError

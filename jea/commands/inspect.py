@@ -13,12 +13,12 @@ from jea.checkpoint.identity import KNOWN_BLOBS, git_blob_id
 from jea.checkpoint.keymap import BUFFERS
 from jea.checkpoint.reader import outline
 from jea.checkpoint.scan import CLEAN, DANGEROUS, UNREADABLE, WORDS, scan_all
-from jea.commands import console
+from jea.commands.common import console
 from jea.errors import printable
 
 
 def main(argv=None):
-    """Return `jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see jea.commands.console."""
+    """Return `jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see jea.commands.common.console."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jea.commands import console, session
-from jea.commands.session import load_config, positive, run_parser
+from jea.commands.common import console, session
+from jea.commands.common.session import load_config, positive, run_parser
 from jea.environment import mpi
 from jea.errors import ConfigError
 from jea.files import weights_for
@@ -62,7 +62,7 @@ def _test(arguments) -> int:
     if not arguments.no_fuse:
         task.fuse(arguments.precision)
     from jea import ranks
-    from jea.commands import report
+    from jea.commands.common import report
     from jea.metrics.attention import mean_numbers
     from jea.tasks.outputs import predict_files
     from jea.training.log import plain

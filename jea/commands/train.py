@@ -3,8 +3,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jea.commands import console, session
-from jea.commands.session import load_config, positive, run_parser
+from jea.commands.common import console, session
+from jea.commands.common.session import load_config, positive, run_parser
 from jea.environment import mpi
 
 
@@ -29,7 +29,7 @@ def _train(arguments) -> int:
         config["train"]["init_weights"] = arguments.weights
     session.check_paths(arguments, config, None if arguments.resume else config["train"].get("init_weights"))
     device = session.start(arguments, device)
-    from jea.commands import report
+    from jea.commands.common import report
     from jea.tasks import create_task
     from jea.training.log import CURVES
     from jea.training.loop import train

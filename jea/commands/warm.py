@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from jea.commands import console, session
-from jea.commands.session import load_config, run_parser
+from jea.commands.common import console, session
+from jea.commands.common.session import load_config, run_parser
 from jea.errors import ConfigError
 
 PARTS = ("a training step", "another one", "an evaluation", "a test")

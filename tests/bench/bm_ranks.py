@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from jea.commands.bench import machine, table  # noqa: E402
-from jea.commands.session import DEFAULT_CONFIG  # noqa: E402
+from jea.commands.common.session import DEFAULT_CONFIG  # noqa: E402
 
 
 def pictures_per_second(config: str, ranks: int, steps: int, overrides) -> list:

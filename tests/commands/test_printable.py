@@ -1,7 +1,7 @@
 """Control characters in the names of files never reach the terminal."""
 import pytest
 
-from jea.commands import console
+from jea.commands.common import console
 from jea.commands.convert import main as convert_main
 from jea.commands.inspect import main as inspect_main
 from jea.errors import CheckpointError, DataError, UserError, printable

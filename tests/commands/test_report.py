@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from jea.commands import cli, report
+from jea.commands import cli
+from jea.commands.common import report
 from jea.tasks.task import Evaluation, Shown
 
 

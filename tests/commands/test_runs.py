@@ -12,7 +12,8 @@ from PIL import Image
 
 from jea import environment
 from jea.checkpoint import load_npz, save_npz
-from jea.commands import cli, console, test, train
+from jea.commands import cli, test, train
+from jea.commands.common import console
 from jea.config import load
 from jea.data import make_shapes
 from jea.draw.palettes import voc_palette

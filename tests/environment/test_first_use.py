@@ -82,7 +82,7 @@ except KeyboardInterrupt:
 
 
 IMPORTS = {
-    "a command": ("from jea.commands import console\n"
+    "a command": ("from jea.commands.common import console\n"
                   "def work(arguments):\n    begin()\n    import jea._jittor, time\n    time.sleep(60)\n"
                   "sys.exit(console.run('train', work, None))"),
     "a program": ("begin()\n"
