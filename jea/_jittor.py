@@ -10,7 +10,8 @@ import ssl
 import sys
 import threading
 
-from jea.environment import core_build, interrupts, machine, mpi, notice, precompiled, prepare, toolchain
+from jea.environment import interrupts, machine, mpi, prepare, toolchain
+from jea.environment.compiling import core_build, notice, precompiled
 
 _already_there = "jittor" in sys.modules
 _found = prepare()

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 
-# What a command says at its end (jea/commands/common/console.py sets it), so that it can end at once and wherever it is.
+# What a command says at its end (commands/common/console.py sets it), so that it can end at once and wherever it is.
 # A program that imports jea has no such line, and gets a KeyboardInterrupt.
 last_words = ""
 

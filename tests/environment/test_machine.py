@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jea.environment import cuda, cuda_home, jittor_home, machine, notice
+from jea.environment import cuda, cuda_home, jittor_home, machine
+from jea.environment.compiling import notice
 from jea.errors import SetupError
 
 ROOT = Path(__file__).parent.parent.parent

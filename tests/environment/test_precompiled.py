@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jea import environment
-from jea.environment import core_build, precompiled
-from jea.environment.precompiled import Precompiled
+from jea.environment.compiling import core_build, precompiled
+from jea.environment.compiling.precompiled import Precompiled
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER_OF_JEA = f"/{precompiled.FOLDER}/"

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from jea.environment import machine
-from jea.environment.precompiled import Precompiled, off, restore_path
+from jea.environment.compiling.precompiled import Precompiled, off, restore_path
 
 
 @contextlib.contextmanager
