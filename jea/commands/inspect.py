@@ -18,7 +18,7 @@ from jea.errors import printable
 
 
 def main(argv=None):
-    """Return `jea inspect FILE`: show what a checkpoint holds. Returns the exit status, see commands/common/console.py."""
+    """Return the exit status (commands/common/console.py) of `jea inspect FILE`: show what a checkpoint holds."""
     parser = argparse.ArgumentParser(
         prog="jea inspect", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Show what a checkpoint holds: format, stored arguments, names, shapes and types.\n"

@@ -37,7 +37,7 @@ WITHOUT = ("common_op_type.cc", "conv_tuner.cc", "cuda_flags.cc", "fp16_op_type.
            "pyjt_jit_flags.cc")
 
 SCRIPT = """#!/bin/sh
-# Made by jea (jea/environment/compiling/precompiled.py): g++'s cc1plus, with a precompiled header in front of Jittor's files.
+# Made by jea (compiling/precompiled.py): g++'s cc1plus, with a precompiled header in front of Jittor's files.
 own=
 for argument do
   case $argument in
