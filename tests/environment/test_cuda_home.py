@@ -1,6 +1,7 @@
 """The CUDA home that is made of a CUDA 13 toolkit and NVIDIA's wheels."""
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +95,13 @@ print(cuda_home.prepare(cuda_home.read_toolkit(sys.argv[2]), Path(sys.argv[1], "
 
 def test_setup_brings_the_same_packages():
     """setup.py cannot import jea: its extra repeats the pins."""
-    import re
     for packages in (cuda_packages.CUDA_13, cuda_packages.CUDA_12):
         extra = re.search(rf'"{packages.extra}": \[(.*?)\]', (ROOT / "setup.py").read_text(), re.DOTALL).group(1)
         assert dict(re.findall(r'"([\w-]+)==([\d.]+)', extra)) == packages.pins
         assert {package for _, _, package in packages.needed if package} <= packages.pins.keys()
+
+
+def test_ci_installs_the_same_packages():
+    code = re.search(r"pins=\$\(python -c '(.*)'\)", (ROOT / ".ci" / "run").read_text()).group(1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == [f"{name}=={version}" for name, version in cuda_packages.CUDA_13.pins.items()]
