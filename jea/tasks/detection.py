@@ -169,8 +169,8 @@ class Detection(Task):
         path.parent.mkdir(parents=True, exist_ok=True)
         found = self.shown(found)
         write_image(path, beside_truth(sample["picture"], found, truth, names=dataset.class_names))
-        panels = "; found, there, errors" if truth else ""
-        return Shown(path, f"{Path(sample['id']).name}: {len(found['boxes'])} objects found{panels}",
+        count, panels = len(found["boxes"]), "; found, there, errors" if truth else ""
+        return Shown(path, f"{Path(sample['id']).name}: {count} object{'s' * (count != 1)} found{panels}",
                      attention=self.draw_attention(out / "attention" / path.name, sample["picture"]))
 
     def shown(self, found: dict) -> dict:
