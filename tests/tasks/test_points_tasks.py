@@ -64,7 +64,7 @@ def test_all_parameters_and_no_statistics_are_trained():
     assert {id(v) for v in group["params"]} == wanted and len(group["params"]) == len(wanted) < len(state)
     assert phase.set_rates(0) == pytest.approx(0.01) and phase.set_rates(50) == pytest.approx((0.01 + 1e-4) / 2)
     assert phase.set_rates(100) == pytest.approx(1e-4)
-    assert type(make_task("point_classification", optimizer="adam").phases(1)[0].optimizer).__name__ == "Adam"
+    assert type(make_task("point_classification", optimizer="adam").phases(1)[0].optimizer).__name__ == "AdamOfJittor"
 
 
 @pytest.mark.parametrize("options, said", [({"optimizer": "adamw"}, "is 'adamw'; expected sgd or adam"),
