@@ -9,6 +9,7 @@ import numpy as np
 
 from jea import config as configs
 from jea import environment
+from jea.data.loader import batched
 from jea.errors import CheckpointError, ConfigError, nearest
 from jea.files import find_config, weights_for
 from jea.progress import progress as progress_bar
@@ -107,17 +108,13 @@ class Predictor:
         """The result of each of many inputs, of which no more than `batch_size` are in memory at one time."""
         if self.task.takes is None:
             raise self.task.cannot("take inputs", "call it with count=16")
-        batch: list = []
-        for number, value in enumerate(inputs):
-            batch.append(self.task.takes.input(value, name or f"array {number}"))
-            if len(batch) == self._batch_size:
-                yield from self._predict(batch)
-                batch = []
-        yield from self._predict(batch)
+        taken = (self.task.takes.input(value, name or f"array {number}") for number, value in enumerate(inputs))
+        for batch in batched(taken, self._batch_size):
+            yield from self._predict(batch)
 
     def _predict(self, batch: list) -> list[Result]:
         with self._scope():
-            return self.task.predict(batch) if batch else []
+            return self.task.predict(batch)
 
     def _generate(self, inputs, count, seed, labels) -> Result:
         if inputs is not None and count is not None:

@@ -39,8 +39,8 @@ def test_long_values_are_cut_and_cost_little(value):
 
 def test_shortened_keeps_both_ends():
     assert shortened("abc") == "abc" and shortened("a" * 100) == "a" * 100
-    assert shortened("/root/" + HUGE + "/file.png").startswith("/root/xx") and len(shortened(HUGE)) == 100
-    assert shortened("/root/" + HUGE + "/file.png").endswith("/file.png") and shortened([1, 2]) == "[1, 2]"
+    assert shortened("/data/" + HUGE + "/file.png").startswith("/data/xx") and len(shortened(HUGE)) == 100
+    assert shortened("/data/" + HUGE + "/file.png").endswith("/file.png") and shortened([1, 2]) == "[1, 2]"
 
 
 def test_the_nearest_name_of_a_huge_word():

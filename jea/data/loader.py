@@ -124,6 +124,18 @@ class _MakeBatch:
         return batch
 
 
+def batched(items: Iterable[Any], size: int) -> Iterator[list]:
+    """Lists of `size` items, the last one of what is left."""
+    batch: list = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
 class _Workers:
     """A function applied to items in order by workers, which start on first use and stay until `close`.
 

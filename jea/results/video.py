@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 from jea.data.files.inputs import Input
 from jea.data.files.video import look_at, read_frames, writing
+from jea.data.loader import batched
 from jea.progress import progress as progress_bar
 
 _PIXELS = 2 ** 20  # of the frames that run together, at most; a larger frame runs alone
@@ -22,20 +23,9 @@ def overlays(predict: Callable, path: Path, target: Path, *, progress: bool = Tr
     count = 0
     with writing(target, video) as writer, \
             progress_bar(total=video.frames, title="frames", unit="frame", shown=progress) as bar:
-        for batch in _batches(read_frames(path, video), together):
+        for batch in batched(read_frames(path, video), together):
             for result in predict([Input(frame, f"{path}, frame {count + k}") for k, frame in enumerate(batch)]):
                 writer.write(result.overlay())
             count += len(batch)
             bar.update(len(batch))
     return count
-
-
-def _batches(frames: Iterator, size: int) -> Iterator[list]:
-    batch: list = []
-    for frame in frames:
-        batch.append(frame)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

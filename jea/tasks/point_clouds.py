@@ -10,6 +10,7 @@ import numpy as np
 from jea._jittor import jt
 from jea.data import DataError, dataset_class, map_ordered, write_image
 from jea.data.files.inputs import CLOUDS, Input
+from jea.data.loader import batched
 from jea.data.views.clouds import choose, normalise_cloud, scaled
 from jea.draw.attention import OnCloud
 from jea.nn.fold import fuse
@@ -89,7 +90,7 @@ class PointTask(Task):
         labelled = np.zeros(len(labels.names), np.int64)
         samples = map_ordered(dataset.test_sample, range(count), self.eval.num_workers)
         bar = progress_bar(samples, total=count, title=dataset.split, unit="cloud", shown=progress)
-        for batch in _batches(bar, self.eval.batch_size):
+        for batch in batched(bar, self.eval.batch_size):
             started = time.perf_counter()
             points = np.stack([sample["points"] for sample in batch])
             categories = np.array([sample["category"] for sample in batch])
@@ -172,14 +173,3 @@ def smoothed_cross_entropy(logits, labels, smoothing: float):
 
 def _generator(*seeds: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seeds))
-
-
-def _batches(samples, size: int):
-    batch: list = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
